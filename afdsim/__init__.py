@@ -1,0 +1,43 @@
+"""Discrete-event simulation of LLM decode clusters with attention-FFN disaggregation.
+
+>>> import afdsim
+>>> afdsim.load("small").name
+'small'
+
+Names are resolved on first use, so that ``import afdsim`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from afdsim.errors import AfdsimError, CapacityError, CatalogError, ScenarioError, SimulationError
+
+if TYPE_CHECKING:
+    from afdsim.scenario import Scenario, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AfdsimError",
+    "CapacityError",
+    "CatalogError",
+    "Scenario",
+    "ScenarioError",
+    "SimulationError",
+    "__version__",
+    "load",
+]
+
+_HOME = (("Scenario", "scenario"), ("load", "scenario"))
+"""Public name, module that defines it."""
+
+
+def __getattr__(name: str) -> object:
+    """Import the module of a public name when it is first asked for."""
+    from importlib import import_module
+
+    for public, module in _HOME:
+        if public == name:
+            return getattr(import_module(f"afdsim.{module}"), name)
+    raise AttributeError(f"module 'afdsim' has no attribute {name!r}")

@@ -1,0 +1,31 @@
+"""What can go wrong, by whose fault it is.
+
+Every message names the thing, the value, the limit and the way out.
+"""
+
+from __future__ import annotations
+
+
+class AfdsimError(Exception):
+    """Any failure that afdsim explains in one message."""
+
+
+class ScenarioError(AfdsimError):
+    """A scenario that cannot be read; the message lists every fault, one per line."""
+
+
+class CatalogError(AfdsimError):
+    """A GPU or a language model that the catalog does not hold, or cannot read."""
+
+
+class CapacityError(AfdsimError):
+    """A deployment that does not fit its hardware."""
+
+    def __init__(self, message: str, *, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+        """Dotted scenario path at fault, such as ``deployment.max_num_seqs``; empty where no single one is."""
+
+
+class SimulationError(AfdsimError):
+    """A run that broke one of its own laws, or that cannot go on."""
