@@ -1,0 +1,293 @@
+"""What is asked of the cluster: laws of arrivals and of lengths, and requests as endless columns.
+
+Requests are columns, and a request is its index. Nothing here holds a random state: every function takes a numpy
+``Generator``. Drawing n values and then m more gives the numbers that drawing n + m at once gives, so request i has
+the same lengths and arrival however many requests a run needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints: TypeAlias = NDArray[np.int64]
+Floats: TypeAlias = NDArray[np.float64]
+
+BLOCK: Final = 16_384
+"""Requests that a `RequestSource` draws at a time."""
+
+
+# lengths ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constant:
+    """Every request has the same length."""
+
+    value: int
+    """Tokens, at least 1."""
+
+    def __post_init__(self) -> None:
+        _demand(self.value >= 1, f"value must be >= 1 token (got {self.value})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lognormal:
+    """Lognormal lengths, rounded to whole tokens and clipped to [min, max].
+
+    `mean` and `cv` describe the law before clipping, so the drawn mean differs where the limits bite.
+    """
+
+    mean: float
+    """Tokens."""
+    cv: float
+    """Standard deviation over mean."""
+    min: int = 1
+    max: int = 131_072
+
+    def __post_init__(self) -> None:
+        _demand(math.isfinite(self.mean) and self.mean > 0, f"mean must be > 0 tokens (got {self.mean:g})")
+        _demand(math.isfinite(self.cv) and self.cv >= 0, f"cv must be >= 0 (got {self.cv:g})")
+        _demand_range(self.min, self.max)
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the logarithm."""
+        return math.sqrt(math.log1p(self.cv**2))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uniform:
+    """Every whole number of tokens from min to max is equally likely, both ends included."""
+
+    min: int
+    max: int
+
+    def __post_init__(self) -> None:
+        _demand_range(self.min, self.max)
+
+
+Lengths: TypeAlias = Constant | Lognormal | Uniform
+
+
+def draw(law: Lengths, rng: np.random.Generator, n: int) -> Ints:
+    """Draw `n` lengths in tokens."""
+    match law:
+        case Constant(value=value):
+            return np.full(n, value, np.int64)
+        case Lognormal():
+            shift = math.log(law.mean) - law.sigma**2 / 2
+            lengths = np.exp(shift + law.sigma * rng.standard_normal(n))
+            return np.clip(np.rint(lengths), law.min, law.max).astype(np.int64)
+        case Uniform():
+            return law.min + (rng.random(n) * (law.max - law.min + 1)).astype(np.int64)
+        case _:
+            assert_never(law)
+
+
+def longest(law: Lengths) -> int:
+    """Tokens of the longest request that the law can draw: what memory checks must hold."""
+    return law.value if isinstance(law, Constant) else law.max
+
+
+# arrivals -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedLoop:
+    """A fixed number of requests in flight: a finished one is replaced at once."""
+
+    concurrency: int | None = None
+    """Requests in flight over the whole deployment; None fills every slot."""
+
+    def __post_init__(self) -> None:
+        fits = self.concurrency is None or self.concurrency >= 1
+        _demand(fits, f"concurrency must be >= 1 (got {self.concurrency})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Poisson:
+    """Independent arrivals: exponential gaps, the first gap before the first request."""
+
+    rate: float
+    """Requests per second; inf is everything at time 0 (vLLM's meaning)."""
+
+    def __post_init__(self) -> None:
+        _demand_rate(self.rate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConstantRate:
+    """Evenly spaced arrivals, the first at time 0."""
+
+    rate: float
+    """Requests per second; inf is everything at time 0."""
+
+    def __post_init__(self) -> None:
+        _demand_rate(self.rate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gamma:
+    """Gamma-distributed gaps: a `burstiness` of 1 is Poisson, smaller is burstier (cv of a gap = burstiness**-0.5)."""
+
+    rate: float
+    """Requests per second; inf is everything at time 0."""
+    burstiness: float
+    """Shape of the gamma law, vLLM's word."""
+
+    def __post_init__(self) -> None:
+        _demand_rate(self.rate)
+        fits = math.isfinite(self.burstiness) and self.burstiness > 0
+        _demand(fits, f"burstiness must be > 0 (got {self.burstiness:g})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trace:
+    """Requests as they were recorded; the index is the request id."""
+
+    arrival: Floats
+    """Seconds after the first request, never falling."""
+    input_len: Ints
+    """Prompt tokens."""
+    output_len: Ints
+    """Generated tokens."""
+    notes: tuple[str, ...] = ()
+    """What the reader had to do to the file, one sentence each."""
+
+    def __len__(self) -> int:
+        return len(self.arrival)
+
+
+OpenLoop: TypeAlias = Poisson | ConstantRate | Gamma | Trace
+Arrivals: TypeAlias = ClosedLoop | OpenLoop
+
+
+def arrivals(law: OpenLoop, rng: np.random.Generator, n: int) -> Floats:
+    """Return the first `n` arrival times in seconds, never falling. A trace has no more than it holds."""
+    return _arrivals(law, rng, 0, n, 0.0)
+
+
+def _arrivals(law: OpenLoop, rng: np.random.Generator, start: int, stop: int, clock: float) -> Floats:
+    """Arrivals of requests start .. stop - 1, where the one before came at `clock`."""
+    if isinstance(law, Trace):
+        return law.arrival[start:stop]
+    if math.isinf(law.rate):
+        return np.zeros(stop - start)
+    match law:
+        case ConstantRate():
+            return np.arange(start, stop) / law.rate
+        case Poisson():
+            gaps = rng.standard_exponential(stop - start) / law.rate
+        case Gamma():
+            gaps = rng.standard_gamma(law.burstiness, stop - start) / (law.burstiness * law.rate)
+        case _:
+            assert_never(law)
+    gaps[:1] += clock
+    return np.cumsum(gaps)
+
+
+# the endless column -------------------------------------------------------------------------------------------------
+
+
+class RequestSource:
+    """Requests by index, drawn in blocks when first asked for: endless for laws, `size` long for a trace.
+
+    `streams` gives the generator of a column: "arrival", "input_len" or "output_len".
+    """
+
+    def __init__(
+        self,
+        arrival: Arrivals,
+        input_len: Lengths | None,
+        output_len: Lengths | None,
+        streams: Callable[[str], np.random.Generator],
+    ) -> None:
+        self.size: int | None = len(arrival) if isinstance(arrival, Trace) else None
+        self._input = _Column(_lengths("input_len", arrival, input_len, streams))
+        self._output = _Column(_lengths("output_len", arrival, output_len, streams))
+        self._arrival = None if isinstance(arrival, ClosedLoop) else _Column(_times(arrival, streams("arrival")))
+
+    def lengths(self, request: int) -> tuple[int, int]:
+        """(input, output) tokens of a request."""
+        return int(self._input[request]), int(self._output[request])
+
+    def arrival(self, request: int) -> float:
+        """Return when a request arrives, in seconds; a closed loop decides that while it runs, and has no column."""
+        assert self._arrival is not None, "a closed loop has no arrival column"
+        return self._arrival[request]
+
+    def columns(self, n: int) -> tuple[Ints, Ints]:
+        """(input_len, output_len) of the first `n` requests."""
+        return self._input.first(n).astype(np.int64), self._output.first(n).astype(np.int64)
+
+
+class _Column:
+    """A lazily drawn column: blocks stay compact arrays, and the block in use is a list of Python numbers."""
+
+    __slots__ = ("_blocks", "_draw", "_list", "_start")
+
+    def __init__(self, draw_block: Callable[[int], NDArray[Any]]) -> None:
+        self._draw = draw_block
+        self._blocks: list[NDArray[Any]] = []
+        self._list: list[float] = []
+        self._start = 0
+
+    def __getitem__(self, index: int) -> float:
+        offset = index - self._start
+        if 0 <= offset < len(self._list):
+            return self._list[offset]
+        number, offset = divmod(index, BLOCK)
+        self._start, self._list = number * BLOCK, self._block(number).tolist()
+        return self._list[offset]
+
+    def first(self, n: int) -> NDArray[Any]:
+        blocks = [self._block(number) for number in range(-(-n // BLOCK))]
+        return np.concatenate(blocks)[:n] if blocks else np.zeros(0)
+
+    def _block(self, number: int) -> NDArray[Any]:
+        while len(self._blocks) <= number:
+            self._blocks.append(self._draw(len(self._blocks)))
+        return self._blocks[number]
+
+
+def _lengths(
+    column: str, arrival: Arrivals, law: Lengths | None, streams: Callable[[str], np.random.Generator]
+) -> Callable[[int], Ints]:
+    if law is None:
+        assert isinstance(arrival, Trace), f"{column} needs a law where no trace gives it"
+        recorded: Ints = getattr(arrival, column)
+        return lambda number: recorded[number * BLOCK : (number + 1) * BLOCK]
+    rng = streams(column)
+    return lambda _: draw(law, rng, BLOCK)
+
+
+def _times(law: OpenLoop, rng: np.random.Generator) -> Callable[[int], Floats]:
+    clock = 0.0
+
+    def block(number: int) -> Floats:
+        nonlocal clock
+        times = _arrivals(law, rng, number * BLOCK, (number + 1) * BLOCK, clock)
+        clock = float(times[-1]) if len(times) else clock
+        return times
+
+    return block
+
+
+def _demand(fits: bool, message: str) -> None:
+    if not fits:
+        raise ValueError(message)
+
+
+def _demand_range(low: int, high: int) -> None:
+    _demand(low >= 1, f"min must be >= 1 token (got {low})")
+    _demand(high >= low, f"max must be >= min (got min {low}, max {high})")
+
+
+def _demand_rate(rate: float) -> None:
+    _demand(rate > 0, f"rate must be > 0 req/s (got {rate:g})")
