@@ -46,9 +46,7 @@ _UNITS: Mapping[Quantity, Mapping[str, Fraction]] = MappingProxyType(
         ),
         "bandwidth": MappingProxyType({**{f"{name}/s": factor for name, factor in _SIZES}, **dict(_BITS)}),
         "size": MappingProxyType(dict(_SIZES)),
-        "rate": MappingProxyType(
-            {"req/s": Fraction(1), "req/min": Fraction(1, 60), "req/h": Fraction(1, 3600), "tok/s": Fraction(1)}
-        ),
+        "rate": MappingProxyType({"req/s": Fraction(1), "req/min": Fraction(1, 60), "req/h": Fraction(1, 3600)}),
         "price": MappingProxyType({"USD/h": Fraction(1)}),
         "compute": MappingProxyType(
             {f"{prefix}FLOPS": factor for prefix, factor in _DECIMAL if prefix in ("", "G", "T", "P")}
@@ -91,7 +89,7 @@ def parse(text: str, quantity: Quantity) -> float:
     if found is None:
         if quantity == "rate" and text.strip() in ("inf", ".inf", "inf req/s"):
             return math.inf
-        raise ValueError(f"{_clip(text)!r} is not a {quantity}; write a number and a unit, e.g. '{_USUAL[quantity]}'")
+        raise ValueError(f"{clip(text)!r} is not a {quantity}; write a number and a unit, e.g. '{_USUAL[quantity]}'")
     number, unit = found["number"], found["unit"]
     if not unit:
         raise ValueError(needs_unit(number, quantity))
@@ -113,6 +111,11 @@ def needs_unit(number: object, quantity: Quantity) -> str:
     return "needs a unit, for example " + " or ".join(f"'{number}{unit}'" for unit in _EXAMPLES[quantity])
 
 
+def usual(quantity: Quantity) -> str:
+    """Return a likely value, to show how one is written."""
+    return _USUAL[quantity]
+
+
 def _wrong_unit(text: str, unit: str, quantity: Quantity) -> str:
     if (bits := re.fullmatch(r"([KMGTP]?)(?:B[pP][sS]|iBps)", unit)) is not None:
         prefix = bits[1]
@@ -122,7 +125,7 @@ def _wrong_unit(text: str, unit: str, quantity: Quantity) -> str:
         if unit in known:
             return f"'{text}' is a {other}; a {quantity} is needed, e.g. '{_USUAL[quantity]}'"
     known_units = _UNITS[quantity]
-    return f"unknown {quantity} unit '{_clip(unit)}'{suggestion(unit, known_units)} (known: {', '.join(known_units)})"
+    return f"unknown {quantity} unit '{clip(unit)}'{suggestion(unit, known_units)} (known: {', '.join(known_units)})"
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
@@ -203,5 +206,6 @@ def _digits(value: float, digits: int) -> str:
     return f"{value:,.{max(0, digits - whole)}f}"
 
 
-def _clip(text: str) -> str:
+def clip(text: str) -> str:
+    """Return `text`, cut where it would fill the screen."""
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

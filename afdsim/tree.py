@@ -1,0 +1,650 @@
+"""The frozen tree that a scenario becomes: every key, its unit, its range and its default.
+
+Attribute names are the YAML names. Values are SI numbers in here and texts with units in a file. Each part checks what
+it alone can know and reports all of its faults; `afdsim.scenario` adds positions.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from afdsim import units
+from afdsim.errors import CatalogError
+
+Fault = tuple[str, str]
+"""Dotted path below the part that found it, message."""
+
+
+def got(value: object) -> str:
+    """Return what was found, as a reader of YAML knows it."""
+    match value:
+        case None:
+            return "(got nothing)"
+        case bool():
+            return f"(got {str(value).lower()})"
+        case Mapping():
+            return "(got a map)"
+        case list() | tuple():
+            return "(got a list)"
+        case str():
+            return f"(got {units.clip(value)!r})"
+        case _:
+            return f"(got {units.clip(str(value))})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """A value that is read, written and described by its own rules."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        writer = core_schema.plain_serializer_function_ser_schema(self.write, when_used="json")
+        return core_schema.no_info_plain_validator_function(self.read, serialization=writer)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return self.describe()
+
+    def read(self, value: Any) -> Any:
+        """Return the value inside the tree; ValueError says what is wrong with it."""
+        raise NotImplementedError
+
+    def write(self, value: Any) -> Any:
+        """Return the value as a file holds it."""
+        return value
+
+    def describe(self) -> dict[str, Any]:
+        """Return the JSON schema."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Amount(_Leaf):
+    """A number with a unit."""
+
+    quantity: units.Quantity
+    positive: bool = True
+
+    def read(self, value: Any) -> float:
+        """Convert to SI."""
+        number = self._number(value)
+        if number < 0 or (self.positive and number == 0):
+            raise ValueError(f"must be {'>' if self.positive else '>='} 0 {got(value)}")
+        return number
+
+    def _number(self, value: Any) -> float:
+        if isinstance(value, str):
+            return units.parse(value, self.quantity)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"must be a {self.quantity}, e.g. '{units.usual(self.quantity)}' {got(value)}")  # noqa: TRY004 - pydantic collects ValueError only
+        if math.isinf(value) and value > 0 and self.quantity == "rate":
+            return math.inf
+        raise ValueError(units.needs_unit(value, self.quantity))
+
+    def write(self, value: float) -> str:
+        """Return the shortest text that reads back to the same number."""
+        return units.exact(value, self.quantity)
+
+    def describe(self) -> dict[str, Any]:
+        """Return a text with examples."""
+        return {"type": "string", "examples": [units.usual(self.quantity)]}
+
+
+@dataclass(frozen=True, slots=True)
+class Whole(_Leaf):
+    """A whole number; ``true`` and ``2.0`` are not."""
+
+    low: int = 1
+
+    def read(self, value: Any) -> int:
+        """Check it."""
+        if isinstance(value, bool) or not isinstance(value, int) or not self.low <= value < 2**63:
+            raise ValueError(f"must be a whole number >= {self.low} {got(value)}")
+        return value
+
+    def describe(self) -> dict[str, Any]:
+        """Return an integer with its minimum."""
+        return {"type": "integer", "minimum": self.low}
+
+
+@dataclass(frozen=True, slots=True)
+class Real(_Leaf):
+    """A finite number without a unit."""
+
+    low: float = 0.0
+    high: float = math.inf
+    positive: bool = False
+
+    def read(self, value: Any) -> float:
+        """Check it."""
+        known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not known or not self.low <= value <= self.high or (self.positive and value == self.low):
+            most = "" if math.isinf(self.high) else f" and <= {self.high:g}"
+            raise ValueError(f"must be a number {'>' if self.positive else '>='} {self.low:g}{most} {got(value)}")
+        return float(value)
+
+    def describe(self) -> dict[str, Any]:
+        """Return a number with its limits."""
+        low = {"exclusiveMinimum" if self.positive else "minimum": self.low}
+        return {"type": "number", **low, **({} if math.isinf(self.high) else {"maximum": self.high})}
+
+
+@dataclass(frozen=True, slots=True)
+class Text(_Leaf):
+    """A text, which must match `pattern` if there is one."""
+
+    pattern: str = ".+"
+    wanted: str = "a text"
+
+    def read(self, value: Any) -> str:
+        """Check it."""
+        if not isinstance(value, str) or not re.fullmatch(self.pattern, value, re.DOTALL):
+            raise ValueError(f"must be {self.wanted} {got(value)}")
+        return value
+
+    def describe(self) -> dict[str, Any]:
+        """Return a string."""
+        return {"type": "string"} if self.pattern == ".+" else {"type": "string", "pattern": f"^({self.pattern})$"}
+
+
+@dataclass(frozen=True, slots=True)
+class GpuName(Text):
+    """The name of a GPU of the catalog, spelled as there."""
+
+    def read(self, value: Any) -> str:
+        """Look it up."""
+        from afdsim import catalog
+
+        try:
+            return catalog.gpu(Text.read(self, value)).name
+        except CatalogError as error:
+            raise ValueError(str(error)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(_Leaf):
+    """One of a few words; `later` are those that the design knows and this version does not model."""
+
+    known: tuple[str, ...]
+    later: tuple[str, ...] = ()
+
+    def read(self, value: Any) -> str:
+        """Check it."""
+        if isinstance(value, str) and value in self.known:
+            return value
+        if value in self.later:
+            raise ValueError(f"'{value}' is not modelled yet; this version simulates {', '.join(self.known)}")
+        near = units.suggestion(value, self.known) if isinstance(value, str) else ""
+        raise ValueError(f"must be one of {', '.join(self.known)} {got(value)}{near}")
+
+    def describe(self) -> dict[str, Any]:
+        """Return an enumeration."""
+        return {"enum": list(self.known)}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName(Text):
+    """The name of a language model of the catalog, or the path of its config.json."""
+
+    def read(self, value: Any) -> str:
+        """Look it up."""
+        from afdsim import catalog
+
+        try:
+            catalog.llm(Text.read(self, value))
+        except CatalogError as error:
+            raise ValueError(str(error)) from None
+        return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Version(_Leaf):
+    """The version of the format."""
+
+    def read(self, value: Any) -> int:
+        """Check it."""
+        if isinstance(value, bool) or value != 1:
+            raise ValueError(f"must be 1, the only version of the format {got(value)}")
+        return 1
+
+    def describe(self) -> dict[str, Any]:
+        """Return the one value."""
+        return {"const": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Flag(_Leaf):
+    """True or false; ``yes`` and 1 are neither."""
+
+    def read(self, value: Any) -> bool:
+        """Check it."""
+        if not isinstance(value, bool):
+            raise ValueError(f"must be true or false {got(value)}")  # noqa: TRY004 - pydantic collects ValueError only
+        return value
+
+    def describe(self) -> dict[str, Any]:
+        """Return a boolean."""
+        return {"type": "boolean"}
+
+
+@dataclass(frozen=True, slots=True)
+class NoFailures(_Leaf):
+    """An empty list, until failures are modelled."""
+
+    def read(self, value: Any) -> tuple[object, ...]:
+        """Check it."""
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"must be a list {got(value)}")  # noqa: TRY004 - pydantic collects ValueError only
+        if value:
+            raise ValueError("failures are not modelled yet; remove them")
+        return ()
+
+    def describe(self) -> dict[str, Any]:
+        """Return an empty list."""
+        return {"type": "array", "maxItems": 0}
+
+
+def is_path(model: str) -> bool:
+    """Return whether a model is given by a file, not by a name."""
+    return "/" in model or "\\" in model or model.endswith(".json")
+
+
+Time = Annotated[float, Amount("time", positive=False)]
+Length = Annotated[int, Whole()]
+Sigma = Annotated[float, Real()]
+Rate = Annotated[float, Amount("rate")]
+Gpu = Annotated[str, GpuName()]
+DType = Literal["fp8", "bf16", "int8", "fp4"]
+Width = Annotated[DType, Choice(get_args(DType))]
+Shards = Annotated[str, Text(r"replicated|tp[1-9]\d{0,3}", "'replicated' or 'tp<n>', e.g. 'tp8'")]
+
+
+class Part(BaseModel):
+    """A map of the scenario: frozen, strict, and with checks across its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=True)
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield what is wrong among keys that are right one by one."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _sound(self) -> Part:
+        if found := tuple(self.faults()):
+            raise PydanticCustomError("faults", "faults across keys", {"faults": found})
+        return self
+
+
+class Precision(Part):
+    """Number format of weights and activations, per role, and of the KV cache."""
+
+    attention: Width = "fp8"
+    ffn: Width = "fp8"
+    kv_cache: Width = "fp8"
+
+
+class AttentionParallelism(Part):
+    """How the GPUs of one attention instance share the work; the product is the GPUs of the instance."""
+
+    dp: Length
+    """Data parallel ranks, each with its own requests."""
+    tp: Length
+    """GPUs that split the heads of one rank."""
+
+
+class FfnParallelism(Part):
+    """How the GPUs of one FFN instance share the work; the product is the GPUs of the instance."""
+
+    ep: Length
+    """Groups that hold different experts."""
+    tp: Length
+    """GPUs that split the width of each expert."""
+
+
+class AttentionPool(Part):
+    """The attention instances, the x of xAyF."""
+
+    gpu: Gpu
+    instances: Length
+    gpus_per_instance: Length = 8
+    parallelism: AttentionParallelism
+    """Default: every GPU is a data parallel rank."""
+    o_proj: Shards = "replicated"
+    lm_head: Shards = "replicated"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, data: Any) -> Any:
+        return _with_parallelism(data, narrow="tp", wide="dp")
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that the parallel degrees cover the instance."""
+        yield from _product(self.parallelism.dp, self.parallelism.tp, self.gpus_per_instance, "dp")
+        for key in ("o_proj", "lm_head"):
+            degree = int(getattr(self, key).removeprefix("tp").replace("replicated", "1"))
+            if self.gpus_per_instance % degree:
+                yield key, f"tp{degree} does not divide the {self.gpus_per_instance} GPUs of an instance"
+
+
+class FfnPool(Part):
+    """The FFN instances, the y of xAyF."""
+
+    gpu: Gpu
+    instances: Length
+    gpus_per_instance: Length = 8
+    parallelism: FfnParallelism
+    """Default: the width of every expert is split over all GPUs of the instance."""
+    across: Annotated[Literal["experts", "width"], Choice(("experts", "width"))] = "experts"
+    """What is split over instances: the routed experts, or the width of each of them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, data: Any) -> Any:
+        return _with_parallelism(data, narrow="ep", wide="tp")
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that the parallel degrees cover the instance."""
+        yield from _product(self.parallelism.ep, self.parallelism.tp, self.gpus_per_instance, "ep")
+
+
+class Mtp(Part):
+    """Multi-token prediction."""
+
+    draft: Length
+    """Tokens proposed beyond the one that is certain."""
+    acceptance: Annotated[float, Real(0.0, 1.0)]
+    """Probability that a proposed token is kept."""
+
+
+class Afd(Part):
+    """Attention-FFN disaggregation, xAyF."""
+
+    type: Annotated[Literal["afd"], Choice(("afd",), ("colocated", "tensor_parallel"))]
+    attention: AttentionPool
+    ffn: FfnPool
+    num_microbatches: Length = 3
+    max_num_seqs: Length
+    """Sequences in flight per attention rank, over all micro-batches."""
+    boundary: Annotated[Literal["stream", "drain"], Choice(("stream", "drain"))] = "stream"
+    """Whether a micro-batch starts its next step at once or waits for the others of its instance."""
+    gap: Time = 0.0
+    """Pause between steps of a drained pipeline."""
+    mtp: Mtp | None = None
+
+    @property
+    def slots(self) -> int:
+        """Sequences that can be in flight over the whole deployment."""
+        return self.attention.instances * self.attention.parallelism.dp * self.max_num_seqs
+
+    def faults(self) -> Iterator[Fault]:
+        """Check what belongs to one boundary only, and what is not modelled."""
+        if self.gap and self.boundary == "stream":
+            yield "gap", "is a pause of drained pipelines; add 'boundary: drain' or remove it"
+        if self.mtp is not None:
+            yield "mtp", "multi-token prediction is not modelled yet; remove it"
+
+
+class Link(Part):
+    """One NIC and the path behind it."""
+
+    bandwidth: Annotated[float, Amount("bandwidth")] | None = None
+    """Line rate; default: that of the NIC of the GPU."""
+    latency: Time = 9e-6
+    """The whole one-way path."""
+
+
+class Network(Part):
+    """What moves tokens between the pools, and what each message costs besides its bytes."""
+
+    type: Annotated[Literal["ports", "dedicated"], Choice(("ports", "dedicated"), ("fifo", "shared"))] = "ports"
+    link: Link = Link()
+    efficiency: Annotated[float, Real(0.0, 1.0, positive=True)] = 0.8
+    """Achieved over line rate."""
+    post: Time = 1.5e-6
+    """CPU time to post a message."""
+    poll: Time = 1.5e-6
+    """Time until a completed message is seen."""
+    synchronise: Time = 8e-6
+    """GPU to CPU hand-over before a message is posted."""
+
+
+class Experts(Part):
+    """How tokens spread over experts."""
+
+    law: Annotated[Literal["uniform", "power_law"], Choice(("uniform", "power_law"))] = "uniform"
+    skew: Sigma = 0.0
+    """Exponent of the power law."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that the skew belongs to its law."""
+        if self.law == "uniform" and self.skew:
+            yield "skew", "is the exponent of 'law: power_law'; a uniform law has none"
+        if self.law == "power_law" and not self.skew:
+            yield "skew", "must be > 0 with 'law: power_law', e.g. 0.5"
+
+
+class Variation(Part):
+    """Lognormal multipliers of mean 1, given by the sigma of their logarithm, and constant factors."""
+
+    event: Sigma = 0.0
+    """Per operation."""
+    step: Sigma = 0.0
+    """Per step and instance."""
+    link: Sigma = 0.027
+    """Per transfer; p99/p50 = 1.065 was published for StepMesh."""
+    straggler: Mapping[
+        Annotated[str, Text(r"(attention|ffn)\[\d{1,6}\]", "'attention[i]' or 'ffn[i]'")],
+        Annotated[float, Real(positive=True)],
+    ] = Field(default_factory=dict)
+    """Constant slow-down of single instances."""
+    experts: Experts = Experts()
+
+
+class ClosedLoop(Part):
+    """A finished request is replaced at once."""
+
+    process: Literal["closed_loop"]
+    concurrency: Length | None = None
+    """Requests in flight; default: all slots."""
+
+
+class Poisson(Part):
+    """Independent arrivals."""
+
+    process: Literal["poisson"]
+    request_rate: Rate
+
+
+class Constant(Part):
+    """Evenly spaced arrivals."""
+
+    process: Literal["constant"]
+    request_rate: Rate
+
+
+class Gamma(Part):
+    """Gamma distributed gaps, burstier than Poisson for a shape below 1."""
+
+    process: Literal["gamma"]
+    request_rate: Rate
+    burstiness: Annotated[float, Real(positive=True)] | None = None
+    """Shape of the gamma law."""
+    cv: Annotated[float, Real(positive=True)] | None = None
+    """Coefficient of variation of the gaps, 1/sqrt(burstiness)."""
+
+    @property
+    def shape(self) -> float:
+        """Shape of the gamma law, from whichever was given."""
+        return self.burstiness if self.burstiness is not None else (self.cv or 1.0) ** -2
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that exactly one of two words for one thing is given."""
+        if self.burstiness is not None and self.cv is not None:
+            yield "burstiness", "give one of burstiness and cv: burstiness (gamma shape) = 1/cv^2"
+        if self.burstiness is None and self.cv is None:
+            yield "", "process gamma needs burstiness (the gamma shape) or cv (= 1/sqrt(burstiness))"
+
+
+class Replay(Part):
+    """Arrivals and lengths of `workload.trace`."""
+
+    process: Literal["trace"]
+
+
+class ConstantLength(Part):
+    """Every request alike."""
+
+    distribution: Literal["constant"]
+    value: Length
+
+
+class _Bounded(Part):
+    min: Length = 1
+    max: Length | None = None
+
+    def faults(self) -> Iterator[Fault]:
+        """Check the order of the limits."""
+        if self.max is not None and self.max < self.min:
+            yield "max", f"must be >= min ({self.min}) {got(self.max)}"
+
+
+class LognormalLength(_Bounded):
+    """Lognormal, rounded and clipped."""
+
+    distribution: Literal["lognormal"]
+    mean: Annotated[float, Real(positive=True)]
+    """Mean before clipping."""
+    cv: Sigma
+    """Standard deviation over mean."""
+
+
+class UniformLength(_Bounded):
+    """Every whole number from min to max, equally often."""
+
+    distribution: Literal["uniform"]
+    max: Length
+
+
+class Trace(Part):
+    """A file of recorded requests."""
+
+    path: Annotated[str, Text(wanted="a file")]
+    format: Annotated[str, Text(wanted="a trace format, e.g. 'azure'")] = "auto"
+    time_scale: Annotated[float, Real(positive=True)] = 1.0
+    """Stretches the gaps: 0.5 replays twice as fast."""
+    start: Time = 0.0
+    """Where to begin, counted from the first request."""
+    end: Annotated[float, Amount("time")] | None = None
+    skip_bad_rows: Annotated[bool, Flag()] = True
+    """Skip and count rows that cannot be, up to one in a hundred."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check the window, the format and that the file is there."""
+        from afdsim.traces import FORMATS
+
+        if self.end is not None and self.end <= self.start:
+            yield "end", f"must be > start ({units.show_time(self.start)})"
+        if self.format not in ("auto", *FORMATS):
+            yield "format", f"must be one of auto, {', '.join(FORMATS)} {got(self.format)}"
+        if not Path(self.path).is_file():
+            yield "path", f"no such file '{self.path}'"
+
+
+Arrival = Annotated[ClosedLoop | Poisson | Constant | Gamma | Replay, Field(discriminator="process")]
+Lengths = Annotated[ConstantLength | LognormalLength | UniformLength, Field(discriminator="distribution")]
+
+
+class Workload(Part):
+    """Who asks for how much, and when."""
+
+    arrival: Arrival
+    input_len: Lengths | None = None
+    """Tokens in the KV cache before the first decode step."""
+    output_len: Lengths | None = None
+    num_requests: Length | None = None
+    """Requests that are counted; default with a trace: all of it."""
+    trace: Trace | None = None
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that requests come from exactly one place."""
+        given = ("input_len", "output_len", "num_requests")
+        if isinstance(self.arrival, Replay):
+            if self.trace is None:
+                yield "trace", "process trace needs a file; give workload.trace.path"
+            for key in given[:2]:
+                if getattr(self, key) is not None:
+                    yield key, "comes from the trace; remove it (or set it to null)"
+            return
+        for key in given:
+            if getattr(self, key) is None:
+                yield key, "required key is missing"
+        if self.trace is not None:
+            yield "trace", f"is not used by process {self.arrival.process}; write 'process: trace' or remove it"
+
+
+class Sla(Part):
+    """Limits that a deployment must meet."""
+
+    tpot: Annotated[float, Amount("time")] | None = None
+    """Time per output token."""
+    e2el: Annotated[float, Amount("time")] | None = None
+    """From arrival to the last token."""
+    percentile: Annotated[Literal["mean", "p50", "p90", "p95", "p99"], Choice(("mean", "p50", "p90", "p95", "p99"))] = (
+        "p99"
+    )
+    """Which statistic over requests is held against the limits."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that there is something to meet."""
+        if self.tpot is None and self.e2el is None:
+            yield "", "needs a limit, for example 'tpot: 50ms'"
+
+
+class Stop(Part):
+    """When to stop early."""
+
+    max_sim_time: Annotated[float, Amount("time")] | None = None
+
+
+class RecordOptions(Part):
+    """What to keep besides the frame of requests."""
+
+    tokens: Annotated[bool, Flag()] = True
+
+
+class Run(Part):
+    """How to simulate; nothing here describes the cluster."""
+
+    engine: Annotated[Literal["auto", "processes", "kernel"], Choice(("auto", "processes", "kernel"))] = "auto"
+    granularity: Annotated[Literal["instance", "gpu"], Choice(("instance", "gpu"))] = "instance"
+    seeds: Annotated[tuple[Annotated[int, Whole(0)], ...], Field(min_length=1)] = (0,)
+    warmup: Time = 0.0
+    """Requests that arrive before are simulated and not counted."""
+    stop: Stop = Stop()
+    record: RecordOptions = RecordOptions()
+
+
+def _with_parallelism(data: Any, narrow: str, wide: str) -> Any:
+    """Complete the degrees of a pool so that they cover an instance; `narrow` is 1 if neither is given."""
+    if not isinstance(data, dict) or not isinstance(data.get("parallelism", {}), dict):
+        return data
+    given, gpus = data.get("parallelism", {}), data.get("gpus_per_instance", 8)
+    if isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 1:
+        gpus = 8  # its own fault is reported; a second one here would confuse
+    if narrow in given or wide in given:
+        degree = given.get(narrow, given.get(wide))
+        divides = isinstance(degree, int) and degree > 0 and gpus % degree == 0
+        rest = gpus // degree if divides else gpus
+        return {**data, "parallelism": {narrow: rest, wide: rest, **given}}
+    return {**data, "parallelism": {narrow: 1, wide: gpus, **given}}
+
+
+def _product(first: int, second: int, gpus: int, name: str) -> Iterator[Fault]:
+    if first * second != gpus:
+        yield "parallelism", f"{name} x tp = {first} x {second} = {first * second} but an instance has {gpus} GPUs"
