@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from afdsim.tree import got
+from afdsim.leaves import got
 from afdsim.units import suggestion
 from afdsim.yamlfile import Document, Keys, dotted
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PrivateAttr, ValidationError
 
-from afdsim import complaints, tree, units, yamlfile
+from afdsim import complaints, leaves, tree, units, yamlfile
 from afdsim.errors import ScenarioError
 from afdsim.yamlfile import Document, Keys, Mark
 
@@ -33,17 +33,17 @@ Source = str | Path | Mapping[str, Any]
 class Scenario(tree.Part):
     """Everything that a run needs: model, cluster, workload, and how to simulate them."""
 
-    version: Annotated[int, tree.Version()] = 1
-    name: Annotated[str, tree.Text()] = "scenario"
-    model: Annotated[str, tree.ModelName()]
+    version: Annotated[int, leaves.Version()] = 1
+    name: Annotated[str, leaves.Text()] = "scenario"
+    model: Annotated[str, leaves.ModelName()]
     precision: tree.Precision = tree.Precision()
     deployment: tree.Afd
     network: tree.Network = tree.Network()
     variation: tree.Variation = tree.Variation()
     workload: tree.Workload
     sla: tree.Sla | None = None
-    failures: Annotated[tuple[object, ...], tree.NoFailures()] = ()
-    cost: Mapping[tree.Gpu, Annotated[float, tree.Amount("price", positive=False)]] = Field(default_factory=dict)
+    failures: Annotated[tuple[object, ...], leaves.NoFailures()] = ()
+    cost: Mapping[tree.Gpu, Annotated[float, leaves.Amount("price", positive=False)]] = Field(default_factory=dict)
     run: tree.Run = tree.Run()
 
     _document: Document = PrivateAttr(default_factory=lambda: Document(data={}))
@@ -176,7 +176,7 @@ def _extended(document: Document, seen: tuple[Path, ...]) -> Document:
 def _base(base: Any, folder: Path, seen: tuple[Path, ...]) -> Path:
     """Return the file that ``extends`` names: beside the one that says so, or shipped."""
     if not isinstance(base, str) or "\0" in base:
-        raise ScenarioError(f"must be a file or the name of a shipped scenario {tree.got(base)}")
+        raise ScenarioError(f"must be a file or the name of a shipped scenario {leaves.got(base)}")
     path = folder / base if (folder / base).is_file() else locate(base)
     if path.resolve() in seen:
         circle = " -> ".join(file.name for file in (*seen[seen.index(path.resolve()) :], path))
@@ -243,7 +243,7 @@ def _shorthand(document: Document) -> Document:
 def _anchor(document: Document) -> None:
     """Make the paths in `document` absolute, each from where it was written."""
     model = document.data.get("model")
-    if isinstance(model, str) and tree.is_path(model):
+    if isinstance(model, str) and leaves.is_path(model):
         document.data["model"] = str((document.folder(("model",)) / model).resolve())
     workload = document.data.get("workload")
     trace = workload.get("trace") if isinstance(workload, dict) else None
@@ -287,7 +287,7 @@ def _experts_divide(model: str, ffn: tree.FfnPool) -> Iterator[tree.Fault]:
 def _content(path: str) -> str:
     """Return the digest of a file that a scenario names, so that the key follows its content and not its place."""
     file = Path(path)
-    if not tree.is_path(path) and not file.is_file():
+    if not leaves.is_path(path) and not file.is_file():
         return path
     state = file.stat()
     return _digest(path, state.st_mtime_ns, state.st_size)
