@@ -203,10 +203,8 @@ def _llama4(config: Config) -> list[Layer]:
     config.per_layer("no_rope_layers", rope)
     full, chunked = _gqa(config), _gqa(config, window=config.maybe("attention_chunk_size"))
     where = [layer in routed for layer in range(config.layers)]
-    stacks = [
-        _stack(config, kind, lambda: _dense(config, "intermediate_size_mlp"), moe, where) for kind in (full, chunked)
-    ]
-    return [stacks[1 if rope[layer] else 0][layer] for layer in range(config.layers)]
+    stack = _stack(config, full, lambda: _dense(config, "intermediate_size_mlp"), moe, where)
+    return [replace(layer, attention=chunked) if local else layer for layer, local in zip(stack, rope, strict=True)]
 
 
 def _minimax(config: Config) -> list[Layer]:
