@@ -80,7 +80,6 @@ _PLAIN: Mapping[str, str] = MappingProxyType(
     {
         "missing": "required key is missing",
         "union_tag_not_found": "required key is missing",
-        "too_short": "must not be empty",
     }
 )
 """pydantic's kind of fault -> our words."""
@@ -100,7 +99,7 @@ def lines(error: ValidationError, document: Document, root: Model) -> Iterator[s
         else:
             if item["type"] == "union_tag_not_found":
                 keys = (*keys, _bare(item["ctx"]["discriminator"]))
-            yield _line(document, keys, _message(item, keys))
+            yield _line(document, keys, _message(item, keys), key=item["loc"][-1:] == ("[key]",))
 
 
 def no_such_key(root: Model, keys: Keys) -> str | None:
@@ -182,9 +181,9 @@ def _unknown(keys: Keys, root: Model, data: Any) -> str:
     known = _known(root, keys[:-1], data) or ()
     if near := suggestion(key, known):
         return f"unknown key {key!r}{near}"
-    homes = [path for path in _paths(root) if path.split(".")[-1] == key]
+    homes = {path for path in _paths(root) if path.split(".")[-1] == key} - {dotted(keys)}
     if len(homes) == 1:
-        return f"unknown key {key!r} here; it belongs to {homes[0]!r}"
+        return f"unknown key {key!r} here; it belongs to {homes.pop()!r}"
     return f"unknown key {key!r} (known: {', '.join(known)})"
 
 

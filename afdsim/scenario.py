@@ -252,7 +252,16 @@ def _anchor(document: Document) -> None:
 
 
 def _from_mapping(source: Mapping[str, Any]) -> Document:
-    return Document(data=_plain(source))
+    data = _plain(source)
+    nowhere = Mark(key="", value="", folder="")
+    return Document(data=data, marks=dict.fromkeys(_all_keys(data, ()), nowhere))
+
+
+def _all_keys(data: Any, keys: Keys) -> Iterator[Keys]:
+    yield keys
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from _all_keys(value, (*keys, key))
 
 
 def _plain(value: object) -> Any:

@@ -388,11 +388,18 @@ class Run(Part):
 
     engine: Annotated[Literal["auto", "processes", "kernel"], Choice(("auto", "processes", "kernel"))] = "auto"
     granularity: Annotated[Literal["instance", "gpu"], Choice(("instance", "gpu"))] = "instance"
-    seeds: Annotated[tuple[Annotated[int, Whole(0)], ...], Field(min_length=1)] = (0,)
+    seeds: tuple[Annotated[int, Whole(0)], ...] = (0,)
     warmup: Time = 0.0
     """Requests that arrive before are simulated and not counted."""
     stop: Stop = Stop()
     record: RecordOptions = RecordOptions()
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that there is a seed, and each only once."""
+        if not self.seeds:
+            yield "seeds", "must name at least one seed, e.g. [0]"
+        if len(set(self.seeds)) < len(self.seeds):
+            yield "seeds", "names a seed twice"
 
 
 def _with_parallelism(data: Any, narrow: str, wide: str) -> Any:

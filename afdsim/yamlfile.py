@@ -209,7 +209,8 @@ class _Reader:
         return Mark(key=f"{self.name}:1:1", value=f"{self.name}:1:1", folder=self.folder)
 
     def _built(self, event: Event, events: Iterator[Event], keys: Keys, key_at: str | None) -> Any:
-        at = self._at(event)
+        empty = isinstance(event, ScalarEvent) and _plain(event) and not event.value
+        at = key_at if empty and key_at else self._at(event)  # nothing stands nowhere: point at its key
         self.marks[keys] = Mark(key=key_at or at, value=at, folder=self.folder)
         self._count(1, at, keys)
         if isinstance(event, AliasEvent):
@@ -236,12 +237,19 @@ class _Reader:
             if isinstance(event, CollectionEndEvent):
                 break
             at, key = self._at(event), self._key(event, keys)
-            value = self.value(events, (*keys, key), at)
             if key in built:
                 self.faults.append(f"{at}: {dotted((*keys, key))}: duplicate key {key!r} (first on line {lines[key]})")
-            built[key] = value
-            lines.setdefault(key, event.start_mark.line + 1)
+                self._skip(events, (*keys, key), at)
+            else:
+                built[key] = self.value(events, (*keys, key), at)
+                lines[key] = event.start_mark.line + 1
         return built
+
+    def _skip(self, events: Iterator[Event], keys: Keys, at: str) -> None:
+        """Read a value that a duplicate key brings, and keep the marks of the first."""
+        kept = dict(self.marks)
+        self.value(events, keys, at)
+        self.marks = kept
 
     def _key(self, event: Event, keys: Keys) -> str:
         if not isinstance(event, ScalarEvent):

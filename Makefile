@@ -1,0 +1,33 @@
+# Everything runs from a fresh clone with Python 3.11 or newer: the first target installs what it needs into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: run test check laws paper bench
+run: $(READY)    ## simulate the main scenario
+	@$(BIN)/afdsim run scenarios/step3_2a2f_4k.yaml
+
+test: $(READY)   ## the whole suite but what is marked slow, paper or bench
+	@$(BIN)/pytest -n auto $(ARGS)
+
+check: $(READY)  ## style, types and floors
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy --strict afdsim
+	@$(BIN)/lint-imports --no-logo
+
+laws: $(READY)   ## the laws again, with many more examples
+	@$(BIN)/pytest -n auto tests/laws --hypothesis-profile=laws $(ARGS)
+
+paper: $(READY)  ## bands around published numbers, with the gaps printed
+	@$(BIN)/pytest -m paper -rA $(ARGS)
+
+bench: $(READY)  ## event counts and speed
+	@$(BIN)/pytest -m bench -rA $(ARGS)
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "afdsim needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	@echo "installing afdsim into .venv (a minute, once)" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all,dev]'
+	@touch $@

@@ -1,0 +1,37 @@
+"""What tests share: the small scenario, and data that only a workbench has."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from afdsim.scenario import Scenario, load
+
+REPOSITORY = Path(__file__).parent.parent
+
+# Draws are fixed in every run of the suite, so that a failure repeats; `make laws` explores.
+settings.register_profile("suite", max_examples=30, deadline=None, derandomize=True)
+settings.register_profile("laws", max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+
+
+@pytest.fixture
+def small() -> Scenario:
+    """Two layers on 1A1F."""
+    return load("small")
+
+
+@pytest.fixture
+def repository() -> Path:
+    """Root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of measurements and traces that do not ship; tests that need it are skipped elsewhere."""
+    folder = Path(os.environ.get("AFDSIM_SHARED", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip("no shared data on this machine (AFDSIM_SHARED)")
+    return folder
