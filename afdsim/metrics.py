@@ -101,14 +101,15 @@ class Run:
         return sum(pool.gpus for pool in self.pools.values())
 
 
-class Samples(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
     """Values, each standing for `weights` equal ones."""
 
     values: Floats
     weights: Floats | None = None
 
     @property
-    def size(self) -> int:
+    def count(self) -> int:
         """Samples, weights counted."""
         return len(self.values) if self.weights is None else int(self.weights.sum())
 
@@ -326,7 +327,7 @@ def saturation(requests: Columns, step: float) -> Saturation | None:
 
 def percentiles(samples: Samples, percents: Sequence[float] = PERCENTILES) -> Floats:
     """Return `numpy.percentile` (linear) of the samples, exactly, without writing every sample out."""
-    values, weights = samples
+    values, weights = samples.values, samples.weights
     if weights is None:
         return np.asarray(np.percentile(values, percents), float)
     order = np.argsort(values, kind="stable")
@@ -361,7 +362,7 @@ def describe(samples: Samples) -> dict[str, float]:
 
     Percentiles that have too few samples are there too: `enough` tells.
     """
-    if not samples.size:
+    if not samples.count:
         return {}
     names = [f"p{percent:g}" for percent in PERCENTILES]
     found = dict(zip(names, percentiles(samples).tolist(), strict=True))
@@ -378,7 +379,7 @@ def hist(values: ArrayLike, weights: ArrayLike | None = None, bins: Bins = "auto
     The edges of "log" are powers of 1.005, so that histograms of different runs can be added.
     """
     samples = Samples(np.asarray(values, float), None if weights is None else np.asarray(weights, float))
-    if not samples.size:
+    if not samples.count:
         return np.array([0.0, 1.0]), np.zeros(1)
     chosen = _bins(samples, bins) if isinstance(bins, str) else bins
     counts, edges = np.histogram(samples.values, chosen, weights=samples.weights)
@@ -393,7 +394,7 @@ def _bins(samples: Samples, bins: str) -> Floats:
     if high - low <= 1e-9 * abs(high):
         return np.array([low * 0.99, high * 1.01]) if low else np.array([-0.5, 0.5])
     lower, upper = percentiles(samples, (25.0, 75.0)).tolist()
-    width = 2 * (upper - lower) / samples.size ** (1 / 3)
+    width = 2 * (upper - lower) / samples.count ** (1 / 3)
     number = min(max(math.ceil((high - low) / width), 10), 100) if width > 0 else 30
     return np.linspace(low, high, number + 1)
 
@@ -482,18 +483,18 @@ def summary(run: Run) -> dict[str, Any]:
 
 def _in_milliseconds(metric: str, samples: Samples) -> dict[str, float]:
     """Keys such as p99_tpot_ms; p99.9 only where there are enough samples for it."""
-    left_out = {"min", "p50"} | ({"p99.9"} if not enough(samples.size, 99.9) else set())
+    left_out = {"min", "p50"} | ({"p99.9"} if not enough(samples.count, 99.9) else set())
     return {f"{name}_{metric}_ms": value * 1e3 for name, value in describe(samples).items() if name not in left_out}
 
 
 def _own(run: Run, samples: Mapping[str, Samples]) -> dict[str, Any]:
     throughput = output_throughput(run.tokens, run.window)
-    step = mean(samples["itl"]) if samples["itl"].size else None
-    per_token = mean(samples["tpot"]) if samples["tpot"].size else step
+    step = mean(samples["itl"]) if samples["itl"].count else None
+    per_token = mean(samples["tpot"]) if samples["tpot"].count else step
     return {
         "gpus": run.gpu_count,
         "tgs": throughput / run.gpu_count,
-        **_bounds("tgs_{}", tgs_interval(run.tokens, run.gpu_count, run.window)),
+        "tgs_ci": _bounds(tgs_interval(run.tokens, run.gpu_count, run.window)),
         "step_ms": step and step * 1e3,
         "tokens_per_s_per_user": 1 / per_token if per_token else None,
         "usd_per_1m_output_tokens": usd_per_1m_output_tokens(run.pools, throughput),
@@ -536,7 +537,7 @@ def _limit(each: Verdict) -> dict[str, Any]:
     return {
         "limit_ms": each.limit * 1e3,
         "value_ms": None if each.value is None else each.value * 1e3,
-        **_bounds("value_{}_ms", each.interval, 1e3),
+        "ci_ms": _bounds(each.interval, 1e3),
         "verdict": each.word,
     }
 
@@ -556,9 +557,8 @@ def _fates(requests: Columns) -> dict[str, int]:
     return {"refused": int(refused.sum()), "unfinished": int(unfinished.sum())}
 
 
-def _bounds(key: str, interval: Interval, scale: float = 1.0) -> dict[str, float]:
-    """Both ends of an interval, "low" and "high" put into the key, where the data give them."""
-    return {key.format(end): bound * scale for end, bound in interval._asdict().items() if math.isfinite(bound)}
+def _bounds(interval: Interval, scale: float = 1.0) -> list[float] | None:
+    return [bound * scale for bound in interval] if all(map(math.isfinite, interval)) else None
 
 
 def _known(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,9 +73,9 @@ def test_queue_delay_and_end_to_end_latency():
 def test_itl_counts_every_gap_that_ends_in_the_window():
     itl = metrics.itl(tokens(), (0.0, 2.0))
 
-    assert list(itl[0]) == [0.5, 0.5]
-    assert itl.size == 2
-    assert metrics.itl(tokens(), (1.5, 2.0)).size == 1
+    assert itl.values.tolist() == [0.5, 0.5]  # noqa: PD011 - no data frame
+    assert itl.count == 2
+    assert metrics.itl(tokens(), (1.5, 2.0)).count == 1
 
 
 def test_warm_up_requests_are_not_counted():
