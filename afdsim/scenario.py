@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
@@ -71,6 +72,16 @@ class Scenario(tree.Part):
             data["workload"]["trace"]["path"] = _content(data["workload"]["trace"]["path"])
         text = json.dumps({"afdsim": __version__, "scenario": data}, sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is allowed and may surprise, one line each, with its position."""
+        found = []
+        if self.deployment.num_microbatches == 1:
+            found.append(("deployment.num_microbatches", "no overlap: with one micro-batch the pools take turns"))
+        if math.isinf(getattr(self.workload.arrival, "request_rate", 0.0)):
+            found.append(("workload.arrival.request_rate", "infinite: all requests arrive at time 0"))
+        return tuple(": ".join(filter(None, (self.where(path), path, text))) for path, text in found)
 
     def where(self, path: str) -> str:
         """Return ``file:line:col`` of a dotted path or of its nearest given parent; empty if it came from a dict."""

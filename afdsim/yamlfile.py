@@ -156,7 +156,8 @@ def dump(data: Mapping[str, Any]) -> str:
 
 def dotted(keys: Keys) -> str:
     """Return a path for people: ``run.seeds[1]``."""
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
+    texts = [f"[{key}]" if isinstance(key, int) else f".{key if key.isprintable() else repr(key)}" for key in keys]
+    return "".join(texts).removeprefix(".")
 
 
 def _events(text: str, name: str) -> Iterator[Event]:
