@@ -1,0 +1,266 @@
+"""Scenario -> Program: operators become tables of seconds by batch, so that a step only looks them up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from afdsim import catalog
+from afdsim.cost import CostModel, Roofline
+from afdsim.deployment import Afd, AttentionPool, FfnPool
+from afdsim.hardware import Gpu
+from afdsim.llm import (
+    Layer,
+    Moe,
+    Operator,
+    Precision,
+    attention_operators,
+    boundary_operators,
+    combine_bytes,
+    core_operator,
+    dispatch_bytes,
+    ffn_operators,
+    gather_operator,
+    reduction_operator,
+    scatter_operator,
+)
+from afdsim.program import Array, Core, LinearCore, Program, SampledCore, Table, Timing
+from afdsim.scenario import Scenario, stream
+from afdsim.topology import Fabric, Network, Wire, fabric
+from afdsim.variation import Variation, expert_shares, slowest_loads
+
+T = TypeVar("T")
+
+LOAD_STEP = 0.01
+"""Loads of skewed experts are rounded to this, so that layers share tables."""
+
+
+def deployment(scenario: Scenario) -> Afd:
+    """The deployment that a scenario asks for, with catalog entries in place of names."""
+    asked, a, f = scenario.deployment, scenario.deployment.attention, scenario.deployment.ffn
+    return Afd(
+        llm=catalog.llm(scenario.model),
+        precision=Precision(
+            attention=scenario.precision.attention, ffn=scenario.precision.ffn, kv_cache=scenario.precision.kv_cache
+        ),
+        attention=AttentionPool(
+            gpu=catalog.gpu(a.gpu),
+            instances=a.instances,
+            dp=a.parallelism.dp,
+            tp=a.parallelism.tp,
+            o_proj=a.o_proj,
+            lm_head=a.lm_head,
+        ),
+        ffn=FfnPool(
+            gpu=catalog.gpu(f.gpu), instances=f.instances, ep=f.parallelism.ep, tp=f.parallelism.tp, across=f.across
+        ),
+        num_microbatches=asked.num_microbatches,
+        max_num_seqs=asked.max_num_seqs,
+    )
+
+
+def compile_program(
+    scenario: Scenario, *, seed: int, cost: CostModel | None = None, network: Network | None = None
+) -> Program:
+    """Tabulate everything about a scenario that does not change while it runs."""
+    afd = deployment(scenario)
+    afd.check_memory()
+    per_rank = scenario.run.granularity == "gpu"
+    return _Compiler(scenario, afd, seed, cost or Roofline(), network or Wire()).program(
+        fabric(afd, per_rank=per_rank), per_rank=per_rank
+    )
+
+
+class _Compiler:
+    """Holds what every table needs."""
+
+    def __init__(self, scenario: Scenario, afd: Afd, seed: int, cost: CostModel, network: Network) -> None:
+        self.scenario, self.afd, self.cost, self.network = scenario, afd, cost, network
+        self.stream = partial(stream, seed)
+        self.batches = np.arange(max(afd.micro_batch_slots) + 1, dtype=float)
+        """Batches of one rank in one micro-batch."""
+        self.totals = np.arange(afd.attention.ranks * max(afd.micro_batch_slots) + 1, dtype=float)
+        """Tokens of a whole micro-batch."""
+
+    def program(self, rails: Fabric, *, per_rank: bool) -> Program:
+        afd, layers = self.afd, self.afd.llm.layers
+        kinds = _distinct((layer, place == 0) for place, layer in enumerate(layers))
+        cores = _distinct(layer.attention for layer in layers)
+        windows = _distinct(layer.attention.window for layer in layers)
+        wires = _distinct(self._top_k(layer) for layer in layers)
+        wire_layers = [next(layer for layer in layers if self._top_k(layer) == top_k) for top_k in wires]
+        ffn_row, ffn = self._ffn(self._loads())
+        egress, ingress = self._port_bandwidths()
+        senders = rails.senders_per_port
+        out = [dispatch_bytes(afd.llm, layer, afd.precision.ffn) for layer in wire_layers]
+        back = combine_bytes(afd.llm)
+        return Program(
+            deployment=afd,
+            fabric=rails,
+            timing=self._timing(rails.hops),
+            variation=self._variation(afd.attention.ranks if per_rank else afd.attention.instances, per_rank=per_rank),
+            per_rank=per_rank,
+            windows=tuple(windows),
+            attention_kind=tuple(kinds.index((layer, place == 0)) for place, layer in enumerate(layers)),
+            fixed=tuple(self._attention(layer, first=first) for layer, first in kinds),
+            core=tuple(cores.index(layer.attention) for layer, _ in kinds),
+            cores=tuple(self._core(layer, windows.index(layer.attention.window)) for layer in self._first_with(cores)),
+            head=self._head(),
+            wire_kind=tuple(wires.index(self._top_k(layer)) for layer in layers),
+            gather=tuple(self._gather(top_k) for top_k in wires),
+            ffn_row=ffn_row,
+            ffn=ffn,
+            scatter=self._scatter(),
+            out_egress=tuple(self._wire(nbytes, egress) for nbytes in out),
+            out_ingress=tuple(self._wire(nbytes * senders, ingress) for nbytes in out),
+            back_egress=self._wire(back * senders, ingress),
+            back_ingress=self._wire(back, egress),
+            dispatch_bytes=tuple(out),
+            combine_bytes=back,
+        )
+
+    # compute ---------------------------------------------------------------------------------------------------------
+
+    def _attention(self, layer: Layer, *, first: bool) -> Table:
+        """Attention stage of one rank without its core, by batch; the first layer has no results to add up."""
+        afd = self.afd
+        pool = afd.attention
+        operators = attention_operators(
+            afd.llm, layer, self.batches, precision=afd.precision, tp=pool.tp, o_proj=pool.o_proj
+        )
+        if not first:
+            operators = (*operators, self._reduction())
+        return self._seconds(operators, pool.gpu, self.batches)
+
+    def _reduction(self) -> Operator:
+        return reduction_operator(self.afd.llm, self.batches, self.afd.ffn.instances)
+
+    def _head(self) -> Table:
+        pool = self.afd.attention
+        operators = boundary_operators(
+            self.afd.llm, self.batches, precision=self.afd.precision, lm_head=pool.lm_head
+        )
+        return self._seconds((self._reduction(), *operators), pool.gpu, self.batches)
+
+    def _core(self, layer: Layer, window: int) -> Core:
+        afd = self.afd
+        if not isinstance(self.cost, Roofline):
+            return SampledCore(window=window, layer=layer, deployment=afd, cost=self.cost)
+        at = partial(core_operator, layer, precision=afd.precision, tp=afd.attention.tp)
+        law = self.cost.law(at(1.0, 1.0), afd.attention.gpu)
+        queries, both = at(1.0, 0.0), at(1.0, 1.0)
+        return LinearCore(
+            window=window,
+            fixed=law.fixed,
+            flop=float(both.flops - queries.flops) * law.per_flop,
+            byte=float(both.bytes - queries.bytes) * law.per_byte,
+            flop_per_token=float(queries.flops) * law.per_flop,
+            byte_per_token=float(queries.bytes) * law.per_byte,
+        )
+
+    def _first_with(self, attentions: list[object]) -> list[Layer]:
+        return [next(layer for layer in self.afd.llm.layers if layer.attention == one) for one in attentions]
+
+    def _ffn(self, loads: Array) -> tuple[Array, tuple[Table, ...]]:
+        """Rows (f, l) into the tables of one GPU of an FFN instance, one per kind of FFN and load."""
+        layers = self.afd.llm.layers
+        keys = [
+            (layer.ffn, float(loads[f, place]) if isinstance(layer.ffn, Moe) else 1.0)
+            for f in range(self.afd.ffn.instances)
+            for place, layer in enumerate(layers)
+        ]
+        found = _distinct(keys)
+        rows = np.array([found.index(key) for key in keys]).reshape(self.afd.ffn.instances, len(layers))
+        return rows, tuple(self._ffn_table(layers[keys.index(key) % len(layers)], key[1]) for key in found)
+
+    def _ffn_table(self, layer: Layer, load: float) -> Table:
+        afd = self.afd
+        operators = ffn_operators(
+            afd.llm, layer, self.totals, precision=afd.precision, split=afd.ffn.split, load=load
+        )
+        return self._seconds(operators, afd.ffn.gpu, self.totals)
+
+    def _loads(self) -> Array:
+        """Load of the slowest GPU of each FFN instance and layer relative to the mean (f, l)."""
+        afd, law = self.afd, self.scenario.variation.experts
+        moe = next((layer.ffn for layer in afd.llm.layers if isinstance(layer.ffn, Moe)), None)
+        if moe is None or law.law == "uniform":
+            return np.ones((afd.ffn.instances, len(afd.llm.layers)))
+        shares = expert_shares(moe.experts, len(afd.llm.layers), skew=law.skew, stream=self.stream)
+        loads = slowest_loads(shares, afd.ffn.instances, afd.ffn.ep, by_expert=afd.ffn.across == "experts")
+        return np.asarray(np.ceil(loads / LOAD_STEP) * LOAD_STEP)
+
+    # network ---------------------------------------------------------------------------------------------------------
+
+    def _gather(self, top_k: int) -> Table:
+        afd = self.afd
+        operator = gather_operator(
+            afd.llm, self.totals, gpus=afd.ffn.gpus_per_instance, top_k=top_k, precision=afd.precision
+        )
+        return self._seconds((operator,), afd.ffn.gpu, self.totals)
+
+    def _scatter(self) -> Table:
+        operator = scatter_operator(self.afd.llm, self.totals, gpus=self.afd.ffn.gpus_per_instance)
+        return self._seconds((operator,), self.afd.ffn.gpu, self.totals)
+
+    def _port_bandwidths(self) -> tuple[float, float]:
+        """Achieved bytes/s of an attention NIC and of an FFN NIC."""
+        link, efficiency = self.scenario.network.link, self.scenario.network.efficiency
+        gpus = (self.afd.attention.gpu, self.afd.ffn.gpu)
+        attention, ffn = ((link.bandwidth or gpu.nic.bandwidth) * efficiency for gpu in gpus)
+        return attention, ffn
+
+    def _wire(self, per_token: float, bandwidth: float) -> Table:
+        """Seconds of a message on one NIC port by batch of the rank; its rows are shared by the rank's GPUs."""
+        rows = np.ceil(self.batches / self.afd.attention.tp)
+        return _table(self.network.seconds(rows * per_token, bandwidth), self.batches)
+
+    def _timing(self, hops: int) -> Timing:
+        network, asked = self.scenario.network, self.scenario.deployment
+        return Timing(
+            dedicated=network.type == "dedicated",
+            send=network.synchronise + network.post,
+            poll=network.poll,
+            latency=network.link.latency,
+            half=network.link.latency / hops,
+            drain=asked.boundary == "drain",
+            gap=asked.gap,
+        )
+
+    # variation -------------------------------------------------------------------------------------------------------
+
+    def _variation(self, units: int, *, per_rank: bool) -> Variation:
+        asked, afd = self.scenario.variation, self.afd
+        slow = asked.straggler
+        ranks = afd.attention.dp if per_rank else 1
+        return Variation(
+            layers=len(afd.llm.layers),
+            micro_batches=afd.num_microbatches,
+            stream=self.stream,
+            attention_stragglers=tuple(slow.get(f"attention[{unit // ranks}]", 1.0) for unit in range(units)),
+            ffn_stragglers=tuple(slow.get(f"ffn[{f}]", 1.0) for f in range(afd.ffn.instances)),
+            event=asked.event,
+            step=asked.step,
+            link=asked.link,
+        )
+
+    @staticmethod
+    def _top_k(layer: Layer) -> int:
+        return layer.ffn.top_k if isinstance(layer.ffn, Moe) else 0
+
+    def _seconds(self, operators: Iterable[Operator], gpu: Gpu, counts: Array) -> Table:
+        return _table(sum(self.cost.seconds(operator, gpu) for operator in operators), counts)
+
+
+def _table(seconds: Array | float, counts: Array) -> Table:
+    """Seconds by count; nothing takes no time."""
+    table: Table = np.broadcast_to(seconds, counts.shape).tolist()
+    table[0] = 0.0
+    return table
+
+
+def _distinct(items: Iterable[T]) -> list[T]:
+    return list(dict.fromkeys(items))

@@ -1,0 +1,367 @@
+"""The layers of one decode step as a recurrence: the fast twin of `processes`, with the same bits.
+
+Every resource serves (layer, micro-batch) in a fixed order, so a finish time is max(own previous finish, latest input)
+plus a duration, even when durations are random. The two functions `advance_ports` and `advance_dedicated` are plain
+Python over flat sequences: they run on lists as they are, and on arrays when numba has compiled them.
+
+Index of a flat sequence: turn g = layer x micro-batches + micro-batch, then the axes named in the field's comment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from afdsim.causes import Shape, Trace
+from afdsim.program import Array, Program
+
+Values = Any
+"""A list of floats (Python) or a contiguous float array (numba)."""
+
+
+class Delays(NamedTuple):
+    """Constant seconds."""
+
+    send: float
+    half: float
+    latency: float
+    poll: float
+
+
+class Peers(NamedTuple):
+    """Attention units on rail r: member[start[r]:start[r + 1]]."""
+
+    start: Values
+    member: Values
+
+
+class State(NamedTuple):
+    """When every resource becomes free; carried from step to step."""
+
+    attention: Values  # u
+    unit_egress: Values  # u
+    unit_ingress: Values  # u
+    ffn_ingress: Values  # f, rail
+    ffn_egress: Values  # f, rail
+    gather: Values  # f
+    compute: Values  # f
+    scatter: Values  # f
+    link_out: Values  # u, f (dedicated)
+    link_back: Values  # f, u (dedicated)
+    ready: Values  # j, u: the reduced result of the last layer is at the unit
+    served: Values  # f, peer: order in which an FFN port served its peers, first guess of the next sort
+    returned: Values  # u, f: the same for the ports of the units
+
+
+class Durations(NamedTuple):
+    """`StepTimes`, flat."""
+
+    attention: Values
+    ffn: Values
+    gather: Values
+    scatter: Values
+    out_egress: Values
+    out_ingress: Values
+    back_egress: Values
+    back_ingress: Values
+
+
+class Scratch(NamedTuple):
+    """Headers and tails of the messages of one turn."""
+
+    header: Values
+    tail: Values
+
+
+def advance_ports(
+    shape: Shape, delays: Delays, peers: Peers, state: State, work: Durations, trace: Trace, scratch: Scratch
+) -> None:
+    """Run all layers of a step over in-order NIC ports; the units' first layer is already in `trace`."""
+    layers, micro_batches, units, ffns, rails = shape
+    send, half, _, poll = delays
+    start, member = peers
+    (
+        free,
+        unit_egress,
+        unit_ingress,
+        ffn_ingress,
+        ffn_egress,
+        gather,
+        compute,
+        scatter,
+        _,
+        _,
+        ready,
+        served,
+        returned,
+    ) = state
+    t_attention, t_ffn, t_gather, t_scatter, t_out, t_out_in, t_back, t_back_in = work
+    begin_a, end_a, begin_f, end_f, _, _ = trace
+    header, tail = scratch
+    for layer in range(layers):
+        for j in range(micro_batches):
+            g = layer * micro_batches + j
+            pairs = g * units * ffns
+            for u in range(units):
+                i = g * units + u
+                if layer:
+                    t = ready[j * units + u]
+                    if free[u] > t:
+                        t = free[u]
+                    begin_a[i] = t
+                    t = t + t_attention[i]
+                    end_a[i] = t
+                    free[u] = t
+                posted = end_a[i] + send
+                e = unit_egress[u]
+                for f in range(ffns):
+                    k = u * ffns + f
+                    if posted > e:
+                        e = posted
+                    header[k] = e + half
+                    e = e + t_out[pairs + k]
+                    tail[k] = e + half
+                unit_egress[u] = e
+            for f in range(ffns):
+                got = 0.0
+                for r in range(rails):
+                    q = ffn_ingress[f * rails + r]
+                    low, high = start[r], start[r + 1]
+                    for x in range(low, high):
+                        u = served[f * units + x]
+                        h = header[u * ffns + f]
+                        y = x - 1
+                        while y >= low:
+                            v = served[f * units + y]
+                            other = header[v * ffns + f]
+                            if other < h or (other == h and v < u):
+                                break
+                            served[f * units + y + 1] = v
+                            y -= 1
+                        served[f * units + y + 1] = u
+                    for x in range(low, high):
+                        k = served[f * units + x] * ffns + f
+                        if header[k] > q:
+                            q = header[k]
+                        q = q + t_out_in[pairs + k]
+                        if tail[k] > q:
+                            q = tail[k]
+                    ffn_ingress[f * rails + r] = q
+                    if q + half > got:
+                        got = q + half
+                t = got + poll
+                if gather[f] > t:
+                    t = gather[f]
+                t = t + t_gather[g]
+                gather[f] = t
+                if compute[f] > t:
+                    t = compute[f]
+                begin_f[g * ffns + f] = t
+                t = t + t_ffn[g * ffns + f]
+                end_f[g * ffns + f] = t
+                compute[f] = t
+                if scatter[f] > t:
+                    t = scatter[f]
+                t = t + t_scatter[j]
+                scatter[f] = t
+            # the messages of the units are delivered: their headers and tails may be overwritten
+            for f in range(ffns):
+                posted = scatter[f] + send
+                for r in range(rails):
+                    e = ffn_egress[f * rails + r]
+                    for x in range(start[r], start[r + 1]):
+                        k = f * units + member[x]
+                        if posted > e:
+                            e = posted
+                        header[k] = e + half
+                        e = e + t_back[pairs + k]
+                        tail[k] = e + half
+                    ffn_egress[f * rails + r] = e
+            for u in range(units):
+                q = unit_ingress[u]
+                for x in range(ffns):
+                    f = returned[u * ffns + x]
+                    h = header[f * units + u]
+                    y = x - 1
+                    while y >= 0:
+                        v = returned[u * ffns + y]
+                        other = header[v * units + u]
+                        if other < h or (other == h and v < f):
+                            break
+                        returned[u * ffns + y + 1] = v
+                        y -= 1
+                    returned[u * ffns + y + 1] = f
+                for x in range(ffns):
+                    k = returned[u * ffns + x] * units + u
+                    if header[k] > q:
+                        q = header[k]
+                    q = q + t_back_in[pairs + k]
+                    if tail[k] > q:
+                        q = tail[k]
+                unit_ingress[u] = q
+                ready[j * units + u] = q + half + poll
+
+
+def advance_dedicated(
+    shape: Shape, delays: Delays, peers: Peers, state: State, work: Durations, trace: Trace, scratch: Scratch
+) -> None:
+    """Run all layers of a step over one wire per pair of instances and direction."""
+    layers, micro_batches, units, ffns, _ = shape
+    send, _, latency, poll = delays
+    free, _, _, _, _, gather, compute, scatter, link_out, link_back, ready, _, _ = state
+    t_attention, t_ffn, t_gather, t_scatter, t_out, _, t_back, _ = work
+    begin_a, end_a, begin_f, end_f, _, _ = trace
+    arrived, _ = scratch
+    for layer in range(layers):
+        for j in range(micro_batches):
+            g = layer * micro_batches + j
+            pairs = g * units * ffns
+            for f in range(ffns):
+                arrived[f] = 0.0
+            for u in range(units):
+                i = g * units + u
+                if layer:
+                    t = ready[j * units + u]
+                    if free[u] > t:
+                        t = free[u]
+                    begin_a[i] = t
+                    t = t + t_attention[i]
+                    end_a[i] = t
+                    free[u] = t
+                posted = end_a[i] + send
+                for f in range(ffns):
+                    k = u * ffns + f
+                    e = link_out[k]
+                    if posted > e:
+                        e = posted
+                    e = e + t_out[pairs + k]
+                    link_out[k] = e
+                    if e + latency > arrived[f]:
+                        arrived[f] = e + latency
+            for u in range(units):
+                ready[j * units + u] = 0.0
+            for f in range(ffns):
+                t = arrived[f] + poll
+                if gather[f] > t:
+                    t = gather[f]
+                t = t + t_gather[g]
+                gather[f] = t
+                if compute[f] > t:
+                    t = compute[f]
+                begin_f[g * ffns + f] = t
+                t = t + t_ffn[g * ffns + f]
+                end_f[g * ffns + f] = t
+                compute[f] = t
+                if scatter[f] > t:
+                    t = scatter[f]
+                t = t + t_scatter[j]
+                scatter[f] = t
+                posted = t + send
+                for u in range(units):
+                    k = f * units + u
+                    e = link_back[k]
+                    if posted > e:
+                        e = posted
+                    e = e + t_back[pairs + k]
+                    link_back[k] = e
+                    if e + latency > ready[j * units + u]:
+                        ready[j * units + u] = e + latency
+            for u in range(units):
+                ready[j * units + u] = ready[j * units + u] + poll
+
+
+class Desk(Protocol):
+    """What the kernel needs of the clock of a run (`engine.Run`)."""
+
+    base: list[list[list[float]]]
+    rows: list[list[int]]
+    tokens: list[int]
+
+    def trace(self, step: int) -> Trace:
+        """Where the step's operations are noted."""
+        ...
+
+
+class Kernel:
+    """The state of all resources, and one call per step."""
+
+    def __init__(self, program: Program, *, compiled: bool) -> None:
+        self.program = program
+        self.ready = [0.0] * (program.micro_batches * program.units)
+        """When the reduced result of the last layer is at the unit (j, u)."""
+        self.free = [0.0] * program.units
+        """When the unit's compute is free."""
+        self._compiled = compiled
+        advance = advance_dedicated if program.timing.dedicated else advance_ports
+        self._run = _compile(advance) if compiled else advance
+        self._shape = Shape(program.layers, program.micro_batches, program.units, program.ffns, program.fabric.rails)
+        timing = program.timing
+        self._delays = Delays(timing.send, timing.half, timing.latency, timing.poll)
+        self._peers, self._state, self._scratch = self._tables()
+
+    def restart(self, start: float) -> None:
+        """Begin a burst at `start`, with every resource free."""
+        self.ready[:] = [start] * len(self.ready)
+        self.free[:] = [start] * len(self.free)
+
+    def factor(self, step: int, j: int, unit: int) -> float:
+        """Multiplier of the first layer's attention."""
+        return float(self.program.variation.multipliers(step).attention[0, j, unit])
+
+    def run(self, step: int, desk: Desk) -> None:
+        """All layers of a step, from the end of its first attention operations to the last result's return."""
+        times = self.program.times(step, np.array(desk.base), np.array(desk.rows), desk.tokens)
+        self._state.attention[:] = self._pack(self.free)
+        work = Durations(*(self._flat(array) for array in times))
+        self._run(self._shape, self._delays, self._peers, self._state, work, desk.trace(step), self._scratch)
+        self.free[:] = self._unpack(self._state.attention)
+        self.ready[:] = self._unpack(self._state.ready)
+
+    def blank_trace(self) -> Trace:
+        """An empty record of a step."""
+        return Trace(*(self._pack([0.0] * size) for size in self.program.trace_sizes))
+
+    def _tables(self) -> tuple[Peers, State, Scratch]:
+        layers, m, units, ffns, rails = self._shape
+        members = [unit for peers in self.program.fabric.peers for unit in peers]
+        starts = np.cumsum([0, *map(len, self.program.fabric.peers)]).tolist()
+        free = [
+            units,
+            units,
+            units,
+            ffns * rails,
+            ffns * rails,
+            ffns,
+            ffns,
+            ffns,
+            units * ffns,
+            units * ffns,
+            m * units,
+        ]
+        state = State(
+            *(self._pack([0.0] * size) for size in free),
+            served=self._pack(members * ffns),
+            returned=self._pack(list(range(ffns)) * units),
+        )
+        scratch = Scratch(self._pack([0.0] * (units * ffns)), self._pack([0.0] * (units * ffns)))
+        return Peers(self._pack(starts), self._pack(members)), state, scratch
+
+    def _pack(self, values: list[Any]) -> Values:
+        return np.array(values) if self._compiled else values
+
+    def _unpack(self, values: Values) -> list[float]:
+        return values.tolist() if self._compiled else values
+
+    def _flat(self, array: Array) -> Values:
+        flat = array.ravel()
+        return flat if self._compiled else flat.tolist()
+
+
+def _compile(function: Callable[..., None]) -> Callable[..., None]:
+    """The function as machine code, kept on disk between runs; no reordering of arithmetic."""
+    import numba
+
+    compiled: Callable[..., None] = numba.njit(cache=True, fastmath=False)(function)
+    return compiled

@@ -1,0 +1,114 @@
+"""What makes operations of equal size last differently: jitter, stragglers and skewed experts.
+
+Every number comes from a keyed stream (seed, kind, step), never from the order of events, so both engines and any
+number of workers see the same draws; every sigma scales the same normal variates (common random numbers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+Array = np.ndarray
+Stream = Callable[[str, int], np.random.Generator]
+"""Stream of a kind of draw at a step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Multipliers:
+    """Factors with mean 1 on the durations of one step."""
+
+    attention: Array
+    """(l, j, u)"""
+    ffn: Array
+    """(l, j, f)"""
+    out: Array
+    """(l, j, u, f), attention to FFN"""
+    back: Array
+    """(l, j, f, u), FFN to attention"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variation:
+    """Lognormal multipliers of one run; a sigma of zero costs nothing."""
+
+    layers: int
+    micro_batches: int
+    stream: Stream
+    attention_stragglers: tuple[float, ...]
+    """Constant factor of every attention unit."""
+    ffn_stragglers: tuple[float, ...]
+    event: float = 0.0
+    step: float = 0.0
+    link: float = 0.0
+    _latest: list[tuple[int, Multipliers]] = field(default_factory=list, repr=False, compare=False)
+
+    def multipliers(self, step: int) -> Multipliers:
+        """The factors of `step`; the latest ones are kept, since several units ask for the same step."""
+        for known, multipliers in self._latest:
+            if known == step:
+                return multipliers
+        made = self._constant if self.event == self.step == self.link == 0 else self._drawn(step)
+        self._latest[:] = [*self._latest[-1:], (step, made)]
+        return made
+
+    def _drawn(self, step: int) -> Multipliers:
+        return Multipliers(
+            attention=self._compute("attention", self.attention_stragglers, step),
+            ffn=self._compute("ffn", self.ffn_stragglers, step),
+            out=self._wire("link_out", step).transpose(2, 3, 0, 1),
+            back=self._wire("link_back", step).transpose(2, 3, 1, 0),
+        )
+
+    def _compute(self, side: str, stragglers: tuple[float, ...], step: int) -> Array:
+        """Factors (l, j, unit): straggler x step x event, associated in that order."""
+        units = len(stragglers)
+        persistent = np.array(stragglers) * self._lognormal(f"step_{side}", self.step, step, (units,))
+        shape = (units, self.layers, self.micro_batches)
+        factors = persistent[:, None, None] * self._lognormal(f"event_{side}", self.event, step, shape)
+        return factors.transpose(1, 2, 0)
+
+    def _wire(self, kind: str, step: int) -> Array:
+        """Factors (u, f, l, j): the first instances keep their draws when more are added."""
+        shape = (len(self.attention_stragglers), len(self.ffn_stragglers), self.layers, self.micro_batches)
+        return self._lognormal(kind, self.link, step, shape)
+
+    def _lognormal(self, kind: str, sigma: float, step: int, shape: tuple[int, ...]) -> Array:
+        if sigma == 0:
+            return np.ones(shape)
+        draws = self.stream(kind, step).standard_normal(shape)
+        draws *= sigma
+        draws -= 0.5 * sigma * sigma
+        return np.exp(draws, out=draws)
+
+    @cached_property
+    def _constant(self) -> Multipliers:
+        return self._drawn(0)
+
+
+def expert_shares(experts: int, layers: int, *, skew: float, stream: Stream) -> Array:
+    """Share of the routed tokens that each expert of each layer receives (l, expert).
+
+    Popularity falls as rank ** -skew (Zipf); which expert is popular is drawn once per layer.
+    """
+    weights = np.arange(1, experts + 1, dtype=float) ** -skew
+    weights /= weights.sum()
+    return np.stack([stream("experts", layer).permutation(weights) for layer in range(layers)])
+
+
+def slowest_loads(shares: Array, instances: int, groups: int, *, by_expert: bool) -> Array:
+    """Load of the busiest group of GPUs in every FFN instance, relative to the mean load (f, l).
+
+    Experts lie in contiguous blocks, over the instances first (when they are split `by_expert`), then over the groups.
+    """
+    layers, experts = shares.shape
+    parts = instances * groups if by_expert else groups
+    if experts % parts:
+        shares = np.pad(shares, ((0, 0), (0, parts - experts % parts)))
+    loads = shares.reshape(layers, parts, -1).sum(axis=2) * parts
+    if by_expert:
+        return loads.reshape(layers, instances, groups).max(axis=2).T
+    return np.repeat(loads.max(axis=1)[None, :], instances, axis=0)
