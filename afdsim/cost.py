@@ -161,7 +161,7 @@ def expected_rows(mean: Array, tile: int) -> NDArray[np.float64]:
     increasing, so that one more token never costs less.
 
     >>> expected_rows(128.0, 64).round(1).item()
-    160.1
+    158.9
     """
     mean = np.asarray(mean, dtype=np.float64)
     tails = _tails(tile)
