@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 from afdsim.errors import AfdsimError, CapacityError, CatalogError, ScenarioError, SimulationError
 
 if TYPE_CHECKING:
+    from afdsim import plot
+    from afdsim.result import Result
     from afdsim.scenario import Scenario, load
+    from afdsim.simulation import simulate
 
 __version__ = "0.1.0"
 
@@ -22,15 +25,18 @@ __all__ = [
     "AfdsimError",
     "CapacityError",
     "CatalogError",
+    "Result",
     "Scenario",
     "ScenarioError",
     "SimulationError",
     "__version__",
     "load",
+    "plot",
+    "simulate",
 ]
 
-_HOME = (("Scenario", "scenario"), ("load", "scenario"))
-"""Public name, module that defines it."""
+_HOME = (("Result", "result"), ("Scenario", "scenario"), ("load", "scenario"), ("plot", ""), ("simulate", "simulation"))
+"""Public name, module that defines it (none for a module itself)."""
 
 
 def __getattr__(name: str) -> object:
@@ -39,5 +45,5 @@ def __getattr__(name: str) -> object:
 
     for public, module in _HOME:
         if public == name:
-            return getattr(import_module(f"afdsim.{module}"), name)
+            return getattr(import_module(f"afdsim.{module}"), name) if module else import_module(f"afdsim.{name}")
     raise AttributeError(f"module 'afdsim' has no attribute {name!r}")

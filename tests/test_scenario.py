@@ -1,6 +1,8 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -312,9 +314,17 @@ def test_streams_are_keyed_by_seed_kind_and_step():
     assert np.array_equal(stream(0, "arrivals").random(9)[:3], stream(0, "arrivals").random(3))
 
 
-def test_the_package_loads_nothing_until_asked():
-    assert afdsim.load is load
-    assert set(afdsim.__all__) <= set(dir(afdsim)) | {name for name in afdsim.__all__ if getattr(afdsim, name)}
+def test_the_package_imports_nothing_until_asked():
+    heavy = "numpy pandas simpy pydantic networkx matplotlib ruamel.yaml numba pyarrow"
+    code = f"import afdsim, sys; print([m for m in '{heavy}'.split() if m in sys.modules], afdsim.load.__name__)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert ran.stdout == "[] load\n"
+
+
+def test_every_public_name_is_there_and_sorted():
+    assert sorted(afdsim.__all__, key=lambda name: (name == "__version__" or name.islower(), name)) == afdsim.__all__
+    assert all(getattr(afdsim, name) for name in afdsim.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = afdsim.nothing
 
