@@ -7,6 +7,7 @@ Times are values; `env.now` only orders the boundaries, ties by unit.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from itertools import count
 from operator import mul
@@ -51,7 +52,8 @@ class Run:
         self.rows = [[0] * units for _ in range(m)]
         self.rank_rows = [[0] * units for _ in range(m)]
         self.tokens = [0] * m
-        self.steps = 0
+        self._completed = array("q")
+        """Numbers of the completed steps."""
         self._traffic: dict[Port, list[float]] = {}
         self._carried: dict[int, dict[Port, list[float]]] = {}
         self._own = np.zeros((units, program.ranks))
@@ -223,7 +225,7 @@ class Run:
         trace = self._traces.pop(step, None)
         if trace is None:
             return
-        self.steps += 1
+        self._completed.append(step)
         for port, (messages, nbytes) in self._carried.pop(step, {}).items():
             row = self._traffic.setdefault(port, [0, 0.0])
             row[0] += messages
@@ -267,6 +269,6 @@ class Run:
             causes=causes,
             own=np.where(self._longest[:, None] > 0, self._own / longest, 1.0),
             traffic=self._traffic,
-            steps=self.steps,
+            steps_run=np.array(self._completed),
             events=next(self.env._eid),  # SimPy's own count of the events it has scheduled
         )

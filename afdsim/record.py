@@ -149,7 +149,11 @@ class Record:
     """Attention seconds that each rank alone would have needed over the seconds of its unit (unit, rank)."""
     traffic: dict[tuple[str, int, int, str], list[float]]
     """Messages and bytes by (pool, unit or instance, rail, direction), counted by the processes."""
-    steps: int
-    """Steps that every unit has completed."""
+    steps_run: Array
+    """Numbers of the steps that every unit has completed, ascending."""
     events: int
     """SimPy events."""
+
+    @property
+    def steps(self) -> int:
+        return len(self.steps_run)
