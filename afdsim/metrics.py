@@ -186,12 +186,18 @@ def request_throughput(requests: Columns, window: Window) -> float:
 
 
 def throughput_over_time(tokens: Columns, window: Window, bins: int = 60) -> tuple[Floats, Floats]:
-    """(edges in seconds, output tokens per second between them)."""
+    """(edges in seconds, output tokens per second between them).
+
+    The tokens of a boundary are spread over the time since the one before: bins that cut steps would flicker.
+    """
     edges = np.linspace(*window, bins + 1)
-    slot = np.searchsorted(edges, _numbers(tokens, "t_s"), side="left") - 1
-    inside = (slot >= 0) & (slot < bins)
-    counts = np.bincount(slot[inside], _numbers(tokens, "batch")[inside], bins)
-    return edges, counts / np.diff(edges)
+    moments, place = np.unique(_numbers(tokens, "t_s"), return_inverse=True)
+    if not len(moments):
+        return edges, np.zeros(bins)
+    first = moments[0] - (moments[1] - moments[0] if len(moments) > 1 else 1e-3)
+    produced = np.cumsum(np.bincount(place, _numbers(tokens, "batch")))
+    until = np.interp(edges, np.concatenate(([first], moments)), np.concatenate(([0.0], produced)))
+    return edges, np.diff(until) / np.diff(edges)
 
 
 def causes(gpus: Columns) -> dict[str, dict[str, float]]:
@@ -291,10 +297,6 @@ class Saturation:
     def growth(self) -> float:
         """Requests per second by which the queue grows."""
         return self.offered - self.served
-
-    def __str__(self) -> str:
-        rates = f"offered {self.offered:.4g} req/s, served {self.served:.4g}"
-        return f"{self.level}: {rates}" + (f"; queue grows {self.growth:.3g} req/s" if self.growth > 0 else "")
 
 
 def saturation(requests: Columns, step: float) -> Saturation | None:
@@ -430,9 +432,19 @@ def mean_interval(values: Floats, batches: int = 20) -> Interval:
 
 
 def tgs_interval(tokens: Columns, gpus: int, window: Window, batches: int = 20) -> Interval:
-    """95 % interval of the tokens per GPU and second, by batch means over equal parts of the window."""
-    _, rates = throughput_over_time(tokens, window, batches)
-    return over_seeds(rates / gpus)
+    """95 % interval of the tokens per GPU and second, by batch means over parts of the window.
+
+    Parts are cut at boundaries and hold equally many: a cut inside a step would look like noise.
+    """
+    times = _numbers(tokens, "t_s")
+    inside = _inside(times, window)
+    moments, place = np.unique(times[inside], return_inverse=True)
+    if len(moments) < 2:
+        return over_seeds(())
+    emitted = np.bincount(place, _numbers(tokens, "batch")[inside])
+    ends = np.linspace(0, len(moments), min(batches, len(moments)) + 1).astype(int)[1:] - 1
+    counts = np.diff(np.cumsum(emitted)[ends], prepend=0.0)
+    return over_seeds(counts / np.diff(moments[ends], prepend=window[0]) / gpus)
 
 
 def percentile_interval(values: Floats, percent: float) -> Interval:

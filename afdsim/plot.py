@@ -66,40 +66,52 @@ _STYLE: Final[dict[Any, Any]] = {
 def tpot_histogram(runs: Runs, ax: Axes | None = None, *, bins: metrics.Bins = "auto") -> Axes:
     """Draw the share of requests by TPOT, with p50, p99 and the SLA."""
     ax = _axes(ax)
-    samples = {name: _tpot_ms(seeds) for name, seeds in _named(runs).items()}
-    every = np.concatenate(list(samples.values()))
+    samples = {name: np.concatenate(seeds) for name, seeds in _tpot_ms(runs).items()}
+    every, limit = np.concatenate(list(samples.values())), _limit_ms(runs)
     edges, _ = metrics.hist(every[every <= _reach(every)], bins=bins)
+    if (inset := _inset(ax, every, limit)) is not None:
+        _draw_shares(inset, samples, edges)
+        edges = _coarser(edges, limit or 0.0)
+    _draw_shares(ax, samples, edges)
     for name, colour in colours(samples).items():
-        counts, _ = np.histogram(samples[name], edges)
-        share = 100 * counts / max(len(samples[name]), 1)
-        alone = len(samples) == 1
-        ax.stairs(share, edges, fill=True, color=colour, alpha=0.85 if alone else 0.35)
-        ax.stairs(share, edges, color=colour, label=_legend(name, samples[name]))
-        _mark_percentiles(ax, samples[name], colour, alone and not name)
+        _mark_percentiles(ax, samples[name], colour, not name)
     ax.set(xlabel="TPOT of a request (ms)", ylabel="requests (%)", title="Time per output token")
     ax.margins(y=0.12)
-    _finish_tpot(ax, every, _limit_ms(runs))
+    _finish_tpot(ax, every, limit)
     return ax
+
+
+def _draw_shares(ax: Axes, samples: Mapping[str, Floats], edges: Floats) -> None:
+    for name, colour in colours(samples).items():
+        share = 100 * np.histogram(samples[name], edges)[0] / max(len(samples[name]), 1)
+        ax.stairs(share, edges, fill=True, color=colour, alpha=0.85 if len(samples) == 1 else 0.35)
+        ax.stairs(share, edges, color=colour, label=_legend(name, samples[name]))
 
 
 def tpot_cdf(runs: Runs, ax: Axes | None = None, *, tail: bool = False) -> Axes:
     """Draw the share of requests at or below every TPOT, a band over seeds; `tail` draws those above, on a log axis."""
     ax = _axes(ax)
-    named = _named(runs)
-    for name, colour in colours(named).items():
-        each = [values for values in map(_sorted_tpot_ms, named[name]) if len(values)]
-        pooled = np.sort(np.concatenate([np.zeros(0), *each]))
-        ax.step(pooled, _shares(pooled, tail), where="post", color=colour, label=_legend(name, pooled))
-        _mark_percentiles(ax, pooled, colour, not name)
-        if len(each) > 1:
-            _seed_band(ax, each, colour, tail)
-    ax.set(xlabel="TPOT of a request (ms)", title="Time per output token")
-    if tail:
-        ax.set(yscale="log", ylabel="requests above (%)", ylim=(None, 130))
-    else:
-        ax.set(ylabel="requests at or below (%)", ylim=(0, 103))
-    _finish_tpot(ax, _tpot_ms([run for seeds in named.values() for run in seeds]), _limit_ms(runs), cut=not tail)
+    samples, limit = _tpot_ms(runs), _limit_ms(runs)
+    every = np.concatenate([values for seeds in samples.values() for values in seeds])
+    for axes in (ax, _inset(ax, every, limit)):
+        if axes is not None:
+            _draw_cumulative(axes, samples, tail)
+            axes.set(yscale="log" if tail else "linear", ylim=(None, 130) if tail else (0, 103))
+    for name, colour in colours(samples).items():
+        _mark_percentiles(ax, np.concatenate(samples[name]), colour, not name)
+    ylabel = "requests above (%)" if tail else "requests at or below (%)"
+    ax.set(xlabel="TPOT of a request (ms)", ylabel=ylabel, title="Time per output token")
+    _finish_tpot(ax, every, limit, cut=not tail)
     return ax
+
+
+def _draw_cumulative(ax: Axes, samples: Mapping[str, Sequence[Floats]], tail: bool) -> None:
+    for name, colour in colours(samples).items():
+        pooled = np.sort(np.concatenate(samples[name]))
+        ax.step(pooled, _shares(pooled, tail), where="post", color=colour, label=_legend(name, pooled))
+        filled = [values for values in samples[name] if len(values)]
+        if len(filled) > 1:
+            _seed_band(ax, filled, colour, tail)
 
 
 def throughput(run: One, ax: Axes | None = None, *, bins: int = 100) -> Axes:
@@ -342,13 +354,12 @@ def _several(each: One | Sequence[One]) -> Sequence[One]:
     return each if isinstance(each, Sequence) else [each]
 
 
-def _sorted_tpot_ms(run: Run) -> Floats:
-    spans = metrics.tpot(run.requests)[metrics.completed(run.requests)] * 1e3
-    return np.sort(spans[~np.isnan(spans)])
-
-
-def _tpot_ms(seeds: Sequence[Run]) -> Floats:
-    return np.concatenate([_sorted_tpot_ms(run) for run in seeds])
+def _tpot_ms(runs: Runs) -> dict[str, list[Floats]]:
+    """Return the sorted TPOTs of every seed of every deployment."""
+    return {
+        name: [np.sort(1e3 * metrics.latencies(run)["tpot"].values) for run in each]
+        for name, each in _named(runs).items()
+    }
 
 
 def _joined(seeds: Sequence[Run]) -> dict[str, Any]:
@@ -424,7 +435,7 @@ def _legend(name: str, values: Floats) -> str | None:
     if not len(values):
         return f"{name}: no request" if name else "no request"
     middle, high = np.percentile(values, (50, 99)).tolist()
-    return f"{name}: p50 {middle:.1f}, p99 {high:.1f} ms" if name else None
+    return f"{name}: p50 {middle:.4g}, p99 {high:.4g} ms" if name else None
 
 
 def _mark_percentiles(ax: Axes, values: Floats, colour: str, alone: bool) -> None:
@@ -433,7 +444,7 @@ def _mark_percentiles(ax: Axes, values: Floats, colour: str, alone: bool) -> Non
     for name, style, value in zip(("p50", "p99"), (":", "--"), found, strict=False):
         ax.axvline(value, color="black" if alone else colour, linestyle=style, linewidth=1.2)
         if alone:
-            _mark_label(ax, f"{name} {value:.1f} ms", style)
+            _mark_label(ax, f"{name} {value:.4g} ms", style)
 
 
 def _mark_label(ax: Axes, label: str, style: str) -> None:
@@ -453,6 +464,26 @@ def _finish_tpot(ax: Axes, values: Floats, limit: float | None, *, cut: bool = T
         ax.set_xlim(right=max(reach, 1.02 * (limit or 0.0)))
         ax.set_xlabel(f"{ax.get_xlabel()}; {beyond:,} beyond, up to {values.max():,.1f} ms")
     _legend_below(ax)
+
+
+def _inset(ax: Axes, values: Floats, limit: float | None) -> Axes | None:
+    """Return axes for a closer look where the limit is so far off that the values would be a sliver."""
+    if limit is None or not len(values):
+        return None
+    low, high = float(values.min()), _reach(values)
+    if high - low > 0.12 * (max(high, limit) - min(low, limit)):
+        return None
+    inset = ax.inset_axes((0.32 if limit > high else 0.14, 0.27, 0.5, 0.58))
+    inset.set_title("the same, closer", fontsize=9)
+    inset.tick_params(labelsize=8)
+    inset.locator_params(axis="x", nbins=5)
+    return inset
+
+
+def _coarser(edges: Floats, limit: float) -> Floats:
+    """Return bins that are wide enough to be seen beside the limit."""
+    width = max(abs(limit - edges[0]), abs(limit - edges[-1])) / 60
+    return np.asarray(edges[0] + width * np.arange(math.ceil((edges[-1] - edges[0]) / width * (1 + 1e-9)) + 1))
 
 
 def _reach(values: Floats) -> float:

@@ -123,6 +123,16 @@ def test_a_few_stragglers_do_not_flatten_the_histogram():
     assert ax.get_xlabel().startswith("TPOT of a request (ms); 1 beyond, up to 1")
 
 
+def test_a_limit_far_away_leaves_the_distribution_readable():
+    ax = plot.tpot_histogram(simulated(mean=0.005))
+    (inset,) = ax.child_axes
+    left, right = inset.get_xlim()
+
+    assert ax.get_xlim()[1] > 50
+    assert 4 < left < right < 6
+    assert not plot.tpot_histogram(simulated()).child_axes
+
+
 def test_causes_fill_their_bars():
     ax = plot.causes(simulated())
     ends = [bar.get_x() + bar.get_width() for bar in ax.containers[-1]]
