@@ -7,6 +7,7 @@ Only click is imported here; every command imports what it needs, so that ``afds
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 import warnings
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from afdsim import __version__
-from afdsim.errors import AfdsimError, ScenarioError, SimulationError
+from afdsim.errors import AfdsimError, CapacityError, ScenarioError, SimulationError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,7 +73,11 @@ def _tolerate_narrow_encodings() -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     if issubclass(category, UserWarning):
-        click.echo(f"{click.style('warning', fg='yellow')}: {message}", err=True)
+        _warn(str(message))
+
+
+def _warn(text: str) -> None:
+    click.echo(f"{click.style('warning', fg='yellow')}: {text}", err=True)
 
 
 def _complain(text: str) -> None:
@@ -134,7 +139,10 @@ def run(  # noqa: PLR0917 - click passes one argument per option
 def _load(scenario: str, overrides: tuple[str, ...]) -> Scenario:
     from afdsim.scenario import load
 
-    return load(scenario, overrides=overrides)
+    loaded = load(scenario, overrides=overrides)
+    for note in loaded.notes:
+        _warn(note)
+    return loaded
 
 
 def _simulate_seeds(scenario: Scenario, *, folder: Path | None, force: bool, quiet: bool) -> list[Result]:
@@ -170,7 +178,11 @@ def _save(results: list[Result], folder: Path | None, *, force: bool, wall: floa
 
     try:
         if len(results) == 1:
-            results[0].save(folder, force=force, log=(f"wall time: {wall:.2f} s", f"command: {' '.join(sys.argv)}"))
+            results[0].save(
+                folder,
+                force=force,
+                log=(f"wall time: {wall:.2f} s", f"command: {shlex.join(['afdsim', *sys.argv[1:]])}"),
+            )
         if len(results[0].scenario.run.seeds) > 1:
             save_seeds(results, folder)
     except OSError as error:
@@ -224,12 +236,27 @@ def _bar() -> Iterator[Progress]:
 @_SET
 def check(scenario: str, overrides: tuple[str, ...]) -> None:
     """Say whether SCENARIO is sound; simulate nothing."""
-    from afdsim.report import deployment_line, model_line
+    from afdsim.compiler import deployment
+    from afdsim.report import deployment_line, memory_lines, model_line
+    from afdsim.simulation import placed
 
     loaded = _load(scenario, overrides)
+    afd = deployment(loaded)
+    try:
+        afd.check_memory()
+    except CapacityError as error:
+        raise placed(error, loaded) from None
     click.echo(f"{scenario}: fine  ({loaded.name}, sha256:{loaded.key[:8]})")
-    click.echo(model_line(loaded))
-    click.echo(deployment_line(loaded))
+    for line in (model_line(loaded), deployment_line(loaded), *memory_lines(afd, _whole_length(loaded))):
+        click.echo(line)
+
+
+def _whole_length(scenario: Scenario) -> int | None:
+    """Return the tokens that every request ends with, where all are alike."""
+    lengths = (scenario.workload.input_len, scenario.workload.output_len)
+    values: list[int | None] = [getattr(length, "value", None) for length in lengths]
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
 
 
 @main.command()

@@ -14,6 +14,7 @@ from afdsim.units import show_count
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from afdsim.deployment import Afd
     from afdsim.result import Result
     from afdsim.scenario import Scenario
 
@@ -135,6 +136,15 @@ def model_line(scenario: Scenario) -> str:
     return f"Model {scenario.model} ({words})"
 
 
+def memory_lines(afd: Afd, context: int | None) -> list[str]:
+    """Return what fills the memory of a GPU of each role; `context` is the final length of all requests."""
+    line = f"Attention GPU  {afd.attention_weights / 1e9:.1f} GB of weights, {afd.kv_budget / 1e9:.1f} GB for KV cache"
+    if context is not None:
+        fits = f"{show_count(afd.sequences_that_fit(context))} sequences of {show_count(context)} tokens"
+        line += f":\n               {fits} (max_num_seqs {show_count(afd.max_num_seqs)})"
+    return [line, f"FFN GPU        {afd.ffn_weights / 1e9:.1f} GB of weights"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Page:
     """The blocks of the report; each is a list of lines, empty where there is nothing to say."""
@@ -197,7 +207,10 @@ class _Page:
         metric, samples = next(((name, each) for name in titles if (each := self._pooled(name)).count), ("", None))
         if samples is None:
             return []
-        return [self.ink.strong(titles[metric]), *_bars(samples, self._limit_ms(metric), self.ink)]
+        limit = self._limit_ms(metric)
+        bars = _bars(samples, limit, self.ink)
+        title = titles[metric] + _limit_outside(samples, limit)
+        return [self.ink.strong(title), *bars]
 
     def _limit_ms(self, metric: str) -> float | None:
         sla = self.own.get("sla", {})
@@ -242,8 +255,8 @@ class _Page:
         return [self._limit(f"{sla['percentile']} {metric.upper()}", limit) for metric, limit in limits.items()]
 
     def _limit(self, name: str, limit: Mapping[str, Any]) -> str:
-        value = f"{limit['value_ms']:,.1f} ms" if "value_ms" in limit else "no request has it"
-        within = "  (95% CI {:,.1f}..{:,.1f})".format(*limit["ci_ms"]) if "ci_ms" in limit else ""
+        value = f"{limit['value_ms']:,.4g} ms" if "value_ms" in limit else "no request has it"
+        within = "  (95% CI {:,.4g}..{:,.4g})".format(*limit["ci_ms"]) if "ci_ms" in limit else ""
         return f"SLA  {name} <= {limit['limit_ms']:,.6g} ms : {value}  {self._word(limit['verdict'])}{within}"
 
     def _word(self, word: str) -> str:
@@ -270,8 +283,14 @@ class _Page:
 
 def _cells(samples: metrics.Samples, scale: float) -> list[str]:
     """Statistics in the unit shown; n/a where a percentile has fewer than ten samples beyond it."""
-    found = metrics.describe(samples)
-    return [_NONE if _needs(name, samples.count) else f"{found[name] * scale:,.1f}" for name in _COLUMNS]
+    found = {name: value * scale for name, value in metrics.describe(samples).items()}
+    digits = _digits(found["mean"])
+    return [_NONE if _needs(name, samples.count) else f"{found[name]:,.{digits}f}" for name in _COLUMNS]
+
+
+def _digits(mean: float) -> int:
+    """Return the decimals that show four digits of values about `mean`, of small ones three."""
+    return 1 if mean == 0 else max(0, min(2, 3 - math.floor(math.log10(mean)))) if mean >= 1 else 3
 
 
 _NONE = "n/a"
@@ -305,6 +324,14 @@ def _bars(samples: metrics.Samples, limit: float | None, ink: Ink) -> list[str]:
     return lines
 
 
+def _limit_outside(samples: metrics.Samples, limit: float | None) -> str:
+    """Say where the limit lies when it is beyond every sample."""
+    low, high = float(samples.values.min()) * 1e3, float(samples.values.max()) * 1e3
+    if limit is None or low <= limit <= high:
+        return ""
+    return f", all {'below' if high < limit else 'above'} the SLA of {limit:,.6g}"
+
+
 def _bin_names(edges: Sequence[float]) -> list[str]:
     width = edges[1] - edges[0]
     digits = next(number for number in range(9) if math.isclose(round(width, number), width, rel_tol=1e-6))
@@ -315,7 +342,7 @@ def _bin_names(edges: Sequence[float]) -> list[str]:
 def _round_edges(samples: metrics.Samples) -> list[float]:
     """Return a dozen edges at round numbers of ms around all but the outermost percent of the samples."""
     low, high = (metrics.percentiles(samples, [0.5, 99.5]) * 1e3).tolist()
-    width = _round_up(max((high - low) / 12, abs(high) * 1e-3, 1e-3))
+    width = _round_up(max((high - low) / 12, abs(high) * 1e-5, 1e-4))
     first, last = math.floor(low / width), math.floor(high / width) + 1
     return [width * index for index in range(first, last + 1)]
 
@@ -350,7 +377,10 @@ def _bottleneck(pools: Mapping[str, Mapping[str, Any]]) -> list[str]:
     most, next_one = (float(pools[name].get("busy", 0.0)) for name in ranked[:2])
     if most - next_one < 0.03:
         return [f" bottleneck: none, the pools are balanced ({most:.0%} and {next_one:.0%} busy)"]
-    return [f" bottleneck: {ranked[0]} ({most:.0%} busy; {ranked[1]} {next_one:.0%})"]
+    waits = max(("wait_peer", "network", "imbalance", "no_work"), key=lambda cause: float(pools[ranked[0]][cause]))
+    share = float(pools[ranked[0]][waits])
+    lost = f", {share:.0%} lost to {waits.replace('_', ' ')}" if share >= 0.05 else ""
+    return [f" bottleneck: {ranked[0]} ({most:.0%} busy{lost}; {ranked[1]} {next_one:.0%} busy)"]
 
 
 def _hanging(label: str, text: str) -> list[str]:

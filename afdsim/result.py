@@ -13,8 +13,10 @@ import platform
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -50,7 +52,7 @@ class Manifest:
     engine_reason: str = ""
     """Why `auto` chose this engine; empty where the scenario named it."""
     coefficients: str = ""
-    """Version of the fitted coefficients, or the cost model that was given instead."""
+    """Digest of the fitted coefficients, or the name of the cost model that was given instead."""
     packages: Mapping[str, str]
 
 
@@ -66,9 +68,15 @@ def manifest(
         engine_requested=scenario.run.engine,
         engine=engine,
         engine_reason=engine_reason,
-        coefficients=coefficients,
+        coefficients=coefficients or _coefficients(),
         packages={name: _version(name) for name in _PACKAGES},
     )
+
+
+@cache
+def _coefficients() -> str:
+    held = files("afdsim").joinpath("data", "coefficients.csv").read_bytes()
+    return f"sha256:{sha256(held).hexdigest()[:12]}"
 
 
 def _version(package: str) -> str:
