@@ -57,10 +57,18 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             _complain("interrupted; nothing was saved")
             ctx.exit(INTERRUPTED)
-        except BrokenPipeError:
-            # the reader has gone (| head): what is still buffered goes nowhere, silently
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(BROKEN_PIPE)
+        except OSError as error:
+            ctx.exit(_output_lost(error))
+
+
+def _output_lost(error: OSError) -> int:
+    """Say that the output cannot be written, but not to a reader that has gone (| head); return the exit code."""
+    silent = isinstance(error, BrokenPipeError)
+    if not silent:
+        _complain(f"{error.filename or 'output'}: {error.strerror or error}")
+    # what is still buffered goes nowhere, or the interpreter would complain once more
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE if silent else FAILED
 
 
 def _tolerate_narrow_encodings() -> None:

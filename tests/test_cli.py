@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import synthetic
@@ -201,6 +202,14 @@ def test_a_reader_that_leaves_early_is_no_error():
 
     assert done.stderr == ""
     assert done.stdout.splitlines()[0] == "{"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_an_output_that_cannot_be_written_is_said_in_one_line():
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run([*AFDSIM, "schema"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (1, "output: No space left on device\n")
 
 
 def test_an_ascii_terminal_gets_ascii():
