@@ -246,7 +246,7 @@ class _Page:
             lines.append(f"     goodput {sla['goodput']:,.1f} req/s, {share} inside every limit")
         if (load := self.own.get("saturation")) is not None:
             words = f"offered {load['offered']:.4g} req/s, served {load['served']:.4g}"
-            grows = f"; queue grows {load['queue_growth']:.3g} req/s" if load["queue_growth"] > 0 else ""
+            grows = f"; queue grows {load['queue_growth']:.3g} req/s" if load["level"] != "STABLE" else ""
             lines.append(f"Load {self._word(load['level'])}: {words}{grows}")
         return lines
 
@@ -256,7 +256,11 @@ class _Page:
 
     def _limit(self, name: str, limit: Mapping[str, Any]) -> str:
         value = f"{limit['value_ms']:,.4g} ms" if "value_ms" in limit else "no request has it"
-        within = "  (95% CI {:,.4g}..{:,.4g})".format(*limit["ci_ms"]) if "ci_ms" in limit else ""
+        within = (
+            "  (95% CI {:,.4g}..{:,.4g})".format(*limit["ci_ms"])
+            if "ci_ms" in limit
+            else "  (too few requests for a CI)"
+        )
         return f"SLA  {name} <= {limit['limit_ms']:,.6g} ms : {value}  {self._word(limit['verdict'])}{within}"
 
     def _word(self, word: str) -> str:
