@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import synthetic
 from click.testing import CliRunner
 
 from afdsim import __version__, simulation
 from afdsim.cli import main
 from afdsim.errors import SimulationError
+from tests import synthetic
 
 AFDSIM = [sys.executable, "-c", "from afdsim.cli import main; main(prog_name='afdsim')"]
 LOADED = (

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
 
 from afdsim import metrics
 from afdsim.report import WIDTH, Ink, deployment_line, sparkline, terminal
 from afdsim.result import pooled
+from tests import synthetic
 
 
 def test_the_report_has_every_block_in_order(small):

@@ -6,11 +6,11 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-import synthetic
 
 from afdsim import metrics
 from afdsim.errors import ScenarioError
 from afdsim.result import Result, check_folder, pooled, save_seeds, to_json
+from tests import synthetic
 
 
 @pytest.fixture
