@@ -25,6 +25,8 @@ from afdsim.program import Program
 from afdsim.record import Boundaries, Ledger, Record, Requests
 
 Layers = Literal["processes", "kernel-python", "kernel-numba"]
+Observer = Callable[[int, Trace], None]
+"""Called with every completed step and the start and finish of its operations."""
 
 
 class Moment(simpy.Event):
@@ -40,7 +42,13 @@ class Run:
     """One simulation of a program under a demand."""
 
     def __init__(
-        self, program: Program, demand: Demand, *, layers: Layers, progress: Callable[[float], None] | None = None
+        self,
+        program: Program,
+        demand: Demand,
+        *,
+        layers: Layers,
+        progress: Callable[[float], None] | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self.program, self.demand, self.env = program, demand, simpy.Environment()
         self.batching = Batching(program, Requests())
@@ -63,12 +71,15 @@ class Run:
         self._traces: dict[int, Trace] = {}
         self._opened: dict[int, int] = {}
         self._idle = [False] * units
+        self._skipped = -1
+        """Latest step whose layers did not run, because nothing was active."""
         self._ends: float | None = None
         self._stop = self.env.event()
         self._next_step = self.env.event()
         self._kernel = None if layers == "processes" else Kernel(program, compiled=layers == "kernel-numba")
         self._pipeline: Pipeline | None = None
         self._progress = progress
+        self._observer = observer
 
     def execute(self) -> Record:
         """Run until everything that counts has ended, or the horizon."""
@@ -195,8 +206,8 @@ class Run:
 
     def _park(self, step: int) -> None:
         """Nothing is active: skip this step's layers and start again when there is work."""
-        trace = self._traces.pop(step)
-        self._carried.pop(step, None)
+        trace = self._traces[step]
+        self._skipped = step
         now = max(trace.boundary)
         start = now if self.batching.queued else max(now, self.admission.next_arrival)
         if self._pipeline is not None:
@@ -222,16 +233,21 @@ class Run:
 
     def _book(self, step: int) -> None:
         """Close the books of a step that all units and instances have completed."""
-        trace = self._traces.pop(step, None)
-        if trace is None:
+        trace, carried = self._traces.pop(step, None), self._carried.pop(step, {})
+        if trace is None or step == self._skipped:
             return
         self._completed.append(step)
-        for port, (messages, nbytes) in self._carried.pop(step, {}).items():
+        if self._observer is not None:
+            self._observer(step, trace)
+        for port, (messages, nbytes) in carried.items():
             row = self._traffic.setdefault(port, [0, 0.0])
             row[0] += messages
             row[1] += nbytes
         rows = self._blank_rows()
-        book(self._shape, self.program.timing.drain, trace, self._cursor, self._idle, rows)
+        if self._kernel is None:
+            book(self._shape, self.program.timing.drain, trace, self._cursor, self._idle, rows)
+        else:
+            self._kernel.book(trace, self._cursor, self._idle, rows)
         self._enter(rows)
         if self._progress is not None:
             self._progress(self.admission.progress)

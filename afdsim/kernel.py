@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from afdsim.causes import Shape, Trace
+from afdsim.causes import Cursor, Shape, Trace, book
 from afdsim.program import Array, Program
 
 Values = Any
@@ -82,21 +82,9 @@ def advance_ports(
     layers, micro_batches, units, ffns, rails = shape
     send, half, _, poll = delays
     start, member = peers
-    (
-        free,
-        unit_egress,
-        unit_ingress,
-        ffn_ingress,
-        ffn_egress,
-        gather,
-        compute,
-        scatter,
-        _,
-        _,
-        ready,
-        served,
-        returned,
-    ) = state
+    free, unit_egress, unit_ingress, ffn_ingress, ffn_egress, gather, compute, scatter, _, _, ready, served, returned = (
+        state
+    )
     t_attention, t_ffn, t_gather, t_scatter, t_out, t_out_in, t_back, t_back_in = work
     begin_a, end_a, begin_f, end_f, _, _ = trace
     header, tail = scratch
@@ -114,43 +102,49 @@ def advance_ports(
                     t = t + t_attention[i]
                     end_a[i] = t
                     free[u] = t
-                posted = end_a[i] + send
-                e = unit_egress[u]
+                e = end_a[i] + send
+                if unit_egress[u] > e:
+                    e = unit_egress[u]
+                h = e + half
+                k = u * ffns
                 for f in range(ffns):
-                    k = u * ffns + f
-                    if posted > e:
-                        e = posted
-                    header[k] = e + half
+                    i = f * units + u
+                    header[i] = h
                     e = e + t_out[pairs + k]
-                    tail[k] = e + half
+                    h = e + half
+                    tail[i] = h
+                    k += 1
                 unit_egress[u] = e
             for f in range(ffns):
                 got = 0.0
                 for r in range(rails):
-                    q = ffn_ingress[f * rails + r]
-                    low, high = start[r], start[r + 1]
-                    for x in range(low, high):
-                        u = served[f * units + x]
-                        h = header[u * ffns + f]
+                    low, high = f * units + start[r], f * units + start[r + 1]
+                    for x in range(low + 1, high):
+                        u = served[x]
+                        h = header[f * units + u]
                         y = x - 1
                         while y >= low:
-                            v = served[f * units + y]
-                            other = header[v * ffns + f]
+                            v = served[y]
+                            other = header[f * units + v]
                             if other < h or (other == h and v < u):
                                 break
-                            served[f * units + y + 1] = v
+                            served[y + 1] = v
                             y -= 1
-                        served[f * units + y + 1] = u
+                        served[y + 1] = u
+                    q = ffn_ingress[f * rails + r]
                     for x in range(low, high):
-                        k = served[f * units + x] * ffns + f
-                        if header[k] > q:
-                            q = header[k]
-                        q = q + t_out_in[pairs + k]
-                        if tail[k] > q:
-                            q = tail[k]
+                        u = served[x]
+                        i = f * units + u
+                        h = header[i]
+                        if h > q:
+                            q = h
+                        q = q + t_out_in[pairs + u * ffns + f]
+                        if tail[i] > q:
+                            q = tail[i]
                     ffn_ingress[f * rails + r] = q
-                    if q + half > got:
-                        got = q + half
+                    q = q + half
+                    if q > got:
+                        got = q
                 t = got + poll
                 if gather[f] > t:
                     t = gather[f]
@@ -158,48 +152,53 @@ def advance_ports(
                 gather[f] = t
                 if compute[f] > t:
                     t = compute[f]
-                begin_f[g * ffns + f] = t
-                t = t + t_ffn[g * ffns + f]
-                end_f[g * ffns + f] = t
+                i = g * ffns + f
+                begin_f[i] = t
+                t = t + t_ffn[i]
+                end_f[i] = t
                 compute[f] = t
                 if scatter[f] > t:
                     t = scatter[f]
-                t = t + t_scatter[j]
-                scatter[f] = t
+                scatter[f] = t + t_scatter[j]
             # the messages of the units are delivered: their headers and tails may be overwritten
             for f in range(ffns):
                 posted = scatter[f] + send
                 for r in range(rails):
                     e = ffn_egress[f * rails + r]
+                    if posted > e:
+                        e = posted
+                    h = e + half
                     for x in range(start[r], start[r + 1]):
-                        k = f * units + member[x]
-                        if posted > e:
-                            e = posted
-                        header[k] = e + half
-                        e = e + t_back[pairs + k]
-                        tail[k] = e + half
+                        u = member[x]
+                        i = u * ffns + f
+                        header[i] = h
+                        e = e + t_back[pairs + f * units + u]
+                        h = e + half
+                        tail[i] = h
                     ffn_egress[f * rails + r] = e
             for u in range(units):
-                q = unit_ingress[u]
-                for x in range(ffns):
-                    f = returned[u * ffns + x]
-                    h = header[f * units + u]
+                low = u * ffns
+                for x in range(low + 1, low + ffns):
+                    f = returned[x]
+                    h = header[low + f]
                     y = x - 1
-                    while y >= 0:
-                        v = returned[u * ffns + y]
-                        other = header[v * units + u]
+                    while y >= low:
+                        v = returned[y]
+                        other = header[low + v]
                         if other < h or (other == h and v < f):
                             break
-                        returned[u * ffns + y + 1] = v
+                        returned[y + 1] = v
                         y -= 1
-                    returned[u * ffns + y + 1] = f
-                for x in range(ffns):
-                    k = returned[u * ffns + x] * units + u
-                    if header[k] > q:
-                        q = header[k]
-                    q = q + t_back_in[pairs + k]
-                    if tail[k] > q:
-                        q = tail[k]
+                    returned[y + 1] = f
+                q = unit_ingress[u]
+                for x in range(low, low + ffns):
+                    f = returned[x]
+                    h = header[low + f]
+                    if h > q:
+                        q = h
+                    q = q + t_back_in[pairs + f * units + u]
+                    if tail[low + f] > q:
+                        q = tail[low + f]
                 unit_ingress[u] = q
                 ready[j * units + u] = q + half + poll
 
@@ -296,6 +295,7 @@ class Kernel:
         self._compiled = compiled
         advance = advance_dedicated if program.timing.dedicated else advance_ports
         self._run = _compile(advance) if compiled else advance
+        self._close = _compile(book) if compiled else book
         self._shape = Shape(program.layers, program.micro_batches, program.units, program.ffns, program.fabric.rails)
         timing = program.timing
         self._delays = Delays(timing.send, timing.half, timing.latency, timing.poll)
@@ -318,6 +318,15 @@ class Kernel:
         self._run(self._shape, self._delays, self._peers, self._state, work, desk.trace(step), self._scratch)
         self.free[:] = self._unpack(self._state.attention)
         self.ready[:] = self._unpack(self._state.ready)
+
+    def book(self, trace: Trace, cursor: Cursor, idle: list[bool], rows: tuple[list[float], list[float]]) -> None:
+        """`causes.book`, compiled where the kernel is."""
+        packed = Cursor(*(self._pack(values) for values in cursor))
+        filled = (self._pack(rows[0]), self._pack(rows[1]))
+        self._close(self._shape, self.program.timing.drain, trace, packed, self._pack(idle), filled)
+        if self._compiled:
+            for values, moved in zip((*cursor, *rows), (*packed, *filled), strict=True):
+                values[:] = moved.tolist()
 
     def blank_trace(self) -> Trace:
         """An empty record of a step."""

@@ -1,0 +1,134 @@
+"""Small deployments for the laws: a tiny model of any depth, stages of any length, and both engines side by side."""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from afdsim.admission import Demand
+from afdsim.causes import Trace
+from afdsim.compiler import compile_program
+from afdsim.cost import CostModel
+from afdsim.engine import Layers, Run
+from afdsim.hardware import Gpu
+from afdsim.llm import Array, Operator
+from afdsim.program import Program
+from afdsim.record import Record
+from afdsim.scenario import Scenario, load
+from afdsim.simulation import demanded
+from afdsim.topology import Network
+
+
+@cache
+def tiny_model(layers: int, dense: int = 0) -> str:
+    """Path of a Hugging Face config: hidden 256, eight experts, `layers` layers of which the first `dense` are dense."""
+    config = {
+        "model_type": "step3_text",
+        "num_hidden_layers": layers,
+        "hidden_size": 256,
+        "vocab_size": 1024,
+        "num_attention_heads": 4,
+        "num_attention_groups": 1,
+        "head_dim": 64,
+        "share_q_dim": 128,
+        "moe_num_experts": 8,
+        "moe_top_k": 2,
+        "moe_intermediate_size": 512,
+        "share_expert_dim": 512,
+        "intermediate_size": 2048,
+        "moe_layers_enum": list(range(dense, layers)),
+    }
+    path = Path(tempfile.mkdtemp(prefix="afdsim-test-")) / f"tiny-{layers}-{dense}.json"
+    path.write_text(json.dumps(config))
+    return str(path)
+
+
+def tiny(layers: int = 4, attention: int = 1, ffn: int = 1, **changes: object) -> Scenario:
+    """A closed loop of one sequence per micro-batch on instances of one GPU; `changes` are dotted paths with __."""
+    data = {
+        "model": tiny_model(layers),
+        "deployment": {
+            "type": "afd",
+            "attention": {"gpu": "H800", "instances": attention, "gpus_per_instance": 1},
+            "ffn": {"gpu": "H800", "instances": ffn, "gpus_per_instance": 1},
+            "num_microbatches": 3,
+            "max_num_seqs": 3,
+        },
+        "network": {"type": "dedicated", "link": {"latency": "0s"}, "post": "0s", "poll": "0s", "synchronise": "0s"},
+        "variation": {"link": 0},
+        "workload": {
+            "arrival": {"process": "closed_loop"},
+            "input_len": {"distribution": "constant", "value": 100},
+            "output_len": {"distribution": "constant", "value": 12},
+            "num_requests": 24,
+        },
+    }
+    scenario = load(data)
+    for path, value in changes.items():
+        scenario = scenario.vary(path.replace("__", "."), value)
+    return scenario
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """A cost model of constants: seconds of an attention stage, an FFN stage and a step boundary."""
+
+    attention: float = 0.0
+    ffn: float = 0.0
+    head: float = 0.0
+
+    def seconds(self, operator: Operator, gpu: Gpu) -> Array:
+        del gpu
+        if operator.kernel.startswith("core"):
+            return self.attention
+        if operator.kernel == "grouped_gemm" or operator.name == "ffn up":
+            return self.ffn
+        return self.head if operator.name == "lm head" else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wires:
+    """A network of constants: FP8 rows go out, BF16 rows come back, which are longer."""
+
+    out: float = 0.0
+    back: float = 0.0
+
+    def seconds(self, nbytes: np.ndarray, bandwidth: float) -> np.ndarray:
+        del bandwidth
+        per_row = nbytes[1]
+        return np.where(nbytes > 0, self.back if per_row >= 512 else self.out, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A run with the start and finish of every operation."""
+
+    program: Program
+    record: Record
+    traces: dict[int, Trace]
+
+    @property
+    def step_times(self) -> np.ndarray:
+        """Times between consecutive boundaries of micro-batch 0 on unit 0."""
+        rows = self.record.boundaries
+        lane = (np.array(rows.unit) == 0) & (np.array(rows.micro_batch) == 0)
+        return np.diff(np.array(rows.time)[lane])
+
+
+def run(
+    scenario: Scenario,
+    layers: Layers = "kernel-python",
+    *,
+    cost: CostModel | None = None,
+    network: Network | None = None,
+    seed: int = 0,
+) -> Outcome:
+    """One run with everything that it did."""
+    program = compile_program(scenario, seed=seed, cost=cost, network=network)
+    demand: Demand = demanded(scenario, program, seed)
+    traces: dict[int, Trace] = {}
+    record = Run(program, demand, layers=layers, observer=traces.__setitem__).execute()
+    return Outcome(program=program, record=record, traces=traces)

@@ -1,0 +1,93 @@
+"""Requests, tokens, bytes and GPU time are conserved, and a step at 2A2F stays within its event budget."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from afdsim import outcome as columns
+from afdsim.scenario import load
+from tests.cases import run, tiny
+from tests.laws.test_equivalence import deployments
+
+
+@given(deployments())
+def test_every_request_ends_as_finished_refused_running_or_waiting(scenario):
+    requests = run(scenario).record.requests
+    status = np.array(requests.status())
+    counted = np.array(requests.counted)
+
+    assert set(status) <= {"finished", "refused", "running", "waiting"}
+    assert counted.sum() == scenario.workload.num_requests
+    assert set(status[counted]) <= {"finished", "refused"}
+
+
+@given(deployments())
+def test_tokens_out_are_the_steps_that_requests_took_part_in(scenario):
+    outcome = run(scenario)
+    record = outcome.record
+    taken = columns.steps_taken(record.requests, record.steps_run)
+
+    # the boundaries of the step in which the run ended have emitted the tokens of some units only
+    last = record.steps_run[-1] if len(record.steps_run) else -1
+    emitted = [b for b, step in zip(record.boundaries.batch, record.boundaries.step, strict=True) if step <= last]
+    before = columns.steps_taken(record.requests, record.steps_run[record.steps_run < last])
+
+    assert before.sum() <= sum(emitted) <= taken.sum()
+    finished = np.array(record.requests.status()) == "finished"
+    steps = [record.requests.steps(index) for index in np.flatnonzero(finished)]
+    assert taken[finished].tolist() == steps
+
+
+@given(deployments())
+def test_times_of_a_request_are_ordered(scenario):
+    requests = run(scenario).record.requests
+    for row in zip(requests.arrival, requests.admitted, requests.first_token, requests.finish, strict=True):
+        reached = [time for time in row if time == time]
+
+        assert reached == sorted(reached)
+
+
+@given(deployments())
+def test_every_gpu_second_is_booked_once(scenario):
+    outcome = run(scenario)
+    start, end = outcome.record.window
+    gpus = columns.gpus(outcome.record, outcome.program)
+    causes = np.array([gpus[cause] for cause in ("busy", "wait_peer", "network", "imbalance", "no_work", "down")])
+
+    assert causes.min() >= -1e-12
+    assert causes.sum(axis=0) == pytest.approx(np.full(causes.shape[1], end - start), rel=1e-9, abs=1e-12)
+
+
+@given(deployments())
+def test_bytes_sent_are_bytes_received_and_equal_rows_times_bytes_per_row(scenario):
+    scenario = scenario.vary("network.type", "ports")
+    outcome = run(scenario, "processes")
+    links = columns.links(outcome.record, outcome.program)
+    expected = {}
+    for pool, direction in (("attention", "egress"), ("attention", "ingress"), ("ffn", "egress"), ("ffn", "ingress")):
+        rows = (links["pool"] == pool) & (links["direction"] == direction)
+        expected[pool, direction] = links["bytes"][rows].sum()
+    counted = dict.fromkeys(expected, 0.0)
+    for (pool, _, _, direction), (_, nbytes) in outcome.record.traffic.items():
+        counted[pool, direction] += nbytes
+
+    assert expected["attention", "egress"] == pytest.approx(expected["ffn", "ingress"])
+    assert expected["ffn", "egress"] == pytest.approx(expected["attention", "ingress"])
+    assert counted == pytest.approx(expected)
+
+
+def test_messages_per_step_are_two_per_pair_turn_and_rail():
+    outcome = run(tiny(5, attention=2, ffn=4, network__type="ports"), "processes")
+    turns = 5 * 3 * outcome.record.steps
+    sent = sum(messages for (_, _, _, way), (messages, _) in outcome.record.traffic.items() if way == "egress")
+
+    assert sent == 2 * turns * 2 * 4
+
+
+def test_event_budget_of_a_step_at_2a2f():
+    scenario = load("step3_2a2f_4k")
+    scenario = scenario.vary("workload.num_requests", 1).vary("workload.output_len.value", 5)
+    processes, kernel = (run(scenario, layers).record for layers in ("processes", "kernel-python"))
+
+    assert 4_000 < processes.events / processes.steps < 6_000
+    assert kernel.events / kernel.steps < 10
