@@ -89,8 +89,14 @@ class Scenario(tree.Part):
 
     def vary(self, path: str, value: object) -> Scenario:
         """Return this scenario with the value at a dotted path replaced, and everything checked again."""
-        mark = Mark(key="", value="", folder="")
-        return _validated(_put(self._document, path, _plain(value), mark))
+        return self.varied({path: value})
+
+    def varied(self, changes: Mapping[str, object], *, folder: str = "") -> Scenario:
+        """Return this scenario with several values replaced at once; paths among them start from `folder`."""
+        document, mark = self._document, Mark(key="", value="", folder=folder)
+        for path, value in changes.items():
+            document = _put(document, path, _plain(value), mark)
+        return _validated(document)
 
     def given(self) -> dict[str, Any]:
         """Return what was written: ``extends`` and overrides applied, no defaults."""
