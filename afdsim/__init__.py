@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from afdsim.result import Result
     from afdsim.scenario import Scenario, load
     from afdsim.simulation import simulate
+    from afdsim.sweeps import sweep
 
 __version__ = "0.1.0"
 
@@ -33,9 +34,17 @@ __all__ = [
     "load",
     "plot",
     "simulate",
+    "sweep",
 ]
 
-_HOME = (("Result", "result"), ("Scenario", "scenario"), ("load", "scenario"), ("plot", ""), ("simulate", "simulation"))
+_HOME = (
+    ("Result", "result"),
+    ("Scenario", "scenario"),
+    ("load", "scenario"),
+    ("plot", ""),
+    ("simulate", "simulation"),
+    ("sweep", "sweeps"),
+)
 """Public name, module that defines it (none for a module itself)."""
 
 

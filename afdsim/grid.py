@@ -31,8 +31,8 @@ Zips = Mapping[str, Iterable[object]] | Iterable[Mapping[str, Iterable[object]]]
 class Point(NamedTuple):
     """One simulation of a sweep."""
 
-    values: tuple[object, ...]
-    """In the order of `Grid.paths`."""
+    chosen: tuple[object, ...]
+    """The value of every path, in the order of `Grid.paths`."""
     seed: int
 
 

@@ -159,7 +159,7 @@ class Result:
         for name, text in self._texts().items():
             write_text(folder / name, text)
         for name in FRAMES:
-            _write_frame(getattr(self, name), folder, name)
+            write_frame(getattr(self, name), folder, name)
         self._draw(folder / "figures")
         write_text(folder / "run.log", _log(self.manifest, log))
         # last, so that a folder with a manifest is a whole one
@@ -190,7 +190,7 @@ class Result:
         for name in FIGURES:
             axes = getattr(self.plot, name)()
             for suffix in ("svg", "png"):
-                _whole(folder / f"{name}.{suffix}", partial(plot.save, axes))
+                write_whole(folder / f"{name}.{suffix}", partial(plot.save, axes))
 
     @classmethod
     def load(cls, folder: str | Path) -> Result:
@@ -367,10 +367,10 @@ def to_json(tree: object) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file that is whole or not there."""
-    _whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))
 
 
-def _whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file that then takes the place of `path`."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
@@ -390,17 +390,17 @@ def _columns(frame: pd.DataFrame) -> dict[str, Any]:
     return {str(name): frame[name].to_numpy() for name in frame.columns}
 
 
-def _write_frame(frame: pd.DataFrame, folder: Path, name: str) -> None:
+def write_frame(frame: pd.DataFrame, folder: Path, name: str) -> None:
     """Write Parquet, or CSV without pyarrow; never both."""
     parquet, csv = folder / f"{name}.parquet", folder / f"{name}.csv.gz"
     try:
         import pyarrow as pa  # noqa: F401 - pandas writes with it
     except ImportError:
         warnings.warn(f"{csv.name} is written as CSV: pyarrow is missing; pip install 'afdsim[parquet]'", stacklevel=3)
-        _whole(csv, lambda path: path.write_bytes(_csv(frame)))
+        write_whole(csv, lambda path: path.write_bytes(_csv(frame)))
         parquet.unlink(missing_ok=True)
         return
-    _whole(parquet, lambda path: frame.to_parquet(path, engine="pyarrow", compression="zstd", index=False))
+    write_whole(parquet, lambda path: frame.to_parquet(path, engine="pyarrow", compression="zstd", index=False))
     csv.unlink(missing_ok=True)
 
 
