@@ -83,16 +83,25 @@ class Grid:
     def points(self) -> Iterator[Point]:
         """Yield every point in order; nothing of them is kept."""
         for index in range(self.combinations):
-            values = self._values(index)
+            chosen = self.chosen(index)
             for seed in self.seeds:
-                yield Point(values, seed)
+                yield Point(chosen, seed)
 
-    def scenario(self, values: tuple[object, ...]) -> Scenario:
+    def scenario(self, chosen: tuple[object, ...]) -> Scenario:
         """Return the scenario of a point, the same for all of its seeds."""
-        changes = {"run.seeds": [0], **dict(zip(self.paths, values, strict=True))}
+        changes = {"run.seeds": [0], **dict(zip(self.paths, chosen, strict=True))}
         return self.base.varied(changes, folder=self.folder)
 
-    def _values(self, index: int) -> tuple[object, ...]:
+    def described(self) -> dict[str, Any]:
+        """Return the content of a sweep file with the same points, its base written out."""
+        alone = {axis.paths[0]: [row[0] for row in axis.rows] for axis in self.axes if len(axis.paths) == 1}
+        columns = [dict(zip(axis.paths, map(list, zip(*axis.rows, strict=True)), strict=True)) for axis in self.axes]
+        together = [group for group in columns if len(group) > 1]
+        whole = {"version": 1, "name": self.name, "base": self.base.given(), "axes": alone}
+        return whole | ({"zip": together} if together else {}) | {"seeds": list(self.seeds)}
+
+    def chosen(self, index: int) -> tuple[object, ...]:
+        """Return the value of every path at one combination."""
         rows: list[tuple[object, ...]] = []
         for axis in reversed(self.axes):
             index, place = divmod(index, len(axis.rows))
@@ -115,7 +124,7 @@ class Grid:
         for count in range(0, inner * outer, stride):
             before, after = divmod(count, inner)
             index = (before * len(self.axes[place].rows) + row) * inner + after
-            yield dict(zip(self.paths, self._values(index), strict=True))
+            yield dict(zip(self.paths, self.chosen(index), strict=True))
 
     def _own_faults(self, axis: Axis, changes: dict[str, object]) -> list[str]:
         """Return what is wrong at the paths of an axis itself; the rest is the business of the points."""
@@ -155,7 +164,7 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> Grid:
     if faults:
         raise ScenarioError("\n".join(faults))
     data = document.data
-    base = load(_base(document), overrides)
+    base = load(data["base"] if isinstance(data["base"], dict) else _base(document), overrides)
     axes = [_axis_in_file(document, {key: ("axes", key)}) for key in data.get("axes", {})]
     groups = [
         _axis_in_file(document, {key: ("zip", index, key) for key in group})
@@ -271,8 +280,8 @@ def _shape_faults(document: Document) -> Iterator[str]:
             yield f"{document.where((key,), key=True)}: {key}: unknown key{suggestion(key, KEYS) or known}"
     if data.get("version", 1) != 1:
         yield f"{document.where(('version',))}: version: must be 1 {got(data['version'])}"
-    if not isinstance(data.get("base"), str):
-        yield f"{document.where(('base',))}: base: must be a scenario, a file or a shipped name {got(data.get('base'))}"
+    if not isinstance(data.get("base"), str | dict):
+        yield f"{document.where(('base',))}: base: must be a scenario: a file or a shipped name {got(data.get('base'))}"
     if not isinstance(data.get("name", ""), str):
         yield f"{document.where(('name',))}: name: must be a text {got(data['name'])}"
     if not isinstance(data.get("axes", {}), dict):
