@@ -35,7 +35,7 @@ class Moment(simpy.Event):
     def __init__(self, env: simpy.Environment, delay: float, order: int) -> None:
         super().__init__(env)
         self._ok, self._value = True, None
-        env.schedule(self, order, delay)
+        env.schedule(self, order, delay)  # type: ignore[arg-type]  # any integer orders; URGENT is 0, NORMAL is 1
 
 
 class Run:

@@ -82,9 +82,9 @@ def advance_ports(
     layers, micro_batches, units, ffns, rails = shape
     send, half, _, poll = delays
     start, member = peers
-    free, unit_egress, unit_ingress, ffn_ingress, ffn_egress, gather, compute, scatter, _, _, ready, served, returned = (
-        state
-    )
+    free, unit_egress, unit_ingress, ready = state.attention, state.unit_egress, state.unit_ingress, state.ready
+    ffn_ingress, ffn_egress, served, returned = state.ffn_ingress, state.ffn_egress, state.served, state.returned
+    gather, compute, scatter = state.gather, state.compute, state.scatter
     t_attention, t_ffn, t_gather, t_scatter, t_out, t_out_in, t_back, t_back_in = work
     begin_a, end_a, begin_f, end_f, _, _ = trace
     header, tail = scratch
@@ -333,7 +333,7 @@ class Kernel:
         return Trace(*(self._pack([0.0] * size) for size in self.program.trace_sizes))
 
     def _tables(self) -> tuple[Peers, State, Scratch]:
-        layers, m, units, ffns, rails = self._shape
+        _, m, units, ffns, rails = self._shape
         members = [unit for peers in self.program.fabric.peers for unit in peers]
         starts = np.cumsum([0, *map(len, self.program.fabric.peers)]).tolist()
         free = [
@@ -349,11 +349,8 @@ class Kernel:
             units * ffns,
             m * units,
         ]
-        state = State(
-            *(self._pack([0.0] * size) for size in free),
-            served=self._pack(members * ffns),
-            returned=self._pack(list(range(ffns)) * units),
-        )
+        orders = (members * ffns, list(range(ffns)) * units)
+        state = State._make([*(self._pack([0.0] * size) for size in free), *map(self._pack, orders)])
         scratch = Scratch(self._pack([0.0] * (units * ffns)), self._pack([0.0] * (units * ffns)))
         return Peers(self._pack(starts), self._pack(members)), state, scratch
 
@@ -361,10 +358,10 @@ class Kernel:
         return np.array(values) if self._compiled else values
 
     def _unpack(self, values: Values) -> list[float]:
-        return values.tolist() if self._compiled else values
+        return list(values.tolist() if self._compiled else values)
 
     def _flat(self, array: Array) -> Values:
-        flat = array.ravel()
+        flat = np.ascontiguousarray(array).reshape(-1)
         return flat if self._compiled else flat.tolist()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
@@ -185,12 +186,8 @@ class Pipeline:
         self._ffn_posts = [[Mailbox(env) for _ in units] for _ in ffns]
         for unit in units:
             for f in ffns:
-                env.process(
-                    self._wire(self._unit_posts[unit][f], lambda t, u=unit, f=f: self._out(t, u, f)[0], arrivals[f])
-                )
-                env.process(
-                    self._wire(self._ffn_posts[f][unit], lambda t, u=unit, f=f: self._back(t, f, u)[0], returns[unit])
-                )
+                env.process(self._wire(self._unit_posts[unit][f], partial(self._out, unit=unit, f=f), arrivals[f]))
+                env.process(self._wire(self._ffn_posts[f][unit], partial(self._back, f=f, unit=unit), returns[unit]))
 
     def _reduced(self, unit: int) -> Callable[[tuple[Turn, list[float]]], None]:
         box, poll = self._returned[unit], self.program.timing.poll
@@ -308,12 +305,12 @@ class Pipeline:
                 )
             self._returned[unit].put(free + timing.half + timing.poll)
 
-    def _wire(self, posts: Mailbox, seconds: Callable[[Turn], float], arrivals: Gate) -> Steps:
+    def _wire(self, posts: Mailbox, seconds: Callable[[Turn], tuple[float, float]], arrivals: Gate) -> Steps:
         """Wait for a post, occupy the wire, announce the arrival."""
         latency, free = self.program.timing.latency, self.start
         while True:
             turn, posted = yield posts.get()
-            free = max(posted, free) + seconds(turn)
+            free = max(posted, free) + seconds(turn)[0]
             yield self._until(free + latency)
             arrivals.put(turn, free + latency)
 

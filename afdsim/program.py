@@ -229,12 +229,14 @@ class Program:
 
     def rank_seconds(self, batch: list[int], cores: list[list[float]]) -> Array:
         """Attention seconds of all layers of each rank alone (r,)."""
-        return self.fixed_total[batch] + np.array(self.layers_of_core) @ np.array(cores)
+        seconds: Array = self.fixed_total[batch] + np.array(self.layers_of_core) @ np.array(cores)
+        return seconds
 
     @cached_property
     def fixed_total(self) -> Array:
         """Seconds of all layers' attention without the cores, by batch of a rank."""
-        return np.array(self.layers_of_kind) @ np.array(self.fixed)
+        total: Array = np.array(self.layers_of_kind) @ np.array(self.fixed)
+        return total
 
     @cached_property
     def layers_of_core(self) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ A boundary row (time, batch) and a request row (seat, times) together give every
 
 from __future__ import annotations
 
+import math
 from array import array
 from dataclasses import dataclass, field
 
@@ -60,16 +61,15 @@ class Requests:
     def status(self) -> list[str]:
         """finished, refused, running or waiting, by request."""
         rows = zip(self.finish, self.refused, self.admitted, strict=True)
-        return [
-            "finished"
-            if finish == finish
-            else "refused"
-            if refused
-            else "running"
-            if admitted == admitted
-            else "waiting"
-            for finish, refused, admitted in rows
-        ]
+        return [_status(finish, refused, admitted) for finish, refused, admitted in rows]
+
+
+def _status(finish: float, refused: bool, admitted: float) -> str:
+    if not math.isnan(finish):
+        return "finished"
+    if refused:
+        return "refused"
+    return "waiting" if math.isnan(admitted) else "running"
 
 
 @dataclass(slots=True)
@@ -133,7 +133,8 @@ class Ledger:
         """Part of the latest row between `opens` and `end` (unit, 1)."""
         length = self._end - self._begin
         inside = np.maximum(end - np.maximum(self._begin, opens), 0.0)
-        return np.divide(inside, length, out=np.zeros_like(length), where=length > 0)[:, None]
+        share: Array = np.divide(inside, length, out=np.zeros_like(length), where=length > 0)
+        return share[:, None]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -68,7 +68,7 @@ class Variation:
         units = len(stragglers)
         persistent = np.array(stragglers) * self._lognormal(f"step_{side}", self.step, step, (units,))
         shape = (units, self.layers, self.micro_batches)
-        factors = persistent[:, None, None] * self._lognormal(f"event_{side}", self.event, step, shape)
+        factors: Array = persistent[:, None, None] * self._lognormal(f"event_{side}", self.event, step, shape)
         return factors.transpose(1, 2, 0)
 
     def _wire(self, kind: str, step: int) -> Array:
@@ -110,5 +110,6 @@ def slowest_loads(shares: Array, instances: int, groups: int, *, by_expert: bool
         shares = np.pad(shares, ((0, 0), (0, parts - experts % parts)))
     loads = shares.reshape(layers, parts, -1).sum(axis=2) * parts
     if by_expert:
-        return loads.reshape(layers, instances, groups).max(axis=2).T
+        busiest: Array = loads.reshape(layers, instances, groups).max(axis=2)
+        return busiest.T
     return np.repeat(loads.max(axis=1)[None, :], instances, axis=0)

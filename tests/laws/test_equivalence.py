@@ -108,7 +108,7 @@ def test_a_latency_change_of_two_in_ten_thousand_is_seen():
 
 
 def test_kernel_refuses_one_layer_with_several_micro_batches_and_auto_falls_back():
-    from afdsim.simulation import simulate  # noqa: PLC0415 - the only test that needs the whole line
+    from afdsim.simulation import simulate
 
     scenario = tiny(1, workload__num_requests=4)
     with pytest.raises(SimulationError, match="one layer with several micro-batches"):

@@ -40,7 +40,9 @@ def test_draining_step_adds_one_round_trip_and_the_tail(a, f, out, back, m):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize(("m", "three", "four"), [(1, 183, 244), (2, 184, 245), (3, 185, 246), (4, 246, 247), (5, 307, 308)])
+@pytest.mark.parametrize(
+    ("m", "three", "four"), [(1, 183, 244), (2, 184, 245), (3, 185, 246), (4, 246, 247), (5, 307, 308)]
+)
 def test_golden_drained_steps_of_61_layers(engine, m, three, four):
     kind = {"engine": engine, "layers": 61, "m": m, "deployment__boundary": "drain", "workload__num_requests": m}
 
