@@ -6,8 +6,10 @@ Registered by `cli`; like there, every command imports what it needs.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -30,6 +32,9 @@ MANY = 10_000
 
 SHOWN = 40
 """Points of a table on the terminal."""
+
+REASONS = 5
+"""Reasons of failures that are told."""
 
 FIGURES = {
     "tgs": ("tok/s/GPU", ",.0f"),
@@ -98,9 +103,7 @@ def sweep(  # noqa: PLR0913, PLR0917 - click passes one argument per option
     except (KeyboardInterrupt, sweeps.StoppedError) as stopped:
         click.echo(_way_on(stopped, run), err=True)
         ctx.exit(INTERRUPTED)
-    click.echo(f"{run.tally.total:,} rows in {folder} ({run.tally.before:,} from before)", err=True)
     if run.tally.failed:
-        click.echo(f"{run.tally.failed:,} of {run.tally.total:,} points failed: see column 'error'", err=True)
         ctx.exit(FAILED)
 
 
@@ -116,8 +119,14 @@ def _execute(run: Sweep, pool: Executor, folder: Path, *, quiet: bool) -> None:
     result.write_text(folder / "sweep.yaml", yamlfile.dump(run.grid.described()))
     with nullcontext() if quiet else sweeps.bar() as report:
         sweeps.write(run.rows(pool, report), run.grid.paths, folder)
+    reasons = [] if run.tally.failed == 0 else [f"{run.tally.failed:,} of {run.tally.total:,} fail: see column 'error'"]
     if run.tally.total <= MANY:
-        click.echo(_table(sweeps.read(folder), run.grid.paths))
+        frame = sweeps.read(folder)
+        click.echo(_table(frame, run.grid.paths))
+        reasons = _failures(frame["error"].dropna(), run.tally.total)
+    click.echo(
+        "\n".join([f"{run.tally.total:,} rows in {folder} ({run.tally.before:,} from before)", *reasons]), err=True
+    )
 
 
 def _check_folder(folder: Path, points: Grid, *, force: bool) -> None:
@@ -173,10 +182,19 @@ def _intent(run: Sweep) -> str:
         for index, path in enumerate(axis.paths):
             values = ", ".join(str(row[index]) for row in axis.rows[:12]) + (", ..." if len(axis.rows) > 12 else "")
             lines.append(f"  {'with ' if index else ''}{path}: {values}")
-    known = run.known() if len(points) <= MANY else None
-    if known is not None:
-        lines.append(f"{known:,} of {len(points):,} are known; {len(points) - known:,} to simulate")
+    if len(points) <= MANY:
+        todo, wrong = run.ahead()
+        lines.append(f"{todo:,} to simulate, {len(points) - todo - len(wrong):,} known")
+        lines += _failures(wrong, len(points))
     return "\n".join(lines)
+
+
+def _failures(errors: Iterable[str], total: int) -> list[str]:
+    """Say how many points fail, and each reason once."""
+    counts = Counter(errors)
+    lines = [f"  {count:,} x {error}" for error, count in counts.most_common(REASONS)]
+    more = [f"  and {len(counts) - REASONS:,} other reasons"] if len(counts) > REASONS else []
+    return [f"{counts.total():,} of {total:,} fail:", *lines, *more] if counts else []
 
 
 def _counts(points: Grid) -> str:
@@ -201,8 +219,8 @@ def _estimate(run: Sweep, workers: int) -> str:
 
 def _way_on(stopped: BaseException, run: Sweep) -> str:
     """Say what is kept, and the command that goes on."""
-    words = [word for word in sys.argv[1:] if word != "--no-resume"]
-    command = " ".join(["afdsim", *words, "--resume"])
+    words = [word for word in sys.argv[1:] if word not in {"--resume", "--no-resume"}]
+    command = shlex.join(["afdsim", *words, "--resume"])
     what = f"interrupted; {run.kept()}" if isinstance(stopped, KeyboardInterrupt) else str(stopped)
     return f"{what}:\n  {command}"
 
@@ -214,7 +232,7 @@ def _table(frame: pd.DataFrame, paths: tuple[str, ...]) -> str:
     from rich.table import Table
 
     shown = {name: look for name, look in FIGURES.items() if name in frame}
-    heads = [path.removesuffix(".value").rpartition(".")[2] if _unique(path, paths) else path for path in paths]
+    heads = _headings(paths)
     drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
     for head in [*heads, *(title for title, _ in shown.values()), "SLA"]:
         drawn.add_column(head, justify="right", no_wrap=True)
@@ -229,9 +247,14 @@ def _table(frame: pd.DataFrame, paths: tuple[str, ...]) -> str:
     return "\n".join([*lines, *more])
 
 
-def _unique(path: str, paths: tuple[str, ...]) -> bool:
-    last = path.removesuffix(".value").rpartition(".")[2]
-    return sum(other.removesuffix(".value").rpartition(".")[2] == last for other in paths) == 1
+def _headings(paths: tuple[str, ...]) -> list[str]:
+    """Return the shortest ends of the paths that tell them apart."""
+    parts = [path.removesuffix(".value").split(".") for path in paths]
+    for length in range(1, 1 + max(map(len, parts), default=0)):
+        ends = [".".join(each[-length:]) for each in parts]
+        if len(set(ends)) == len(ends):
+            return ends
+    return list(paths)
 
 
 def _figures(group: pd.DataFrame, shown: dict[str, tuple[str, str]]) -> list[str]:

@@ -135,9 +135,11 @@ class Sweep:
             for future in running:
                 future.cancel()
 
-    def known(self) -> int:
-        """Return how many points need not be simulated."""
-        return sum(job.outcome is not None for job in self._jobs())
+    def ahead(self) -> tuple[int, list[str]]:
+        """Return how many points are to be simulated, and why others cannot be."""
+        jobs = [(job.outcome, job.scenario) for job in self._jobs()]
+        wrong = [outcome.error or "" for outcome, scenario in jobs if scenario is None and outcome is not None]
+        return sum(outcome is None for outcome, _ in jobs), wrong
 
     @contextmanager
     def resumable(self) -> Iterator[None]:
@@ -224,7 +226,8 @@ def _scenario(points: Grid, values: tuple[object, ...]) -> Scenario | str:
 
 def _digest(points: Grid, point: Point) -> str:
     """Return what stands for the key of a point that has no scenario."""
-    text = json.dumps([points.base.key, points.paths, point.chosen], default=str)
+    changes = dict(zip(points.paths, point.chosen, strict=True))
+    text = json.dumps([points.base.key, changes], default=str, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
