@@ -161,7 +161,7 @@ class _Compiler:
             byte_per_token=float(queries.bytes) * law.per_byte,
         )
 
-    def _first_with(self, attentions: list[object]) -> list[Layer]:
+    def _first_with(self, attentions: Iterable[object]) -> list[Layer]:
         return [next(layer for layer in self.afd.llm.layers if layer.attention == one) for one in attentions]
 
     def _ffn(self, loads: Array) -> tuple[Array, tuple[Table, ...]]:

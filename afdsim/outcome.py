@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 
@@ -116,11 +117,11 @@ def links(record: Record, program: Program) -> Columns:
                 rows.append((*place, "egress", passes * ffn.instances, sent * out))
                 rows.append((*place, "ingress", passes * ffn.instances, sent * back))
     rows += _ffn_links(program, rank_tokens, passes, (out, back))
-    pool, instance, rail, direction, messages, nbytes = zip(*rows, strict=True)
+    pool, place_of, rail, direction, messages, nbytes = map(list, zip(*rows, strict=True))
     return {
-        "port": np.array([f"{p}[{i}].{r} {d}" for p, i, r, d in zip(pool, instance, rail, direction, strict=True)]),
+        "port": np.array([f"{p}[{i}].{r} {d}" for p, i, r, d in zip(pool, place_of, rail, direction, strict=True)]),
         "pool": np.array(pool),
-        "instance": np.array(instance),
+        "instance": np.array(place_of),
         "rail": np.array(rail),
         "direction": np.array(direction),
         "messages": np.array(messages),
@@ -178,8 +179,8 @@ def pools(record: Record, program: Program, prices: dict[str, float]) -> dict[st
             gpu=pool.gpu.name,
             gpus=pool.gpus,
             usd_per_hour=prices.get(pool.gpu.name, pool.gpu.usd_per_hour),
-            mfu=_share(operators, lambda op, gpu=pool.gpu: _flop_seconds(op, gpu), passes / length),
-            mbu=_share(operators, lambda op, gpu=pool.gpu: _byte_seconds(op, gpu), passes / length),
+            mfu=_share(operators, partial(_flop_seconds, gpu=pool.gpu), passes / length),
+            mbu=_share(operators, partial(_byte_seconds, gpu=pool.gpu), passes / length),
         )
     return made
 

@@ -6,11 +6,11 @@ The graph is built once with networkx and turned into integer tables; no engine 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from afdsim.deployment import Afd
+from afdsim.deployment import Afd, AttentionPool, FfnPool
 from afdsim.errors import SimulationError
 
 if TYPE_CHECKING:
@@ -50,12 +50,12 @@ class Fabric:
     """Hops of the path from NIC to NIC: 2 through one ToR switch."""
 
 
-def graph(deployment: Afd) -> nx.Graph:
+def graph(deployment: Afd) -> nx.Graph[Any]:
     """The rail-optimised fabric: every GPU has a NIC, NIC i of every server hangs on ToR switch i."""
     import networkx as nx
 
-    network = nx.Graph()
-    pools = {"attention": deployment.attention, "ffn": deployment.ffn}
+    network: nx.Graph[Any] = nx.Graph()
+    pools: dict[str, AttentionPool | FfnPool] = {"attention": deployment.attention, "ffn": deployment.ffn}
     rails = rails_between(deployment)
     for role, pool in pools.items():
         for instance in range(pool.instances):
@@ -85,7 +85,7 @@ def fabric(deployment: Afd, *, per_rank: bool) -> Fabric:
     return Fabric(rails=modelled, rail=rail, peers=peers, senders_per_port=1, hops=hops)
 
 
-def hops_between(network: nx.Graph) -> int:
+def hops_between(network: nx.Graph[Any]) -> int:
     """Hops from an attention NIC to the FFN NIC on its rail; every rail is alike."""
     import networkx as nx
 
