@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import cache
 
+from afdsim.colocated_program import ColocatedProgram
 from afdsim.program import Program
 from afdsim.record import Requests
 
@@ -36,7 +37,7 @@ class Group:
 class Batching:
     """Seats requests: fewest sequences first, first come first served inside a seat, KV cache reserved in full."""
 
-    def __init__(self, program: Program, requests: Requests) -> None:
+    def __init__(self, program: Program | ColocatedProgram, requests: Requests) -> None:
         self.requests = requests
         self.slots = program.deployment.micro_batch_slots
         self.micro_batches, self.ranks = program.micro_batches, program.ranks
@@ -49,6 +50,7 @@ class Batching:
         self.active = 0
         """Running sequences anywhere."""
         self.queued = 0
+        self.deployment = program.deployment
         self.kv_budget = program.deployment.kv_budget
         self.kv_reserved = cache(program.deployment.kv_reserved)
 

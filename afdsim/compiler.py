@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
-from afdsim import catalog
+from afdsim import catalog, routing, tree
+from afdsim.colocated import Colocated
+from afdsim.colocated_compiler import colocated, compile_colocated
+from afdsim.colocated_program import ColocatedProgram
 from afdsim.cost import CostModel, Roofline
 from afdsim.deployment import Afd, AttentionPool, FfnPool
 from afdsim.hardware import Gpu
@@ -38,9 +41,16 @@ LOAD_STEP = 0.01
 """Loads of skewed experts are rounded to this, so that layers share tables."""
 
 
+def any_deployment(scenario: Scenario) -> Afd | Colocated:
+    """Return the deployment that a scenario asks for, of whatever type."""
+    return deployment(scenario) if isinstance(scenario.deployment, tree.Afd) else colocated(scenario)
+
+
 def deployment(scenario: Scenario) -> Afd:
-    """The deployment that a scenario asks for, with catalog entries in place of names."""
-    asked, a, f = scenario.deployment, scenario.deployment.attention, scenario.deployment.ffn
+    """Return the AFD deployment that a scenario asks for, with catalog entries in place of names."""
+    asked = scenario.deployment
+    assert isinstance(asked, tree.Afd)
+    a, f = asked.attention, asked.ffn
     return Afd(
         llm=catalog.llm(scenario.model),
         precision=Precision(
@@ -64,8 +74,17 @@ def deployment(scenario: Scenario) -> Afd:
 
 def compile_program(
     scenario: Scenario, *, seed: int, cost: CostModel | None = None, network: Network | None = None
-) -> Program:
+) -> Program | ColocatedProgram:
     """Tabulate everything about a scenario that does not change while it runs."""
+    if not isinstance(scenario.deployment, tree.Afd):
+        return compile_colocated(scenario, seed=seed, cost=cost)
+    return compile_afd(scenario, seed=seed, cost=cost, network=network)
+
+
+def compile_afd(
+    scenario: Scenario, *, seed: int, cost: CostModel | None = None, network: Network | None = None
+) -> Program:
+    """Tabulate everything about an AFD scenario that does not change while it runs."""
     afd = deployment(scenario)
     afd.check_memory()
     per_rank = scenario.run.granularity == "gpu"
@@ -140,9 +159,7 @@ class _Compiler:
 
     def _head(self) -> Table:
         pool = self.afd.attention
-        operators = boundary_operators(
-            self.afd.llm, self.batches, precision=self.afd.precision, lm_head=pool.lm_head
-        )
+        operators = boundary_operators(self.afd.llm, self.batches, precision=self.afd.precision, lm_head=pool.lm_head)
         return self._seconds((self._reduction(), *operators), pool.gpu, self.batches)
 
     def _core(self, layer: Layer, window: int) -> Core:
@@ -161,7 +178,7 @@ class _Compiler:
             byte_per_token=float(queries.bytes) * law.per_byte,
         )
 
-    def _first_with(self, attentions: Iterable[object]) -> list[Layer]:
+    def _first_with(self, attentions: Sequence[object]) -> list[Layer]:
         return [next(layer for layer in self.afd.llm.layers if layer.attention == one) for one in attentions]
 
     def _ffn(self, loads: Array) -> tuple[Array, tuple[Table, ...]]:
@@ -178,20 +195,35 @@ class _Compiler:
 
     def _ffn_table(self, layer: Layer, load: float) -> Table:
         afd = self.afd
-        operators = ffn_operators(
-            afd.llm, layer, self.totals, precision=afd.precision, split=afd.ffn.split, load=load
-        )
+        operators = ffn_operators(afd.llm, layer, self.totals, precision=afd.precision, split=afd.ffn.split, load=load)
         return self._seconds(operators, afd.ffn.gpu, self.totals)
 
     def _loads(self) -> Array:
         """Load of the slowest GPU of each FFN instance and layer relative to the mean (f, l)."""
         afd, law = self.afd, self.scenario.variation.experts
         moe = next((layer.ffn for layer in afd.llm.layers if isinstance(layer.ffn, Moe)), None)
+        shape = (afd.ffn.instances, len(afd.llm.layers))
         if moe is None or law.law == "uniform":
-            return np.ones((afd.ffn.instances, len(afd.llm.layers)))
-        shares = expert_shares(moe.experts, len(afd.llm.layers), skew=law.skew, stream=self.stream)
-        loads = slowest_loads(shares, afd.ffn.instances, afd.ffn.ep, by_expert=afd.ffn.across == "experts")
+            return np.ones(shape)
+        if law.law == "power_law" and law.placement == "contiguous":
+            shares = expert_shares(moe.experts, len(afd.llm.layers), skew=law.skew, stream=self.stream)
+            loads = slowest_loads(shares, afd.ffn.instances, afd.ffn.ep, by_expert=afd.ffn.across == "experts")
+        else:
+            loads = self._placed(moe, shape)
         return np.asarray(np.ceil(loads / LOAD_STEP) * LOAD_STEP)
+
+    def _placed(self, moe: Moe, shape: tuple[int, int]) -> Array:
+        """The same for experts that are counted, or packed by load (f, l)."""
+        ffn, places = self.afd.ffn, [isinstance(layer.ffn, Moe) for layer in self.afd.llm.layers]
+        by_expert = ffn.across == "experts"
+        asked = routing.Asked(
+            experts=moe.experts, layers=sum(places), ranks=ffn.ep * (ffn.instances if by_expert else 1)
+        )
+        found = routing.loads(self.scenario.variation.experts, asked, self.stream)
+        loads = np.ones(shape)
+        parts = found.reshape(len(found), -1, ffn.ep).max(axis=2).T
+        loads[:, places] = np.broadcast_to(parts, (shape[0], len(found)))
+        return loads
 
     # network ---------------------------------------------------------------------------------------------------------
 
@@ -220,6 +252,7 @@ class _Compiler:
 
     def _timing(self, hops: int) -> Timing:
         network, asked = self.scenario.network, self.scenario.deployment
+        assert isinstance(asked, tree.Afd)
         return Timing(
             dedicated=network.type == "dedicated",
             send=network.synchronise + network.post,

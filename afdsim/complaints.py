@@ -84,6 +84,9 @@ _PLAIN: Mapping[str, str] = MappingProxyType(
 )
 """pydantic's kind of fault -> our words."""
 
+_TAGS = ("type", "process", "distribution")
+"""Keys that choose between kinds of a part."""
+
 _TRACE_HINT = "needs the file to replay; write it here or give --set workload.trace.path=FILE"
 
 
@@ -102,10 +105,10 @@ def lines(error: ValidationError, document: Document, root: Model) -> Iterator[s
             yield _line(document, keys, _message(item, keys), key=item["loc"][-1:] == ("[key]",))
 
 
-def no_such_key(root: Model, keys: Keys) -> str | None:
-    """Return why no scenario has a value at `keys`, or None if one may."""
+def no_such_key(root: Model, keys: Keys, data: Any = None) -> str | None:
+    """Return why no scenario of the kinds chosen in `data` has a value at `keys`, or None if one may."""
     for depth, key in enumerate(keys):
-        known = _known(root, keys[:depth])
+        known = _known(root, keys[:depth], data)
         if known is None:
             return None
         if not known:
@@ -144,7 +147,7 @@ def _keys(location: Sequence[str | int], data: Any) -> Keys:
     """Return a location of pydantic as keys of the file: without the tags of unions."""
     keys: list[str | int] = []
     for item in location:
-        tagged = isinstance(data, dict) and item not in data and item in (data.get("process"), data.get("distribution"))
+        tagged = isinstance(data, dict) and item not in data and item in map(data.get, _TAGS)
         if item == "[key]" or tagged:
             continue
         keys.append(item)
@@ -201,11 +204,7 @@ def _known(root: Model, keys: Keys, data: Any = None) -> tuple[str, ...] | None:
 
 
 def _is_kind(part: Model, data: Any) -> bool:
-    tags = [
-        (key, get_args(part.model_fields[key].annotation))
-        for key in ("process", "distribution")
-        if key in part.model_fields
-    ]
+    tags = [(key, get_args(part.model_fields[key].annotation)) for key in _TAGS if key in part.model_fields]
     return isinstance(data, dict) and any(data.get(key) in words for key, words in tags)
 
 

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Callable
 from itertools import count
 from operator import mul
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import simpy
@@ -19,13 +19,20 @@ import simpy
 from afdsim.admission import FOREVER, Admission, Demand
 from afdsim.batching import Batching
 from afdsim.causes import BUSY, CAUSES, NO_WORK, Cursor, Shape, Trace, book
+from afdsim.colocated_causes import book_colocated
+from afdsim.colocated_kernel import ColocatedKernel
+from afdsim.colocated_processes import ColocatedPipeline
+from afdsim.colocated_program import ColocatedProgram, ColocatedTrace
 from afdsim.kernel import Kernel
 from afdsim.processes import Pipeline, Port, Steps
 from afdsim.program import Program
 from afdsim.record import Boundaries, Ledger, Record, Requests
 
 Layers = Literal["processes", "kernel-python", "kernel-numba"]
-Observer = Callable[[int, Trace], None]
+_Rows = tuple[list[float], list[float]]
+AnyProgram = Program | ColocatedProgram
+AnyTrace = Trace | ColocatedTrace
+Observer = Callable[[int, Any], None]
 """Called with every completed step and the start and finish of its operations."""
 
 
@@ -43,7 +50,7 @@ class Run:
 
     def __init__(
         self,
-        program: Program,
+        program: AnyProgram,
         demand: Demand,
         *,
         layers: Layers,
@@ -66,9 +73,8 @@ class Run:
         self._carried: dict[int, dict[Port, list[float]]] = {}
         self._own = np.zeros((units, program.ranks))
         self._longest = np.zeros(units)
-        self._shape = Shape(program.layers, m, units, program.ffns, program.fabric.rails)
         self._cursor = Cursor([0.0] * units, [0.0] * program.ffns, [0.0] * m)
-        self._traces: dict[int, Trace] = {}
+        self._traces: dict[int, Any] = {}
         self._opened: dict[int, int] = {}
         self._idle = [False] * units
         self._skipped = -1
@@ -76,8 +82,8 @@ class Run:
         self._ends: float | None = None
         self._stop = self.env.event()
         self._next_step = self.env.event()
-        self._kernel = None if layers == "processes" else Kernel(program, compiled=layers == "kernel-numba")
-        self._pipeline: Pipeline | None = None
+        self._kernel = None if layers == "processes" else _kernel(program, compiled=layers == "kernel-numba")
+        self._pipeline: Pipeline | ColocatedPipeline | None = None
         self._progress = progress
         self._observer = observer
 
@@ -86,7 +92,7 @@ class Run:
         start = 0.0 if self.demand.closed else min(self.admission.next_arrival, self.demand.horizon)
         self._book_pause(start)
         if self._kernel is None:
-            self._pipeline = Pipeline(self.env, self.program, self, 0, start)
+            self._pipeline = self._processes(0, start)
         else:
             self._kernel.restart(start)
             for unit in range(self.program.units):
@@ -127,7 +133,7 @@ class Run:
             self._kernel.run(step, self)
             self._advance()
 
-    def trace(self, step: int) -> Trace:
+    def trace(self, step: int) -> Any:
         """Where the step's operations are noted."""
         if step not in self._traces:
             self._traces[step] = self.program.blank_trace() if self._kernel is None else self._kernel.blank_trace()
@@ -182,7 +188,6 @@ class Run:
         program, kernel = self.program, self._kernel
         assert kernel is not None
         for step in count():
-            trace = self.trace(step)
             for j, boundary in program.first_layer:
                 if boundary:
                     begin = max(kernel.ready[j * program.units + unit], kernel.free[unit])
@@ -190,14 +195,27 @@ class Run:
                     yield self.at(end, unit)
                     self.boundary(step, j, unit, (begin, end))
                     continue
-                begin = kernel.free[unit] + program.gap(j)
-                base = self.base[program.attention_kind[0]][j][unit]
-                kernel.free[unit] = begin + base * kernel.factor(step, j, unit)
-                index = j * program.units + unit
-                trace.attention_start[index], trace.attention[index] = begin, kernel.free[unit]
+                self._attend(step, j, unit)
             gate = self._next_step
             self.opened(step)
             yield gate
+
+    def _attend(self, step: int, j: int, unit: int) -> None:
+        """The first layer's attention, which starts from the boundary and not from a message."""
+        program, kernel, trace = self.program, self._kernel, self.trace(step)
+        assert isinstance(program, Program)
+        assert isinstance(kernel, Kernel)
+        begin = kernel.free[unit] + program.gap(j)
+        base = self.base[program.attention_kind[0]][j][unit]
+        kernel.free[unit] = begin + base * kernel.factor(step, j, unit)
+        index = j * program.units + unit
+        trace.attention_start[index], trace.attention[index] = begin, kernel.free[unit]
+
+    def _processes(self, step: int, start: float) -> Pipeline | ColocatedPipeline:
+        """The processes of a burst of steps."""
+        if isinstance(self.program, ColocatedProgram):
+            return ColocatedPipeline(self.env, self.program, self, step, start)
+        return Pipeline(self.env, self.program, self, step, start)
 
     def _advance(self) -> None:
         """Let the units of the kernel go on to the boundaries of the next step."""
@@ -224,7 +242,7 @@ class Run:
     def _wake(self, step: int, start: float) -> Steps:
         yield self.env.timeout(max(0.0, start - self.env.now))
         if self._kernel is None:
-            self._pipeline = Pipeline(self.env, self.program, self, step, start)
+            self._pipeline = self._processes(step, start)
         else:
             self._kernel.restart(start)
             self._advance()
@@ -245,14 +263,14 @@ class Run:
             row[1] += nbytes
         rows = self._blank_rows()
         if self._kernel is None:
-            book(self._shape, self.program.timing.drain, trace, self._cursor, self._idle, rows)
+            _close(self.program, trace, self._cursor, self._idle, rows)
         else:
             self._kernel.book(trace, self._cursor, self._idle, rows)
         self._enter(rows)
         if self._progress is not None:
             self._progress(self.admission.progress)
 
-    def _book_pause(self, until: float, trace: Trace | None = None) -> None:
+    def _book_pause(self, until: float, trace: AnyTrace | None = None) -> None:
         """Book a pause: the boundaries that found nothing to do are `busy`, the rest is `no_work`."""
         rows, units, width = self._blank_rows(), self.program.units, len(CAUSES)
         for unit in range(units):
@@ -288,3 +306,21 @@ class Run:
             steps_run=np.array(self._completed),
             events=next(self.env._eid),  # SimPy's own count of the events it has scheduled
         )
+
+
+def _kernel(program: AnyProgram, *, compiled: bool) -> Kernel | ColocatedKernel:
+    """The kernel of a program."""
+    if isinstance(program, ColocatedProgram):
+        return ColocatedKernel(program, compiled=compiled)
+    return Kernel(program, compiled=compiled)
+
+
+def _close(
+    program: AnyProgram, trace: Any, cursor: Cursor, idle: list[bool], rows: tuple[list[float], list[float]]
+) -> None:
+    """Book a step of the processes."""
+    if isinstance(program, ColocatedProgram):
+        book_colocated(program.line, trace, cursor.attention, idle, rows[0])
+        return
+    shape = Shape(program.layers, program.micro_batches, program.units, program.ffns, program.fabric.rails)
+    book(shape, program.timing.drain, trace, cursor, idle, rows)

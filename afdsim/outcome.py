@@ -8,17 +8,27 @@ from functools import partial
 
 import numpy as np
 
-from afdsim import metrics
+from afdsim import colocated_outcome, metrics
 from afdsim.causes import BUSY, CAUSES, IMBALANCE
+from afdsim.colocated_program import ColocatedProgram
+from afdsim.deployment import AttentionPool, FfnPool
 from afdsim.hardware import Gpu
-from afdsim.llm import Operator, attention_operators, boundary_operators, core_operator, ffn_operators, reduction_operator
+from afdsim.llm import (
+    Operator,
+    attention_operators,
+    boundary_operators,
+    core_operator,
+    ffn_operators,
+    reduction_operator,
+)
 from afdsim.program import Array, Program
 from afdsim.record import Record, Requests
 
 Columns = dict[str, Array]
+AnyProgram = Program | ColocatedProgram
 
 
-def requests(record: Record, program: Program) -> Columns:
+def requests(record: Record, program: AnyProgram) -> Columns:
     """One row per request; NaN and NA-like -1 where nothing happened."""
     table = record.requests
     seat = np.array(table.seat, dtype=np.int64)
@@ -40,7 +50,7 @@ def requests(record: Record, program: Program) -> Columns:
     }
 
 
-def tokens(record: Record, program: Program) -> Columns:
+def tokens(record: Record, program: AnyProgram) -> Columns:
     """One row per boundary that emitted tokens; `itl_s` is the time since the boundary before it of the same seats."""
     rows = record.boundaries
     unit = np.array(rows.unit, dtype=np.int64)
@@ -64,8 +74,10 @@ def tokens(record: Record, program: Program) -> Columns:
     }
 
 
-def gpus(record: Record, program: Program) -> Columns:
+def gpus(record: Record, program: AnyProgram) -> Columns:
     """One row per GPU: seconds of the window by cause, adding up to it."""
+    if isinstance(program, ColocatedProgram):
+        return colocated_outcome.gpus(record, program, _means(record, program)[:2])
     attention, ffn = program.deployment.attention, program.deployment.ffn
     causes, own = record.causes, record.own
     rows = []
@@ -98,30 +110,34 @@ def _even_shares(program: Program) -> list[float]:
     """Mean over slowest GPU's seconds in every FFN instance; 1 where experts are evenly used."""
     tokens = sum(program.deployment.micro_batch_slots[:1]) * program.deployment.attention.ranks
     best = [min(program.ffn[row][tokens] for row in set(program.ffn_row[:, layer])) for layer in range(program.layers)]
-    slow = [[program.ffn[program.ffn_row[f, layer]][tokens] for layer in range(program.layers)] for f in range(program.ffns)]
+    slow = [
+        [program.ffn[program.ffn_row[f, layer]][tokens] for layer in range(program.layers)] for f in range(program.ffns)
+    ]
     return [sum(best) / sum(row) if sum(row) else 1.0 for row in slow]
 
 
-def links(record: Record, program: Program) -> Columns:
+def links(record: Record, program: AnyProgram) -> Columns:
     """One row per NIC and direction: messages and bytes over the completed steps."""
+    if isinstance(program, ColocatedProgram):
+        return colocated_outcome.links(record, program, _computed(record, program))
     rank_tokens, passes = _computed(record, program), record.steps * program.micro_batches * program.layers
     out = sum(program.dispatch_bytes[kind] for kind in program.wire_kind)
     back = program.combine_bytes * program.layers
     attention, ffn = program.deployment.attention, program.deployment.ffn
     rows: list[tuple[str, int, int, str, int, float]] = []
-    for instance in range(attention.instances):
+    for server in range(attention.instances):
         for rank in range(attention.dp):
-            sent = rank_tokens[instance * attention.dp + rank] * ffn.instances / attention.tp
+            sent = rank_tokens[server * attention.dp + rank] * ffn.instances / attention.tp
             for part in range(attention.tp):
-                place = ("attention", instance, rank * attention.tp + part)
+                place = ("attention", server, rank * attention.tp + part)
                 rows.append((*place, "egress", passes * ffn.instances, sent * out))
                 rows.append((*place, "ingress", passes * ffn.instances, sent * back))
     rows += _ffn_links(program, rank_tokens, passes, (out, back))
-    pool, place_of, rail, direction, messages, nbytes = map(list, zip(*rows, strict=True))
+    pool, instance, rail, direction, messages, nbytes = zip(*rows, strict=True)
     return {
-        "port": np.array([f"{p}[{i}].{r} {d}" for p, i, r, d in zip(pool, place_of, rail, direction, strict=True)]),
+        "port": np.array([f"{p}[{i}].{r} {d}" for p, i, r, d in zip(pool, instance, rail, direction, strict=True)]),
         "pool": np.array(pool),
-        "instance": np.array(place_of),
+        "instance": np.array(instance),
         "rail": np.array(rail),
         "direction": np.array(direction),
         "messages": np.array(messages),
@@ -150,7 +166,7 @@ def _ffn_links(
     return rows
 
 
-def _computed(record: Record, program: Program) -> Array:
+def _computed(record: Record, program: AnyProgram) -> Array:
     """Tokens that every attention rank has computed in the completed steps (rank,)."""
     table = record.requests
     taken = steps_taken(table, record.steps_run)
@@ -166,14 +182,20 @@ def steps_taken(table: Requests, steps: Array) -> Array:
     return np.where(joined >= 0, last - first, 0)
 
 
-def pools(record: Record, program: Program, prices: dict[str, float]) -> dict[str, metrics.Pool]:
+def pools(record: Record, program: AnyProgram, prices: dict[str, float]) -> dict[str, metrics.Pool]:
     """What the GPUs of each role are, and how much of their peak FLOPs and bandwidth the window used."""
-    deployment = program.deployment
     batch, context, passes = _means(record, program)
     length = record.window[1] - record.window[0]
-    work = {"attention": _attention_work(program, batch, context), "ffn": _ffn_work(program, batch)}
+    roles: dict[str, AttentionPool | FfnPool]
+    work: dict[str, colocated_outcome.Work]
+    if isinstance(program, ColocatedProgram):
+        roles = {"colocated": program.deployment.attention}
+        work = {"colocated": colocated_outcome.work(program, batch, context)}
+    else:
+        roles = {"attention": program.deployment.attention, "ffn": program.deployment.ffn}
+        work = {"attention": _attention_work(program, batch, context), "ffn": _ffn_work(program, batch)}
     made = {}
-    for role, pool in (("attention", deployment.attention), ("ffn", deployment.ffn)):
+    for role, pool in roles.items():
         operators = work[role] if batch else []
         made[role] = metrics.Pool(
             gpu=pool.gpu.name,
@@ -185,7 +207,7 @@ def pools(record: Record, program: Program, prices: dict[str, float]) -> dict[st
     return made
 
 
-def _means(record: Record, program: Program) -> tuple[float, float, float]:
+def _means(record: Record, program: AnyProgram) -> tuple[float, float, float]:
     """Batch of a rank in a micro-batch, context of a sequence, and micro-batches per unit in the window."""
     rows, table = record.boundaries, record.requests
     time, batch = np.array(rows.time), np.array(rows.batch)
@@ -199,10 +221,10 @@ def _means(record: Record, program: Program) -> tuple[float, float, float]:
     return batch[inside].sum() / count / program.ranks, float(mean_context), count / program.units
 
 
-def _attention_work(program: Program, batch: float, context: float) -> list[tuple[int, Operator]]:
+def _attention_work(program: Program, batch: float, context: float) -> colocated_outcome.Work:
     """(times per pass, operator) of one attention GPU; a pass is one micro-batch through all layers."""
     deployment, pool = program.deployment, program.deployment.attention
-    work: list[tuple[int, Operator]] = []
+    work: colocated_outcome.Work = []
     for layer, count in Counter(deployment.llm.layers).items():
         seen = context if layer.attention.window is None else min(context, layer.attention.window)
         operators = attention_operators(
@@ -215,7 +237,7 @@ def _attention_work(program: Program, batch: float, context: float) -> list[tupl
     return [*work, *((1, operator) for operator in head)]
 
 
-def _ffn_work(program: Program, batch: float) -> list[tuple[int, Operator]]:
+def _ffn_work(program: Program, batch: float) -> colocated_outcome.Work:
     deployment = program.deployment
     total = batch * deployment.attention.ranks
     return [
@@ -227,7 +249,7 @@ def _ffn_work(program: Program, batch: float) -> list[tuple[int, Operator]]:
     ]
 
 
-def _share(work: Iterable[tuple[int, Operator]], seconds: Callable[[Operator], float], rate: float) -> float:
+def _share(work: Iterable[tuple[float, Operator]], seconds: Callable[[Operator], float], rate: float) -> float:
     return rate * sum(count * seconds(operator) for count, operator in work)
 
 

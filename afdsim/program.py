@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from afdsim.causes import Trace
+from afdsim.colocated import Colocated
 from afdsim.cost import CostModel
 from afdsim.deployment import Afd
 from afdsim.llm import Layer, core_operator
@@ -54,18 +55,21 @@ class SampledCore:
 
     window: int
     layer: Layer
-    deployment: Afd
+    deployment: Afd | Colocated
     cost: CostModel
+    query_tokens: int = 1
+    """Tokens of a sequence that read its KV cache together."""
 
     def seconds(self, batch: int, context: int) -> float:
         """Seconds for `batch` sequences whose contexts add up to `context`."""
         pool = self.deployment.attention
         operator = core_operator(
             self.layer,
-            np.array([float(batch)]),
+            np.array([float(batch * self.query_tokens)]),
             np.array([float(context)]),
             precision=self.deployment.precision,
             tp=pool.tp,
+            query_tokens=self.query_tokens,
         )
         return float(np.asarray(self.cost.seconds(operator, pool.gpu)).reshape(-1)[0])
 

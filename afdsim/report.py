@@ -14,6 +14,8 @@ from afdsim.units import show_count
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from afdsim import tree
+    from afdsim.colocated import Colocated
     from afdsim.deployment import Afd
     from afdsim.result import Result
     from afdsim.scenario import Scenario
@@ -117,7 +119,11 @@ _CONTENT = "result.json, scenario.yaml, requests, tokens, gpus, links, figures/"
 
 def deployment_line(scenario: Scenario) -> str:
     """Return ``AFD decode 2A2F (32 GPUs) = 2x8 H800 attention + 2x8 H800 FFN, 3 micro-batches``."""
+    from afdsim import tree
+
     each = scenario.deployment
+    if not isinstance(each, tree.Afd):
+        return _engine_line(each)
     attention, ffn = each.attention, each.ffn
     label = f"{attention.instances}A{ffn.instances}F"
     gpus = attention.instances * attention.gpus_per_instance + ffn.instances * ffn.gpus_per_instance
@@ -129,6 +135,18 @@ def deployment_line(scenario: Scenario) -> str:
     )
 
 
+def _engine_line(each: tree.Colocated | tree.TensorParallel) -> str:
+    """Return ``Colocated decode DP128+EP128 = 16x8 H800 (128 GPUs), two-batch overlap``."""
+    if each.type == "tensor_parallel":
+        return f"Colocated decode TP{each.gpus} = {each.gpus} {each.gpu}, no overlap"
+    gpus = each.instances * each.gpus_per_instance
+    overlap = "two-batch" if each.two_batch_overlap else "single-batch" if each.single_batch_overlap else "no"
+    return (
+        f"Colocated decode DP{each.instances * each.parallelism.dp}+EP{gpus} = "
+        f"{each.instances}x{each.gpus_per_instance} {each.gpu} ({show_count(gpus)} GPUs), {overlap} overlap"
+    )
+
+
 def model_line(scenario: Scenario) -> str:
     """Return the model and its number formats."""
     formats = scenario.precision
@@ -136,13 +154,16 @@ def model_line(scenario: Scenario) -> str:
     return f"Model {scenario.model} ({words})"
 
 
-def memory_lines(afd: Afd, context: int | None) -> list[str]:
+def memory_lines(afd: Afd | Colocated, context: int | None) -> list[str]:
     """Return what fills the memory of a GPU of each role; `context` is the final length of all requests."""
-    line = f"Attention GPU  {afd.attention_weights / 1e9:.1f} GB of weights, {afd.kv_budget / 1e9:.1f} GB for KV cache"
+    together = not hasattr(afd, "ffn")
+    weights = afd.attention_weights + (afd.ffn_weights if together else 0.0)
+    role = "Colocated GPU " if together else "Attention GPU "
+    line = f"{role} {weights / 1e9:.1f} GB of weights, {afd.kv_budget / 1e9:.1f} GB for KV cache"
     if context is not None:
         fits = f"{show_count(afd.sequences_that_fit(context))} sequences of {show_count(context)} tokens"
         line += f":\n               {fits} (max_num_seqs {show_count(afd.max_num_seqs)})"
-    return [line, f"FFN GPU        {afd.ffn_weights / 1e9:.1f} GB of weights"]
+    return [line] if together else [line, f"FFN GPU        {afd.ffn_weights / 1e9:.1f} GB of weights"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

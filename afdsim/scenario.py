@@ -38,7 +38,7 @@ class Scenario(tree.Part):
     name: Annotated[str, leaves.Text()] = "scenario"
     model: Annotated[str, leaves.ModelName()]
     precision: tree.Precision = tree.Precision()
-    deployment: tree.Afd
+    deployment: tree.Deployment
     network: tree.Network = tree.Network()
     variation: tree.Variation = tree.Variation()
     workload: tree.Workload
@@ -51,15 +51,21 @@ class Scenario(tree.Part):
 
     def faults(self) -> Iterator[tree.Fault]:
         """Check what no single part can know."""
-        pools = {"attention": self.deployment.attention.instances, "ffn": self.deployment.ffn.instances}
+        pools = _instances(self.deployment)
         for target in self.variation.straggler:
             pool, index = target.rstrip("]").split("[")
-            if int(index) >= pools[pool]:
+            if pool not in pools:
+                words = " and ".join(f"'{name}[i]'" for name in pools)
+                yield f"variation.straggler.{target}", f"a {self.deployment.type} deployment has {words}"
+            elif int(index) >= pools[pool]:
                 yield f"variation.straggler.{target}", f"{pool} has instances 0..{pools[pool] - 1}"
         arrival = self.workload.arrival
         if isinstance(arrival, tree.ClosedLoop) and (arrival.concurrency or 0) > self.deployment.slots:
             yield "workload.arrival.concurrency", f"must be <= {self.deployment.slots:,}, all slots of the deployment"
-        yield from _experts_divide(self.model, self.deployment.ffn)
+        if isinstance(self.deployment, tree.Afd):
+            yield from _experts_divide(self.model, self.deployment.ffn)
+        else:
+            yield from _colocated_faults(self.model, self.deployment, self.network)
 
     @cached_property
     def key(self) -> str:
@@ -70,6 +76,8 @@ class Scenario(tree.Part):
         data["model"] = _content(data["model"])
         if "trace" in data["workload"]:
             data["workload"]["trace"]["path"] = _content(data["workload"]["trace"]["path"])
+        if "path" in data["variation"]["experts"]:
+            data["variation"]["experts"]["path"] = _content(data["variation"]["experts"]["path"])
         text = json.dumps({"afdsim": __version__, "scenario": data}, sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -77,7 +85,7 @@ class Scenario(tree.Part):
     def notes(self) -> tuple[str, ...]:
         """What is allowed and may surprise, one line each, with its position."""
         found = []
-        if self.deployment.num_microbatches == 1:
+        if isinstance(self.deployment, tree.Afd) and self.deployment.num_microbatches == 1:
             found.append(("deployment.num_microbatches", "no overlap: with one micro-batch the pools take turns"))
         if math.isinf(getattr(self.workload.arrival, "request_rate", 0.0)):
             found.append(("workload.arrival.request_rate", "infinite: all requests arrive at time 0"))
@@ -226,7 +234,7 @@ def _override(document: Document, override: str) -> Document:
 
 def _put(document: Document, path: str, value: Any, mark: Mark) -> Document:
     keys = _keys(path)
-    if (fault := complaints.no_such_key(Scenario, keys)) is not None:
+    if (fault := complaints.no_such_key(Scenario, keys, document.data)) is not None:
         raise ScenarioError(f"{mark.key}: {path}: {fault}".removeprefix(": "))
     return _shorthand(yamlfile.put(document, keys, value, mark))
 
@@ -262,10 +270,11 @@ def _anchor(document: Document) -> None:
     model = document.data.get("model")
     if isinstance(model, str) and leaves.is_path(model):
         document.data["model"] = str((document.folder(("model",)) / model).resolve())
-    workload = document.data.get("workload")
-    trace = workload.get("trace") if isinstance(workload, dict) else None
-    if isinstance(trace, dict) and isinstance(trace.get("path"), str) and "\0" not in trace["path"]:
-        trace["path"] = str((document.folder(("workload", "trace", "path")) / trace["path"]).resolve())
+    for keys in (("workload", "trace", "path"), ("variation", "experts", "path")):
+        part = document.data.get(keys[0])
+        inner = part.get(keys[1]) if isinstance(part, dict) else None
+        if isinstance(inner, dict) and isinstance(inner.get("path"), str) and "\0" not in inner["path"]:
+            inner["path"] = str((document.folder(keys) / inner["path"]).resolve())
 
 
 def _from_mapping(source: Mapping[str, Any]) -> Document:
@@ -308,6 +317,44 @@ def _experts_divide(model: str, ffn: tree.FfnPool) -> Iterator[tree.Fault]:
             near = [*[n for n in fits if n < groups][-1:], *[n for n in fits if n > groups][:1]]
             nearest = ", ".join(map(str, near))
             yield "deployment.ffn", f"{experts} experts do not divide over {over}; nearest: {nearest}"
+
+
+def _instances(deployment: tree.Afd | tree.Colocated | tree.TensorParallel) -> dict[str, int]:
+    """Return the instances of every pool, by the name that stragglers use."""
+    match deployment:
+        case tree.Afd():
+            return {"attention": deployment.attention.instances, "ffn": deployment.ffn.instances}
+        case tree.Colocated():
+            return {"instance": deployment.instances}
+        case tree.TensorParallel():
+            return {"instance": 1}
+
+
+def _colocated_faults(
+    model: str, engine: tree.Colocated | tree.TensorParallel, network: tree.Network
+) -> Iterator[tree.Fault]:
+    """Check that experts and copies divide over the GPUs, and that nothing is asked of a network that is not there."""
+    from afdsim import catalog
+
+    experts = {getattr(layer.ffn, "experts", 0) for layer in catalog.llm(model).layers} - {0}
+    plain = tree.Network(link=tree.Link(bandwidth=network.link.bandwidth))
+    if network != plain:
+        yield "network", "of a colocated deployment has link.bandwidth alone; its all-to-all kernels hold the rest"
+    if isinstance(engine, tree.TensorParallel):
+        groups, slots, key = engine.ep, 0, "deployment.ep"
+    else:
+        groups = engine.instances * engine.gpus_per_instance - engine.shared_expert_gpus
+        slots, key = engine.redundant_experts, "deployment.redundant_experts"
+        if not experts and engine.instances * engine.parallelism.dp > 1:
+            yield (
+                "deployment",
+                f"{model} has no experts, so its data-parallel ranks are independent; simulate one of them",
+            )
+    for count in sorted(experts):
+        if (count + slots) % groups:
+            more = -(count + slots) % groups
+            fix = f"divide with {slots + more} redundant" if key.endswith("experts") else f"ep must divide {count}"
+            yield key, f"{count} experts and {slots} copies do not divide over {groups} groups of GPUs; {fix}"
 
 
 def _content(path: str) -> str:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from afdsim import metrics, outcome, workload
 from afdsim.admission import FOREVER, Demand
+from afdsim.colocated_program import ColocatedProgram
 from afdsim.compiler import compile_program
 from afdsim.cost import CostModel
 from afdsim.engine import Layers, Run
@@ -52,7 +53,7 @@ def simulate(
     return _result(scenario, program, demand, record, (seed, layers, reason))
 
 
-def demanded(scenario: Scenario, program: Program, seed: int) -> Demand:
+def demanded(scenario: Scenario, program: Program | ColocatedProgram, seed: int) -> Demand:
     """What the workload of a scenario asks of a deployment."""
     asked = scenario.workload
     law = arrival_law(scenario)
@@ -108,22 +109,26 @@ def _lengths(law: ConstantLength | LognormalLength | UniformLength | None) -> wo
             return None
 
 
-def chosen_layers(scenario: Scenario, program: Program, demand: Demand) -> tuple[Layers, str]:
+def chosen_layers(scenario: Scenario, program: Program | ColocatedProgram, demand: Demand) -> tuple[Layers, str]:
     """How to run the layers, and why, where the scenario leaves it open."""
     asked, refusal = scenario.run.engine, program.kernel_refuses
     if asked == "processes":
         return "processes", ""
     if refusal is not None:
         if asked == "kernel":
-            raise SimulationError(f"run.engine: the kernel does not run this scenario: {refusal}; use processes or auto")
+            raise SimulationError(
+                f"run.engine: the kernel does not run this scenario: {refusal}; use processes or auto"
+            )
         return "processes", f"the kernel does not run this scenario: {refusal}"
     messages = 2 * program.units * program.ffns + program.units + program.ffns
+    if isinstance(program, ColocatedProgram):
+        messages = 5 * program.units
     operations = program.layers * program.micro_batches * messages * _steps_expected(program, demand)
     compiled = operations > COMPILING_PAYS and find_spec("numba") is not None
     return ("kernel-numba" if compiled else "kernel-python"), ""
 
 
-def _steps_expected(program: Program, demand: Demand) -> float:
+def _steps_expected(program: Program | ColocatedProgram, demand: Demand) -> float:
     """Decode steps of a run, roughly: it only decides whether compiling pays."""
     _, output_len = demand.source.columns(min(demand.num_requests, 1000))
     return float(output_len.mean()) * (1.0 + demand.num_requests / program.deployment.slots)
@@ -137,7 +142,11 @@ def placed(error: CapacityError, scenario: Scenario) -> CapacityError:
 
 
 def _result(
-    scenario: Scenario, program: Program, demand: Demand, record: Record, how: tuple[int, Layers, str]
+    scenario: Scenario,
+    program: Program | ColocatedProgram,
+    demand: Demand,
+    record: Record,
+    how: tuple[int, Layers, str],
 ) -> Result:
     seed, layers, reason = how
     name = layers.split("-")[0]
@@ -165,7 +174,7 @@ def _limits(tpot: float | None, e2el: float | None) -> dict[str, float]:
     return {name: limit for name, limit in (("tpot", tpot), ("e2el", e2el)) if limit is not None}
 
 
-def _notes(scenario: Scenario, program: Program, record: Record) -> list[str]:
+def _notes(scenario: Scenario, program: Program | ColocatedProgram, record: Record) -> list[str]:
     """What a reader of the figures should know."""
     notes = []
     assumed = [f"{key} {value:g}" for key in ("event", "step") if (value := getattr(scenario.variation, key))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -130,7 +131,7 @@ class Mtp(Part):
 class Afd(Part):
     """Attention-FFN disaggregation, xAyF."""
 
-    type: Annotated[Literal["afd"], Choice(("afd",), ("colocated", "tensor_parallel"))]
+    type: Literal["afd"]
     attention: AttentionPool
     ffn: FfnPool
     num_microbatches: Length = 3
@@ -153,6 +154,117 @@ class Afd(Part):
             yield "gap", "is a pause of drained pipelines; add 'boundary: drain' or remove it"
         if self.mtp is not None:
             yield "mtp", "multi-token prediction is not modelled yet; remove it"
+
+
+class _Engine(Part):
+    """What every colocated engine has."""
+
+    gpu: Gpu
+    max_num_seqs: Length
+    """Sequences in flight per attention rank, over all micro-batches."""
+    kernels: tuple[Annotated[str, Text(wanted="a kernel library, e.g. 'flashinfer'")], ...] = ()
+    """Kernel libraries to prefer over the defaults, e.g. [swapab]."""
+    framework_overhead: Time = 0.0
+    """GPU time per layer and micro-batch beyond the modelled kernels; wall-clock figures of open frameworks need it."""
+    host_overhead: Time = 0.0
+    """Pause between two steps in which the GPU waits for the host."""
+    mtp: Mtp | None = None
+
+    def faults(self) -> Iterator[Fault]:
+        """Check the kernel libraries, and what is not modelled."""
+        from afdsim.cost import known_backends
+
+        for name in self.kernels:
+            if name not in known_backends():
+                yield "kernels", f"no kernel was measured for {name!r} (known: {', '.join(sorted(known_backends()))})"
+        if self.mtp is not None:
+            yield "mtp", "multi-token prediction is not modelled yet; remove it"
+
+
+class Colocated(_Engine):
+    """Data-parallel attention and expert parallelism on the same GPUs: one engine, EP over all of them."""
+
+    type: Literal["colocated"]
+    instances: Length
+    """Servers."""
+    gpus_per_instance: Length = 8
+    parallelism: AttentionParallelism
+    """Of attention, inside an instance. Default: every GPU is a data parallel rank."""
+    lm_head: Shards = "replicated"
+    redundant_experts: Annotated[int, Whole(0)] = 0
+    """Copies of experts beyond one each, over all GPUs."""
+    shared_expert_gpus: Annotated[int, Whole(0)] = 0
+    """GPUs that hold nothing but the shared expert; 0: every GPU holds it beside its routed ones."""
+    two_batch_overlap: Annotated[bool, Flag()] = False
+    """Two micro-batches, one computing while the other's tokens fly."""
+    single_batch_overlap: Annotated[bool, Flag()] = False
+    """The combine overlaps with the last matrix of the experts."""
+    all_to_all: Annotated[Literal["low_latency", "normal"], Choice(("low_latency", "normal"))] = "low_latency"
+    """Communication kernels: DeepEP's low-latency ones, or its normal ones, which hold a share of the SMs."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, data: Any) -> Any:
+        return _with_parallelism(data, narrow="tp", wide="dp")
+
+    @property
+    def num_microbatches(self) -> int:
+        """Micro-batches that take turns."""
+        return 2 if self.two_batch_overlap else 1
+
+    @property
+    def slots(self) -> int:
+        """Sequences that can be in flight over the whole deployment."""
+        return self.instances * self.parallelism.dp * self.max_num_seqs
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that the parallel degrees cover the instance, and that one overlap is chosen."""
+        yield from super().faults()
+        yield from _product(self.parallelism.dp, self.parallelism.tp, self.gpus_per_instance, "dp")
+        gpus = self.instances * self.gpus_per_instance
+        if self.shared_expert_gpus >= gpus:
+            yield "shared_expert_gpus", f"must be < {gpus}, the GPUs of the deployment {got(self.shared_expert_gpus)}"
+        if self.two_batch_overlap and self.single_batch_overlap:
+            yield "single_batch_overlap", "excludes two_batch_overlap; choose one"
+        if self.two_batch_overlap and self.max_num_seqs < 2:
+            yield "max_num_seqs", f"must be >= 2, one sequence per micro-batch {got(self.max_num_seqs)}"
+
+
+class TensorParallel(_Engine):
+    """Every GPU works on every token: heads and widths are cut, sums are all-reduced."""
+
+    type: Literal["tensor_parallel"]
+    gpus: Length
+    """GPUs of the engine, all inside one NVLink domain."""
+    ep: Length = 1
+    """Groups that hold different experts."""
+
+    @property
+    def num_microbatches(self) -> int:
+        """Return 1: nothing overlaps."""
+        return 1
+
+    @property
+    def slots(self) -> int:
+        """Sequences that can be in flight over the whole deployment."""
+        return self.max_num_seqs
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that the GPUs reach one another, and that the expert groups divide them."""
+        yield from super().faults()
+        from afdsim import catalog
+
+        gpu = catalog.gpu(self.gpu)
+        if self.gpus > gpu.scale_up:
+            yield (
+                "gpus",
+                f"must be <= {gpu.scale_up}, the NVLink domain of {gpu.name} {got(self.gpus)}; or use colocated",
+            )
+        if self.gpus % self.ep:
+            yield "ep", f"must divide gpus, {self.gpus} {got(self.ep)}"
+
+
+Deployment = Annotated[Afd | Colocated | TensorParallel, Field(discriminator="type")]
 
 
 class Link(Part):
@@ -179,19 +291,37 @@ class Network(Part):
     """GPU to CPU hand-over before a message is posted."""
 
 
+_LAWS = ("uniform", "power_law", "trace", "slowest")
+_A_LAW: Mapping[str, str] = MappingProxyType({"uniform": "a uniform", "trace": "a trace", "slowest": "a slowest-rank"})
+
+
 class Experts(Part):
     """How tokens spread over experts."""
 
-    law: Annotated[Literal["uniform", "power_law"], Choice(("uniform", "power_law"))] = "uniform"
+    law: Annotated[Literal["uniform", "power_law", "trace", "slowest"], Choice(_LAWS)] = "uniform"
     skew: Sigma = 0.0
     """Exponent of the power law."""
+    path: Annotated[str, Text(wanted="a file")] | None = None
+    """With 'law: trace': a CSV file of tokens per expert, one row per MoE layer or one for all."""
+    max_over_mean: Annotated[float, Real(1.0)] = 1.0
+    """With 'law: slowest': load of the busiest rank of every layer over the mean, where a source states only that."""
+    placement: Annotated[Literal["contiguous", "balanced"], Choice(("contiguous", "balanced"))] = "contiguous"
+    """Where experts and their copies lie: in order, or packed by load (EPLB)."""
 
     def faults(self) -> Iterator[Fault]:
-        """Check that the skew belongs to its law."""
-        if self.law == "uniform" and self.skew:
-            yield "skew", "is the exponent of 'law: power_law'; a uniform law has none"
+        """Check that every key belongs to its law."""
         if self.law == "power_law" and not self.skew:
             yield "skew", "must be > 0 with 'law: power_law', e.g. 0.5"
+        if self.law != "power_law" and self.skew:
+            yield "skew", f"is the exponent of 'law: power_law'; {_A_LAW[self.law]} law has none"
+        if self.law == "trace" and (self.path is None or not Path(self.path).is_file()):
+            yield "path", f"no such file '{self.path}'" if self.path else "required key is missing"
+        if self.law != "trace" and self.path is not None:
+            yield "path", "is the file of 'law: trace'; remove it"
+        if (self.law == "slowest") != (self.max_over_mean > 1.0):
+            yield "max_over_mean", "must be > 1 with 'law: slowest', e.g. 1.11, and belongs to no other law"
+        if self.placement == "balanced" and self.law in ("uniform", "slowest"):
+            yield "placement", f"of experts makes no difference to 'law: {self.law}'; remove it"
 
 
 class Variation(Part):
@@ -204,7 +334,9 @@ class Variation(Part):
     link: Sigma = 0.027
     """Per transfer; p99/p50 = 1.065 was published for StepMesh."""
     straggler: Mapping[
-        Annotated[str, Text(r"(attention|ffn)\[\d{1,6}\]", "'attention[i]' or 'ffn[i]'")],
+        Annotated[
+            str, Text(r"(attention|ffn|instance)\[\d{1,6}\]", "'attention[i]' or 'ffn[i]'; colocated: 'instance[i]'")
+        ],
         Annotated[float, Real(positive=True)],
     ] = Field(default_factory=dict)
     """Constant slow-down of single instances."""

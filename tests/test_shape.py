@@ -24,7 +24,7 @@ CHANGERS = {
     "discard",
     "sort",
 }
-COMPILED = {"advance_ports", "advance_dedicated", "book"}
+COMPILED = {"advance_ports", "advance_dedicated", "advance_colocated", "book", "book_colocated"}
 """numba compiles these loops, so they stay flat: a call per operation would cost more than the operation."""
 
 
