@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, get_args
 from zlib import crc32
 
 import numpy as np
 
-from afdsim import metrics
+from afdsim import metrics, units
 from afdsim.metrics import CAUSES, Columns, Floats, Run, Window
 
 if TYPE_CHECKING:
@@ -245,21 +246,33 @@ def pareto(
     Points where the column `met` is false are hollow and not part of a frontier.
     """
     ax = _axes(ax)
-    across, up = (np.asarray(table[name], float) for name in (x, y))
+    across, up = _numbers(table, x), _numbers(table, y)
     groups = np.asarray(table[hue]) if hue is not None else np.full(len(across), "")
-    fine = np.asarray(table[met], bool) if met is not None and met in table else np.ones(len(across), bool)
+    fine = _claims(table, met) if met is not None and met in table else np.ones(len(across), bool)
     for name, colour in colours(map(str, dict.fromkeys(groups.tolist()))).items():
         mine = (groups.astype(str) == name) & ~np.isnan(across) & ~np.isnan(up)
         ax.plot(across[mine & ~fine], up[mine & ~fine], "o", mfc="none", color=colour, markersize=5)
         best = np.flatnonzero(mine & fine)[frontier(across[mine & fine], up[mine & fine])]
         ax.plot(across[mine & fine], up[mine & fine], "o", color=colour, markersize=5, alpha=0.45, mec="none")
         ax.plot(across[best], up[best], "-o", color=colour, markersize=5, label=name or "frontier")
+    if x == "tokens_per_s_per_user":
+        _mark_slowest_speed(ax, table)
     if not fine.all():
         ax.plot([], [], "o", mfc="none", color="#666666", label="misses the SLA")
     ax.set(xlabel=_title(x), ylabel=_title(y), title="Speed per user against throughput per GPU")
     ax.set(xlim=(0, None), ylim=(0, None))
     _legend_below(ax, title=None if hue is None else _title(hue))
     return ax
+
+
+def _mark_slowest_speed(ax: Axes, table: Columns) -> None:
+    """Draw the speed per user that a limit on TPOT demands, if it is one for all points."""
+    if "sla.limit_ms" in table and "sla.metric" in table:
+        limits = {*zip(*(np.asarray(table[f"sla.{name}"]).tolist() for name in ("metric", "limit_ms")), strict=True)}
+        found = {limit for metric, limit in limits if metric == "tpot"}
+        if len(found) == 1:
+            limit = found.pop()
+            ax.axvline(1e3 / limit, color="#B00020", linewidth=1.6, label=f"SLA {limit:g} ms")
 
 
 def frontier(x: Floats, y: Floats) -> Any:
@@ -291,6 +304,9 @@ def ratio(
     twin.set(ylabel=_title(latency))
     for axes in (ax, twin):
         axes.set_ylim(0, 1.12 * axes.dataLim.y1)
+    places = np.unique(_numbers(table, x))
+    if (places == np.round(places)).all() and len(places) <= 12:
+        ax.set_xticks(places)
     if all(name in table for name in busy):
         _shade_bottleneck(ax, table, x, busy)
     handles, labels = ax.get_legend_handles_labels()
@@ -300,7 +316,7 @@ def ratio(
 
 def _over_seeds(ax: Axes, table: Columns, columns: tuple[str, str], look: dict[str, Any]) -> Any:
     """Draw the mean and the range of y at every x."""
-    x, y = (np.asarray(table[name], float) for name in columns)
+    x, y = (_numbers(table, name) for name in columns)
     places = np.unique(x)
     groups = [y[(x == place) & ~np.isnan(y)] for place in places]
     mean, low, high = (
@@ -312,8 +328,8 @@ def _over_seeds(ax: Axes, table: Columns, columns: tuple[str, str], look: dict[s
 
 def _shade_bottleneck(ax: Axes, table: Columns, x: str, busy: tuple[str, str]) -> None:
     """Shade from the place where the second pool becomes the busier one."""
-    place = np.asarray(table[x], float)
-    excess = np.asarray(table[busy[1]], float) - np.asarray(table[busy[0]], float)
+    place = _numbers(table, x)
+    excess = _numbers(table, busy[1]) - _numbers(table, busy[0])
     places = np.unique(place)
     ahead = np.array([np.nanmean(excess[place == each]) for each in places])
     name = busy[1].split(".")[-2] if "." in busy[1] else busy[1]
@@ -382,6 +398,29 @@ def _busy_grid(gpus: Columns) -> tuple[Floats, list[str]]:
     for (pool, instance, rank), busy in zip(seats, share.tolist(), strict=True):
         grid[rows[pool, instance], int(rank)] = busy
     return grid, [f"{pool}[{instance}]" for pool, instance in rows]
+
+
+def _numbers(table: Columns, name: str) -> Floats:
+    """A column as numbers: quantities in SI units, NaN where a point has none."""
+    column = np.asarray(table[name])
+    if column.dtype.kind in "biuf":
+        return column.astype(float)
+    return np.array([_number(cell) for cell in column.tolist()], float)
+
+
+def _number(cell: object) -> float:
+    """A number, or the SI value of a text with a unit such as "60 req/s"."""
+    if not isinstance(cell, str):
+        return float(cell) if isinstance(cell, int | float) else math.nan
+    for quantity in get_args(units.Quantity):
+        with suppress(ValueError):
+            return units.parse(cell, quantity)
+    raise ValueError(f"{cell!r} is no number and no quantity with a unit")
+
+
+def _claims(table: Columns, name: str) -> Any:
+    """A column of truth values as a mask: false where a point has none."""
+    return np.array([cell is True for cell in np.asarray(table[name], object).tolist()], bool)
 
 
 _TITLES: Final = {

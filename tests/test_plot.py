@@ -183,3 +183,31 @@ def test_plot_needs_no_matplotlib_until_it_draws():
     code = "import sys, afdsim.plot; sys.exit('matplotlib' in sys.modules or 'pandas' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_quantities_with_units_are_numbers_on_an_axis():
+    sweep = {
+        **SWEEP,
+        "workload.arrival.request_rate": ["60 req/s", "60 req/s", "120 req/s", "120 req/s", "2e2 req/s", "200 req/s"],
+    }
+    ax = plot.ratio(sweep, x="workload.arrival.request_rate")
+
+    assert ax.get_lines()[0].get_xdata().tolist() == [60.0, 120.0, 200.0]
+    assert ax.get_xlabel() == "request rate (req/s)"
+
+
+def test_points_that_failed_are_left_out_of_a_frontier():
+    sweep = {
+        **SWEEP,
+        "sla.met": [True, True, True, True, None, None],
+        "tgs": [900.0, 950.0, 2000.0, 2050.0, None, None],
+    }
+    ax = plot.pareto({**sweep, "sla.metric": ["tpot"] * 6, "sla.limit_ms": [50.0] * 6}, hue="instances")
+
+    assert "SLA 50 ms" in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert all(len(line.get_xdata()) == 0 for line in ax.get_lines() if line.get_label() == "4")
+
+
+def test_a_column_that_is_no_number_is_told():
+    with pytest.raises(ValueError, match="'fast' is no number"):
+        plot.ratio({**SWEEP, "instances": ["fast"] * 6}, x="instances")

@@ -444,18 +444,16 @@ def script(cache, over, seeds, frame):
 
 
 def killed_and_resumed(tmp_path, over, seeds, kills):
-    """Return the frame of a sweep whose parent or workers were killed at random moments."""
+    """Return the frame of a sweep whose workers and parent were killed at random moments, then run to its end."""
     rng, frame = random.Random(6), tmp_path / "frame.pkl"
     for turn in range(kills):
         process = script(tmp_path / "points", over, seeds, frame)
-        time.sleep(rng.uniform(0.8, 2.2))
-        victims = [process.pid] if turn % 2 else children(process.pid)[:1]
-        for pid in victims:
+        time.sleep(rng.uniform(0.5, 3.0))
+        for pid in children(process.pid)[: turn % 3]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        if turn % 2 == 0:
-            time.sleep(0.3)
-            process.kill()
+        time.sleep(rng.uniform(0.0, 0.5))
+        process.kill()
         process.communicate()
     process = script(tmp_path / "points", over, seeds, frame)
     _, errors = process.communicate()
@@ -464,10 +462,9 @@ def killed_and_resumed(tmp_path, over, seeds, kills):
 
 
 def children(pid):
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
+    """Return the processes that any thread of a process has started."""
+    lists = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for text in lists for child in text.split()]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds worker processes in /proc")
@@ -486,7 +483,7 @@ def test_a_thousand_points_survive_twenty_kills(tmp_path):
     over = {
         "deployment.attention.instances": [1, 2, 3, 4, 5],
         "deployment.ffn.instances": [1, 2, 3, 4],
-        "workload.output_len.value": [4, 8],
+        "workload.output_len.value": [16, 24],
     }
 
     resumed = killed_and_resumed(tmp_path, over, 25, kills=20)
