@@ -6,6 +6,7 @@ leaves embedding and LM head out (under 5 %) and takes communication as hidden; 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from afdsim.llm import (
     Precision,
     Split,
     ffn_weight_bytes,
+    kv_bytes_per_token,
     layer_kv_bytes,
     output_width,
     projections,
@@ -87,11 +89,7 @@ def layer_attention_flops(attention: Attention, context: int) -> float:
 
 def layer_linear_flops(llm: Llm, attention: Attention) -> float:
     """Return the projections' FLOPs of one token in one layer, MLA's absorbed kv_b included."""
-    elements = sum(k * n for _, k, n in projections(llm.hidden, attention))
-    elements += output_width(attention) * llm.hidden
-    if isinstance(attention, Mla):
-        elements += attention.heads * attention.kv_rank * (attention.nope_dim + attention.v_dim)
-    return 2.0 * elements
+    return 2.0 * _projection_elements(llm, attention)
 
 
 def layer_ffn_flops(llm: Llm, ffn: Ffn) -> float:
@@ -108,6 +106,12 @@ def layer_ffn_flops(llm: Llm, ffn: Ffn) -> float:
 def intensity(attention: Attention, precision: Precision | None = None) -> float:
     """Return core FLOPs per KV byte: 128 for Step-3's MFA, 512 for DeepSeek-V3's MLA, 32 for Qwen3-235B's GQA."""
     return layer_attention_flops(attention, 1) / layer_traffic(attention, 1, precision or Precision())
+
+
+def llm_intensity(llm: Llm, context: int, precision: Precision | None = None) -> float:
+    """Return core FLOPs per KV byte over all layers of `llm` at `context` tokens."""
+    token = work(llm, context, precision)
+    return token.attention_flops / token.kv_bytes
 
 
 def peak(gpu: Gpu) -> float:
@@ -187,32 +191,52 @@ def min_sparsity(
 
 def ideal_batch(llm: Llm, gpu: Gpu) -> float:
     """Return the tokens per micro-batch at which the FFN of `llm` turns compute-bound, shared experts counted."""
-    sparsest = min((_active_share(layer.ffn) for layer in llm.layers), default=1.0)
-    return dense_batch(gpu) / sparsest
+    return dense_batch(gpu) / sparsity(llm)
+
+
+def sparsity(llm: Llm) -> float:
+    """Return the active share of the experts in the sparsest layer of `llm`; 1 where it has none."""
+    return min((_active_share(layer.ffn) for layer in llm.layers), default=1.0)
 
 
 def largest_context(llm: Llm, gpu: Gpu, *, o_proj: int = 1, tpot: float = TPOT) -> float:
-    """Return the context tokens (all sequences of a GPU) that one layer can read in its share of the stage.
+    """Return the context tokens (all sequences of a GPU) that attention can read in its stage, a third of `tpot`.
 
-    Step-3 section 6: the GPU streams a layer's projections (o_proj cut over `o_proj` GPUs) and its KV cache at full
-    bandwidth within ``tpot / 3 / layers``. Negative where the projections alone do not fit.
+    Step-3 section 6: the GPU streams its projections (o_proj cut over `o_proj` GPUs) and its KV cache at full
+    bandwidth. Negative where the projections alone do not fit; windows count as full.
     """
-    attention = max((layer.attention for layer in llm.layers), key=lambda kind: layer_kv_bytes(kind, Precision()))
-    weights = sum(k * n for _, k, n in projections(llm.hidden, attention))
-    weights += share(output_width(attention), o_proj) * llm.hidden
-    budget = gpu.memory_bandwidth * tpot / STAGES / len(llm.layers)
-    return (budget - weights) / layer_kv_bytes(attention, Precision())
+    return _kv_budget(llm, gpu, o_proj, tpot) / max(kv_bytes_per_token(llm, Precision()), 1.0)
+
+
+def _kv_budget(llm: Llm, gpu: Gpu, o_proj: int, tpot: float) -> float:
+    """Return the bytes of KV that one GPU can read in its stage beside the FP8 projections of all layers."""
+    weights = sum(_projection_elements(llm, layer.attention, o_proj) for layer in llm.layers)
+    return gpu.memory_bandwidth * tpot / STAGES - weights
+
+
+def _projection_elements(llm: Llm, attention: Attention, o_proj: int = 1) -> float:
+    elements = sum(k * n for _, k, n in projections(llm.hidden, attention))
+    elements += share(output_width(attention), o_proj) * llm.hidden
+    if isinstance(attention, Mla):
+        elements += attention.heads * attention.kv_rank * (attention.nope_dim + attention.v_dim)
+    return float(elements)
+
+
+def largest_batch(llm: Llm, gpu: Gpu, context: int, *, o_proj: int = 1, tpot: float = TPOT) -> int:
+    """Return the sequences of `context` tokens that attention on one GPU can take; 0 where the weights do not fit."""
+    return max(0, math.floor(_kv_budget(llm, gpu, o_proj, tpot) / work(llm, context).kv_bytes))
 
 
 def ffn_cards(llm: Llm, gpu: Gpu, *, utilisation: float = 0.5, tpot: float = TPOT) -> int:
     """Return the GPUs that stream the FFN weights of `llm` in one stage at `utilisation` of their bandwidth.
 
-    Rounded up so that the experts divide evenly: 48 L20 or 144 L4 for Step-3 (its section 6).
+    Rounded up until the experts divide evenly over the GPUs, or the GPUs over the experts: 48 L20 or 144 L4 for
+    Step-3 (its section 6).
     """
     each = gpu.memory_bandwidth * utilisation * tpot / STAGES
     cards = math.ceil(ffn_weight_bytes(llm, Precision(), Split()) / min(each, 0.9 * gpu.memory))
     experts = max((layer.ffn.experts for layer in llm.layers if isinstance(layer.ffn, Moe)), default=1)
-    return math.ceil(cards / experts) * experts
+    return next(count for count in itertools.count(cards) if experts % count == 0 or count % experts == 0)
 
 
 def _active_share(ffn: Ffn) -> float:

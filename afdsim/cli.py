@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from afdsim import __version__
+from afdsim import __version__, commands_cost, commands_sweep
 from afdsim.errors import AfdsimError, CapacityError, ScenarioError, SimulationError
 
 if TYPE_CHECKING:
@@ -359,3 +359,7 @@ def schema() -> None:
     from afdsim.scenario import schema as described
 
     click.echo(json.dumps(described(), indent=2))
+
+
+commands_cost.register(main)
+commands_sweep.register(main)

@@ -62,7 +62,9 @@ class Coefficient:
     source: str
     samples: int
     median_error: float
-    """Median of |predicted / measured - 1| of the fit; NaN where nothing was measured."""
+    """Median of |predicted / measured - 1| over the samples; NaN where nothing was measured."""
+    p90_error: float
+    """Its ninth decile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +84,11 @@ class Roofline:
 
     backends: tuple[str, ...] = ()
     """Kernel libraries to prefer over the defaults, for example ("flashinfer", "cutlass")."""
+    own: tuple[Coefficient, ...] = ()
+    """Rows that come before the shipped ones: what `afdsim calibrate` measured, read by `read_table`."""
 
     def __post_init__(self) -> None:
-        unknown = set(self.backends) - known_backends()
+        unknown = set(self.backends) - known_backends() - {row.backend for row in self.own}
         if unknown:
             known = ", ".join(sorted(known_backends()))
             raise CatalogError(f"no kernel was measured for backend {sorted(unknown)[0]!r}; known: {known}")
@@ -92,11 +96,28 @@ class Roofline:
     def seconds(self, operator: Operator, gpu: Gpu) -> Array:
         """Return the seconds of `operator` on one `gpu`, in the shape of the operator's arrays."""
         law = self.law(operator, gpu)
+        return law.fixed + np.maximum(self._computing(operator, gpu, law), operator.bytes * law.per_byte)
+
+    def bound(self, operator: Operator, gpu: Gpu) -> str:
+        """Return what limits `operator`, of scalar work: "compute", "memory" or "network", or "launch".
+
+        The last where the kernel's fixed time is longer than its work.
+        """
+        law = self.law(operator, gpu)
+        computing, moving = float(self._computing(operator, gpu, law)), float(operator.bytes * law.per_byte)
+        if law.fixed > max(computing, moving):
+            return "launch"
+        if computing >= moving:
+            return "compute"
+        return "network" if self.coefficient(operator, gpu).bandwidth else "memory"
+
+    def _computing(self, operator: Operator, gpu: Gpu, law: Law) -> Array:
+        """Return the seconds of arithmetic of `operator`, tiles padded."""
         flops = operator.flops
         if not _foldable(operator):
             padded = padding(operator, self.coefficient(operator, gpu).tile)
             flops = operator.unpadded + (operator.flops - operator.unpadded) * padded
-        return law.fixed + np.maximum(flops * law.per_flop, operator.bytes * law.per_byte)
+        return flops * law.per_flop
 
     def law(self, operator: Operator, gpu: Gpu) -> Law:
         """Return the affine law of `operator` on `gpu`; padding is inside `per_flop` where rows are one exact number.
@@ -118,10 +139,11 @@ class Roofline:
     def coefficient(self, operator: Operator, gpu: Gpu) -> Coefficient:
         """Return the table row that prices `operator` on `gpu`: of the GPU itself, else of its family."""
         dtype = _native(operator.dtype, gpu)
-        for owner in (gpu.name, gpu.family, "*"):
-            rows = [row for row in table().get((owner, operator.kernel), ()) if row.dtype in (dtype, "*")]
-            if rows:
-                return self._choose(rows, operator.gpus)
+        for known in (_by_kernel(self.own), table()) if self.own else (table(),):
+            for owner in (gpu.name, gpu.family, "*"):
+                rows = [row for row in known.get((owner, operator.kernel), ()) if row.dtype in (dtype, "*")]
+                if rows:
+                    return self._choose(rows, operator.gpus)
         raise CatalogError(
             f"no coefficient for kernel {operator.kernel!r} in {dtype} on {gpu.name}; "
             f"add a row for {gpu.family} to coefficients.csv"
@@ -190,10 +212,17 @@ def _tail(mean: float, tile: int) -> float:
 @cache
 def table() -> Mapping[tuple[str, str], tuple[Coefficient, ...]]:
     """Return all coefficients by (GPU or family, kernel), in the order of the file: the default backend first."""
-    text = files("afdsim").joinpath("data", "coefficients.csv").read_text(encoding="utf-8")
+    return _by_kernel(read_table(files("afdsim").joinpath("data", "coefficients.csv").read_text(encoding="utf-8")))
+
+
+def read_table(text: str) -> tuple[Coefficient, ...]:
+    """Return the coefficients of a table's text, in its order."""
+    return tuple(read_coefficient(line) for line in csv.DictReader(text.splitlines()))
+
+
+def _by_kernel(rows: tuple[Coefficient, ...]) -> Mapping[tuple[str, str], tuple[Coefficient, ...]]:
     found: dict[tuple[str, str], tuple[Coefficient, ...]] = {}
-    for line in csv.DictReader(text.splitlines()):
-        row = read_coefficient(line)
+    for row in rows:
         found[row.gpu, row.kernel] = (*found.get((row.gpu, row.kernel), ()), row)
     return found
 
@@ -219,6 +248,7 @@ def read_coefficient(line: Mapping[str, str]) -> Coefficient:
         source=line["source"],
         samples=int(line["samples"] or 0),
         median_error=float(line["median_error"] or "nan"),
+        p90_error=float(line.get("p90_error") or "nan"),
     )
 
 
