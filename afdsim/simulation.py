@@ -10,7 +10,7 @@ from afdsim.admission import FOREVER, Demand
 from afdsim.colocated_program import ColocatedProgram
 from afdsim.compiler import compile_program
 from afdsim.cost import CostModel
-from afdsim.engine import Layers, Run
+from afdsim.engine import Layers, Observer, Run
 from afdsim.errors import CapacityError, SimulationError
 from afdsim.program import Program
 from afdsim.record import Record
@@ -38,8 +38,12 @@ def simulate(
     cost: CostModel | None = None,
     network: Network | None = None,
     progress: Progress | None = None,
+    observer: Observer | None = None,
 ) -> Result:
-    """Run a scenario once. `seed` defaults to the first of the scenario's; `cost` and `network` replace the models."""
+    """Run a scenario once. `seed` defaults to the first of the scenario's; `cost` and `network` replace the models.
+
+    `observer` is called with every completed step and the start and finish of its operations (see `timeline`).
+    """
     scenario = scenario if isinstance(scenario, Scenario) else load(scenario)
     seed = scenario.run.seeds[0] if seed is None else seed
     try:
@@ -47,7 +51,7 @@ def simulate(
         demand = demanded(scenario, program, seed)
         layers, reason = chosen_layers(scenario, program, demand)
         report = None if progress is None else lambda fraction: progress(fraction, scenario.name)
-        record = Run(program, demand, layers=layers, progress=report).execute()
+        record = Run(program, demand, layers=layers, progress=report, observer=observer).execute()
     except CapacityError as error:
         raise placed(error, scenario) from None
     return _result(scenario, program, demand, record, (seed, layers, reason))
