@@ -15,6 +15,7 @@ from afdsim.errors import AfdsimError, CapacityError, CatalogError, ScenarioErro
 
 if TYPE_CHECKING:
     from afdsim import plot
+    from afdsim.comparison import compare
     from afdsim.result import Result
     from afdsim.scenario import Scenario, load
     from afdsim.simulation import simulate
@@ -31,6 +32,7 @@ __all__ = [
     "ScenarioError",
     "SimulationError",
     "__version__",
+    "compare",
     "load",
     "plot",
     "simulate",
@@ -40,6 +42,7 @@ __all__ = [
 _HOME = (
     ("Result", "result"),
     ("Scenario", "scenario"),
+    ("compare", "comparison"),
     ("load", "scenario"),
     ("plot", ""),
     ("simulate", "simulation"),

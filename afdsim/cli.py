@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from afdsim import __version__, commands_cost, commands_sweep
+from afdsim import __version__, commands_compare, commands_cost, commands_sweep
 from afdsim.errors import AfdsimError, CapacityError, ScenarioError, SimulationError
 
 if TYPE_CHECKING:
@@ -244,12 +244,12 @@ def _bar() -> Iterator[Progress]:
 @_SET
 def check(scenario: str, overrides: tuple[str, ...]) -> None:
     """Say whether SCENARIO is sound; simulate nothing."""
-    from afdsim.compiler import deployment
+    from afdsim.compiler import any_deployment
     from afdsim.report import deployment_line, memory_lines, model_line
     from afdsim.simulation import placed
 
     loaded = _load(scenario, overrides)
-    afd = deployment(loaded)
+    afd = any_deployment(loaded)
     try:
         afd.check_memory()
     except CapacityError as error:
@@ -361,5 +361,6 @@ def schema() -> None:
     click.echo(json.dumps(described(), indent=2))
 
 
+commands_compare.register(main)
 commands_cost.register(main)
 commands_sweep.register(main)

@@ -155,7 +155,7 @@ class _Compiler:
         deployment = self.deployment
         operators = attention_operators(deployment.llm, layer, self.tokens, precision=deployment.precision, tp=self.tp)
         cut = 1 + len(projections(deployment.llm.hidden, layer.attention, self.tp)) + isinstance(layer.attention, Mla)
-        overhead = self.asked.framework_overhead
+        overhead = self.asked.framework_overhead / self.asked.num_microbatches
         last = self._shared(layer) if isinstance(layer.ffn, Moe) else self._dense(layer.ffn)
         sends = self._own("dispatch", held=True) if isinstance(layer.ffn, Moe) else [0.0] * len(last)
         return (

@@ -75,7 +75,7 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     return [f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))]
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], ink: Ink) -> list[str]:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], ink: Ink) -> list[str]:
     """Lay out rows: the first column left, the others right, a rule below the head."""
     body = [head, *rows]
     widths = [max(len(row[column]) for row in body) for column in range(len(head))]
@@ -196,7 +196,7 @@ class _Page:
         ]
         if not rows:
             return ["No request finished in the window: there is no latency to show."]
-        lines = _table(["Metric", *_COLUMNS], rows, self.ink)
+        lines = table(["Metric", *_COLUMNS], rows, self.ink)
         lines += _too_few(rows)
         lines.append(" TPOT = (last - first token)/(n - 1) per request; ITL = every single gap (vLLM's definitions)")
         return lines
@@ -255,7 +255,7 @@ class _Page:
             for name, pool in pools.items()
         ]
         lines = [self.ink.strong("Where the GPU time went (rows sum to 100 %)")]
-        lines += _table(["pool", *_CAUSES], rows, self.ink)
+        lines += table(["pool", *_CAUSES], rows, self.ink)
         return [*lines, *_efficiency(pools), *_bottleneck(pools)]
 
     def verdict(self) -> list[str]:

@@ -165,7 +165,7 @@ class _Engine(Part):
     kernels: tuple[Annotated[str, Text(wanted="a kernel library, e.g. 'flashinfer'")], ...] = ()
     """Kernel libraries to prefer over the defaults, e.g. [swapab]."""
     framework_overhead: Time = 0.0
-    """GPU time per layer and micro-batch beyond the modelled kernels; wall-clock figures of open frameworks need it."""
+    """GPU time per layer and step beyond the modelled kernels; wall-clock figures of open frameworks need it."""
     host_overhead: Time = 0.0
     """Pause between two steps in which the GPU waits for the host."""
     mtp: Mtp | None = None
