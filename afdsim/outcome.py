@@ -186,17 +186,10 @@ def pools(record: Record, program: AnyProgram, prices: dict[str, float]) -> dict
     """What the GPUs of each role are, and how much of their peak FLOPs and bandwidth the window used."""
     batch, context, passes = _means(record, program)
     length = record.window[1] - record.window[0]
-    roles: dict[str, AttentionPool | FfnPool]
-    work: dict[str, colocated_outcome.Work]
-    if isinstance(program, ColocatedProgram):
-        roles = {"colocated": program.deployment.attention}
-        work = {"colocated": colocated_outcome.work(program, batch, context)}
-    else:
-        roles = {"attention": program.deployment.attention, "ffn": program.deployment.ffn}
-        work = {"attention": _attention_work(program, batch, context), "ffn": _ffn_work(program, batch)}
+    names = ("colocated",) if isinstance(program, ColocatedProgram) else ("attention", "ffn")
     made = {}
-    for role, pool in roles.items():
-        operators = work[role] if batch else []
+    for role, (pool, done) in zip(names, work(program, batch, context), strict=True):
+        operators = done if batch else []
         made[role] = metrics.Pool(
             gpu=pool.gpu.name,
             gpus=pool.gpus,
@@ -205,6 +198,18 @@ def pools(record: Record, program: AnyProgram, prices: dict[str, float]) -> dict
             mbu=_share(operators, partial(_byte_seconds, gpu=pool.gpu), passes / length),
         )
     return made
+
+
+def work(
+    program: AnyProgram, batch: float, context: float
+) -> tuple[tuple[AttentionPool | FfnPool, colocated_outcome.Work], ...]:
+    """What one GPU of each pool does for `batch` sequences of `context` tokens in the micro-batch of every rank."""
+    if isinstance(program, ColocatedProgram):
+        return ((program.deployment.attention, colocated_outcome.work(program, batch, context)),)
+    return (
+        (program.deployment.attention, _attention_work(program, batch, context)),
+        (program.deployment.ffn, _ffn_work(program, batch)),
+    )
 
 
 def _means(record: Record, program: AnyProgram) -> tuple[float, float, float]:

@@ -82,6 +82,21 @@ def tpot_histogram(runs: Runs, ax: Axes | None = None, *, bins: metrics.Bins = "
     return ax
 
 
+def itl_histogram(run: One, ax: Axes | None = None, *, bins: metrics.Bins = 40) -> Axes:
+    """Draw the share of all gaps between two tokens by length: jitter that a request's TPOT averages away."""
+    ax = _axes(ax)
+    gaps = metrics.latencies(_run(run))["itl"]
+    edges, counts = metrics.hist(1e3 * gaps.values, gaps.weights, bins)
+    ax.stairs(100 * counts / max(counts.sum(), 1.0), edges, fill=True, color=COLOURS[0], alpha=0.85)
+    if gaps.count:
+        for name, style, value in zip(("p50", "p99"), (":", "--"), metrics.percentiles(gaps, (50, 99)), strict=True):
+            ax.axvline(1e3 * value, color="black", linestyle=style, linewidth=1.2)
+            _mark_label(ax, f"{name} {1e3 * value:.4g} ms", style)
+    ax.set(xlabel="gap between two tokens (ms)", ylabel="gaps (%)", title="Inter-token latency")
+    _legend_below(ax)
+    return ax
+
+
 def _draw_shares(ax: Axes, samples: Mapping[str, Floats], edges: Floats) -> None:
     for name, colour in colours(samples).items():
         share = 100 * np.histogram(samples[name], edges)[0] / max(len(samples[name]), 1)

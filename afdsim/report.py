@@ -223,15 +223,18 @@ class _Page:
         return f", 95% CI +-{(high - low) / 2 / self.own['tgs']:.1%}{over}"
 
     def histogram(self) -> list[str]:
-        """Draw the TPOT of the requests (the ITL where none has one), with the limit."""
-        titles = {"tpot": "TPOT per request (ms)", "itl": "ITL, every gap (ms)"}
-        metric, samples = next(((name, each) for name in titles if (each := self._pooled(name)).count), ("", None))
-        if samples is None:
+        """Draw the TPOT of the requests, with the limit; the ITL where that says more."""
+        found = {name: each for name in _TITLES if (each := self._pooled(name)).count}
+        if "itl" in found and _averaged_away(found.get("tpot")):
+            return [*self._histogram("tpot", found), "", *self._histogram("itl", found)]
+        return self._histogram(next(iter(found), ""), found)
+
+    def _histogram(self, metric: str, found: Mapping[str, metrics.Samples]) -> list[str]:
+        if metric not in found:
             return []
         limit = self._limit_ms(metric)
-        bars = _bars(samples, limit, self.ink)
-        title = titles[metric] + _limit_outside(samples, limit)
-        return [self.ink.strong(title), *bars]
+        title = _TITLES[metric] + _limit_outside(found[metric], limit)
+        return [self.ink.strong(title), *_bars(found[metric], limit, self.ink)]
 
     def _limit_ms(self, metric: str) -> float | None:
         sla = self.own.get("sla", {})
@@ -304,6 +307,17 @@ class _Page:
         values = np.concatenate([part.values for part in parts])
         weights = [part.weights for part in parts if part.weights is not None]
         return metrics.Samples(values, np.concatenate(weights) if weights else None)
+
+
+_TITLES = {"tpot": "TPOT per request (ms)", "itl": "ITL, every gap (ms)"}
+
+
+def _averaged_away(tpot: metrics.Samples | None) -> bool:
+    """Whether the TPOTs of all requests lie within 1 %: equal requests in a full batch share every step."""
+    if tpot is None:
+        return False
+    low, middle, high = metrics.percentiles(tpot, (0.5, 50, 99.5)).tolist()
+    return bool(high - low < 0.01 * middle)
 
 
 def _cells(samples: metrics.Samples, scale: float) -> list[str]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Metric = Literal["tpot", "itl", "e2el", "queue"]
 
 FRAMES = ("requests", "tokens", "gpus", "links")
-FIGURES = ("tpot_histogram", "tpot_cdf", "causes")
+FIGURES = ("tpot_histogram", "tpot_cdf", "itl_histogram", "causes")
 
 _PACKAGES = ("numpy", "simpy")
 """Packages that could move a figure: the streams and the order of events."""
@@ -239,6 +239,12 @@ class Plots:
         from afdsim import plot
 
         return plot.tpot_cdf(self.result, ax, tail=tail)
+
+    def itl_histogram(self, ax: Axes | None = None, *, bins: metrics.Bins = 40) -> Axes:
+        """Draw the share of all gaps between two tokens by length, with p50 and p99."""
+        from afdsim import plot
+
+        return plot.itl_histogram(self.result, ax, bins=bins)
 
     def causes(self, ax: Axes | None = None) -> Axes:
         """Draw the GPU time of every pool by cause."""

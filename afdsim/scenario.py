@@ -84,12 +84,17 @@ class Scenario(tree.Part):
     @property
     def notes(self) -> tuple[str, ...]:
         """What is allowed and may surprise, one line each, with its position."""
+        return tuple(": ".join(filter(None, (self.where(path), path, text))) for path, text in self.cautions)
+
+    @property
+    def cautions(self) -> tuple[tuple[str, str], ...]:
+        """What is allowed and may surprise: (path, sentence)."""
         found = []
         if isinstance(self.deployment, tree.Afd) and self.deployment.num_microbatches == 1:
             found.append(("deployment.num_microbatches", "no overlap: with one micro-batch the pools take turns"))
         if math.isinf(getattr(self.workload.arrival, "request_rate", 0.0)):
             found.append(("workload.arrival.request_rate", "infinite: all requests arrive at time 0"))
-        return tuple(": ".join(filter(None, (self.where(path), path, text))) for path, text in found)
+        return tuple(found)
 
     def where(self, path: str) -> str:
         """Return ``file:line:col`` of a dotted path or of its nearest given parent; empty if it came from a dict."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 
 from afdsim import metrics, outcome, workload
@@ -14,10 +15,11 @@ from afdsim.engine import Layers, Observer, Run
 from afdsim.errors import CapacityError, SimulationError
 from afdsim.program import Program
 from afdsim.record import Record
+from afdsim.remarks import remarks, unmeasured
 from afdsim.result import Result, manifest
 from afdsim.scenario import Scenario, Source, load, stream
 from afdsim.topology import Network
-from afdsim.traces import read_trace
+from afdsim.traces import read_trace, spread
 from afdsim.tree import ClosedLoop, Constant, ConstantLength, Gamma, LognormalLength, Poisson, Replay, UniformLength
 
 Progress = Callable[[float, str], None]
@@ -54,7 +56,10 @@ def simulate(
         record = Run(program, demand, layers=layers, progress=report, observer=observer).execute()
     except CapacityError as error:
         raise placed(error, scenario) from None
-    return _result(scenario, program, demand, record, (seed, layers, reason))
+    found = _result(scenario, program, demand, record, (seed, layers, reason))
+    if cost is None:
+        return replace(found, notes=(*found.notes, *unmeasured(program)))
+    return replace(found, manifest=replace(found.manifest, coefficients=type(cost).__name__))
 
 
 def demanded(scenario: Scenario, program: Program | ColocatedProgram, seed: int) -> Demand:
@@ -91,13 +96,14 @@ def arrival_law(scenario: Scenario) -> workload.Arrivals:
         case Replay():
             trace = scenario.workload.trace
             assert trace is not None, "the schema demands a trace"
-            return read_trace(
+            recorded = read_trace(
                 trace.path,
                 trace.format,
                 time_scale=trace.time_scale,
                 window=(trace.start, trace.end),
                 skip_bad_rows=trace.skip_bad_rows,
             )
+            return spread(recorded) if trace.spread else recorded
 
 
 def _lengths(law: ConstantLength | LognormalLength | UniformLength | None) -> workload.Lengths | None:
@@ -170,27 +176,9 @@ def _result(
         scenario=scenario,
         run=run,
         manifest=manifest(scenario, seed=seed, engine=name, engine_reason=reason),
-        notes=tuple(_notes(scenario, program, record)),
+        notes=tuple(remarks(scenario, program, demand, record)),
     )
 
 
 def _limits(tpot: float | None, e2el: float | None) -> dict[str, float]:
     return {name: limit for name, limit in (("tpot", tpot), ("e2el", e2el)) if limit is not None}
-
-
-def _notes(scenario: Scenario, program: Program | ColocatedProgram, record: Record) -> list[str]:
-    """What a reader of the figures should know."""
-    notes = []
-    assumed = [f"{key} {value:g}" for key in ("event", "step") if (value := getattr(scenario.variation, key))]
-    if assumed:
-        notes.append(f"assumed variation (sigma of lognormal multipliers): {', '.join(assumed)}")
-    refused = sum(record.requests.refused)
-    if refused:
-        limit = program.deployment.kv_budget / 1e9
-        notes.append(f"{refused:,} requests refused: their context never fits the {limit:.1f} GB of KV cache of a rank")
-    longest = max(map(sum, zip(record.requests.input_len, record.requests.output_len, strict=True)), default=1)
-    fits = program.deployment.sequences_that_fit(longest)
-    if fits < program.deployment.max_num_seqs:
-        asked = program.deployment.max_num_seqs
-        notes.append(f"KV cache of a rank holds {fits:,} of max_num_seqs {asked:,} at the longest context, {longest:,}")
-    return notes

@@ -22,6 +22,7 @@ Clock: TypeAlias = Callable[[Any], float]
 
 MAX_TOKENS: Final = 1 << 31
 """A longer request is a damaged row."""
+SEE_SPREAD: Final = "; see workload.trace.spread"
 BAD_ROWS: Final = 0.01
 """Share of unusable rows beyond which a file is refused."""
 BAD_ROWS_NAMED: Final = 3
@@ -109,7 +110,8 @@ def spread(trace: Trace) -> Trace:
     widths = np.append(np.diff(ticks), ticks[-1] - ticks[-2])
     place = np.arange(len(trace)) - np.repeat(first, counts)
     arrival = trace.arrival + place * np.repeat(widths / counts, counts)
-    return Trace(arrival=arrival, input_len=trace.input_len, output_len=trace.output_len, notes=trace.notes)
+    notes = tuple(note.replace(SEE_SPREAD, "; spread evenly") for note in trace.notes)
+    return Trace(arrival=arrival, input_len=trace.input_len, output_len=trace.output_len, notes=notes)
 
 
 # the file -> rows ---------------------------------------------------------------------------------------------------
@@ -294,7 +296,7 @@ def _cut(
 def _bucket_note(path: Path, arrival: Floats) -> Iterator[str]:
     ticks = len(np.unique(arrival))
     if len(arrival) >= 100 and ticks < len(arrival) / 2:
-        yield f"{path}: {len(arrival):,} requests on {ticks:,} timestamps; see trace.spread"
+        yield f"{path}: {len(arrival):,} requests on {ticks:,} timestamps{SEE_SPREAD}"
 
 
 def _expected(name: str) -> str:

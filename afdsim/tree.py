@@ -438,6 +438,8 @@ class Trace(Part):
     start: Time = 0.0
     """Where to begin, counted from the first request."""
     end: Annotated[float, Amount("time")] | None = None
+    spread: Annotated[bool, Flag()] = False
+    """Space requests that share a timestamp evenly up to the next one, for traces recorded in buckets."""
     skip_bad_rows: Annotated[bool, Flag()] = True
     """Skip and count rows that cannot be, up to one in a hundred."""
 
@@ -465,7 +467,7 @@ class Workload(Part):
     """Tokens in the KV cache before the first decode step."""
     output_len: Lengths | None = None
     num_requests: Length | None = None
-    """Requests that are counted; default with a trace: all of it."""
+    """Requests that are counted; with a trace: the first ones, default all of it."""
     trace: Trace | None = None
 
     def faults(self) -> Iterator[Fault]:

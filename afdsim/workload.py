@@ -209,6 +209,7 @@ class RequestSource:
         streams: Callable[[str], np.random.Generator],
     ) -> None:
         self.size: int | None = len(arrival) if isinstance(arrival, Trace) else None
+        self.notes = arrival.notes if isinstance(arrival, Trace) else ()
         self._input = _Column(_lengths("input_len", arrival, input_len, streams))
         self._output = _Column(_lengths("output_len", arrival, output_len, streams))
         self._arrival = None if isinstance(arrival, ClosedLoop) else _Column(_times(arrival, streams("arrival")))

@@ -62,6 +62,7 @@ PICTURES = {
     "tpot_histogram of two": lambda: plot.tpot_histogram(TWO),
     "tpot_cdf": lambda: plot.tpot_cdf(Simulation(0)),
     "tpot_cdf of two": lambda: plot.tpot_cdf(TWO),
+    "itl_histogram": lambda: plot.itl_histogram(Simulation(0)),
     "tail": lambda: plot.tpot_cdf(TWO, tail=True),
     "throughput": lambda: plot.throughput(simulated()),
     "causes": lambda: plot.causes(simulated()),

@@ -103,7 +103,8 @@ def test_a_saved_result_reads_back_equal(result, tmp_path):
 def test_a_run_folder_holds_what_it_promises(result, tmp_path):
     files = set(contents(result.save(tmp_path / "run", log=("wall time: 1 s",))))
 
-    figures = {f"figures/{name}.{kind}" for name in ("tpot_histogram", "tpot_cdf", "causes") for kind in ("svg", "png")}
+    drawn = ("tpot_histogram", "tpot_cdf", "itl_histogram", "causes")
+    figures = {f"figures/{name}.{kind}" for name in drawn for kind in ("svg", "png")}
     frames = {f"{name}.parquet" for name in ("requests", "tokens", "gpus", "links")}
     texts = {"result.json", "manifest.json", "scenario.yaml", "scenario.resolved.yaml", "run.log"}
     assert files == figures | frames | texts

@@ -218,7 +218,9 @@ def test_mooncake_milliseconds_and_buckets():
     buckets = len(set(trace.arrival.tolist()))
 
     assert set(np.diff(np.unique(trace.arrival)).tolist()) == {3.0}
-    assert trace.notes == (f"{DATA / 'mooncake.jsonl'}: 200 requests on {buckets} timestamps; see trace.spread",)
+    assert trace.notes == (
+        f"{DATA / 'mooncake.jsonl'}: 200 requests on {buckets} timestamps; see workload.trace.spread",
+    )
 
 
 def test_spread_spaces_a_bucket_evenly():
@@ -384,4 +386,4 @@ def test_the_published_mooncake_trace_is_read_whole(shared):
     trace = read_trace(shared / "traces" / "mooncake_conversation.jsonl")
 
     assert len(trace) == 12_031
-    assert trace.notes[0].endswith("12,031 requests on 1,180 timestamps; see trace.spread")
+    assert trace.notes[0].endswith("12,031 requests on 1,180 timestamps; see workload.trace.spread")

@@ -1,0 +1,108 @@
+"""The whole line: what a result says about itself, and what a scenario's trace becomes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import afdsim
+from afdsim.report import terminal
+from afdsim.scenario import load
+from tests.cases import Stages, tiny
+
+DATA = Path(__file__).parent / "data"
+QUICK = {"workload__num_requests": 3}
+
+
+def replay(file, *overrides):
+    given = (f"workload.trace.path={DATA / file}", "workload.trace.format=auto", "workload.trace.end=null")
+    return load("azure_conversation", overrides=(*given, "model=step3-small", *overrides))
+
+
+def test_the_manifest_names_the_cost_model_that_was_given_or_the_coefficients():
+    given = afdsim.simulate(tiny(2, **QUICK), cost=Stages(attention=1.0, ffn=1.0, head=1.0))
+    own = afdsim.simulate(tiny(2, **QUICK))
+
+    assert given.manifest.coefficients == "Stages"
+    assert own.manifest.coefficients.startswith("sha256:")
+    assert not any("kernel times" in note for note in given.notes)
+
+
+def test_notes_say_what_is_assumed_and_what_was_measured_elsewhere(small):
+    notes = afdsim.simulate(small.vary("workload.num_requests", 2)).notes
+
+    assert "assumed variation (sigma of lognormal multipliers): event 0.05, step 0.02" in notes
+    assert "kernel times assumed, not measured, on H800: reduce, sampling, embedding" in notes
+    assert "kernel times transferred, not measured, on H800: all gather, reduce scatter" in notes
+
+
+def test_notes_repeat_the_cautions_of_the_scenario_without_its_folder(small):
+    result = afdsim.simulate(small.vary("deployment.num_microbatches", 1).vary("workload.num_requests", 2))
+
+    assert result.notes[0] == "deployment.num_microbatches: no overlap: with one micro-batch the pools take turns"
+
+
+def test_notes_tell_what_was_done_to_a_trace_by_the_name_of_its_file():
+    result = afdsim.simulate(replay("mooncake.jsonl", "workload.num_requests=20"))
+
+    assert result.notes[0].startswith("mooncake.jsonl: 200 requests on ")
+    assert result.notes[0].endswith(" timestamps; see workload.trace.spread")
+    assert sum(result.run.requests["counted"]) == 20
+
+
+def test_a_spread_trace_has_no_two_arrivals_at_once():
+    bucketed = afdsim.simulate(replay("mooncake.jsonl", "workload.num_requests=20"))
+    spread = afdsim.simulate(replay("mooncake.jsonl", "workload.num_requests=20", "workload.trace.spread=true"))
+
+    assert np.diff(bucketed.run.requests["arrival_s"]).min() == 0.0
+    assert np.diff(spread.run.requests["arrival_s"]).min() > 0.0
+    assert spread.notes[0].endswith(" timestamps; spread evenly")
+
+
+def test_a_window_that_ends_long_after_the_last_arrival_is_noted():
+    drained = tiny(
+        2,
+        workload__arrival={"process": "constant", "request_rate": "10 req/s"},
+        workload__output_len__value=400,
+        **QUICK,
+    )
+    notes = afdsim.simulate(drained.vary("network.synchronise", "5ms")).notes
+
+    assert any(note.startswith("the last request came at 0.2 s and the window ends at ") for note in notes)
+
+
+def test_more_requests_than_a_trace_holds_are_all_it_holds():
+    result = afdsim.simulate(replay("azure.csv", "workload.num_requests=100000"))
+
+    assert set(result.run.requests["status"]) == {"finished"}
+    assert result.summary["completed"] == len(result.run.requests["arrival_s"]) < 100_000
+
+
+def test_the_report_shows_the_gaps_where_requests_are_too_equal_to_show_anything(small):
+    equal = terminal(afdsim.simulate(small))
+    unequal = terminal(
+        afdsim.simulate(small.vary("workload.output_len", {"distribution": "uniform", "min": 2, "max": 40}))
+    )
+
+    assert "ITL, every gap (ms)" in equal
+    assert "TPOT per request (ms)" in equal
+    assert "ITL, every gap (ms)" not in unequal
+
+
+@pytest.mark.parametrize("engine", ["processes", "kernel"])
+def test_a_request_that_never_fits_is_refused_and_counted(engine):
+    scenario = tiny(
+        2,
+        run__engine=engine,
+        workload__arrival={"process": "constant", "request_rate": "1000 req/s"},
+        workload__input_len={"distribution": "uniform", "min": 1, "max": 800_000_000},
+        workload__num_requests=40,
+    )
+    result = afdsim.simulate(scenario)
+    own = result.summary["afdsim"]
+
+    assert own["refused"] > 0
+    assert own["refused"] + own["unfinished"] + result.summary["completed"] == 40
+    assert any(
+        note.startswith(f"{own['refused']} requests refused: their context never fits the ") for note in result.notes
+    )
