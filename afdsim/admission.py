@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from afdsim.batching import Batching
+from afdsim.deployment import Afd
 from afdsim.errors import CapacityError
 from afdsim.workload import RequestSource
 
@@ -111,15 +112,15 @@ class Admission:
             request = self._issue(now, counted=counted)
             if request is not None:
                 return request
-        raise self._too_long()
-
-    def _too_long(self) -> CapacityError:
         last = len(self.requests) - 1
-        context = self.requests.input_len[last] + self.requests.output_len[last]
-        budget = self.batching.kv_budget
-        return CapacityError(
-            f"no request fits: {context:,} tokens need {self.batching.kv_reserved(context) / 1e9:.1f} GB of KV cache, "
-            f"an attention rank has {budget / 1e9:.1f} GB; shorten input_len or output_len, or raise "
-            "deployment.attention.parallelism.tp",
-            path="workload.input_len",
-        )
+        raise too_long(self.batching.deployment, self.requests.input_len[last] + self.requests.output_len[last])
+
+
+def too_long(deployment: Afd, context: int) -> CapacityError:
+    """No request of a closed loop fits; `context` is the need of one of them."""
+    return CapacityError(
+        f"no request fits: {context:,} tokens need {deployment.kv_reserved(context) / 1e9:.1f} GB of KV cache, "
+        f"an attention rank has {deployment.kv_budget / 1e9:.1f} GB; shorten input_len or output_len, or raise "
+        "deployment.attention.parallelism.tp",
+        path="workload.input_len",
+    )

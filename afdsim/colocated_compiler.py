@@ -29,7 +29,7 @@ from afdsim.llm import (
     projections,
 )
 from afdsim.program import Array, Core, LinearCore, SampledCore, Table
-from afdsim.scenario import Scenario, stream
+from afdsim.scenario import Scenario, Streams
 
 LOAD_STEP = 0.01
 """Loads of skewed experts are rounded up to this, so that layers share prices."""
@@ -83,7 +83,7 @@ class _Compiler:
         asked = scenario.deployment
         assert not isinstance(asked, tree.Afd)
         self.scenario, self.asked, self.deployment, self.cost = scenario, asked, deployment, cost
-        self.stream = partial(stream, seed)
+        self.stream = Streams(seed)
         self.gpu, self.tp = deployment.attention.gpu, deployment.attention.tp
         self.queries = 1 + (asked.mtp.draft if asked.mtp else 0)
         """Query tokens of a sequence and step."""

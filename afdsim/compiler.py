@@ -31,7 +31,7 @@ from afdsim.llm import (
     scatter_operator,
 )
 from afdsim.program import Array, Core, LinearCore, Program, SampledCore, Table, Timing
-from afdsim.scenario import Scenario, stream
+from afdsim.scenario import Scenario, Streams
 from afdsim.topology import Fabric, Network, Wire, fabric
 from afdsim.variation import Variation, expert_shares, slowest_loads
 
@@ -98,7 +98,7 @@ class _Compiler:
 
     def __init__(self, scenario: Scenario, afd: Afd, seed: int, cost: CostModel, network: Network) -> None:
         self.scenario, self.afd, self.cost, self.network = scenario, afd, cost, network
-        self.stream = partial(stream, seed)
+        self.stream = Streams(seed)
         self.batches = np.arange(max(afd.micro_batch_slots) + 1, dtype=float)
         """Batches of one rank in one micro-batch."""
         self.totals = np.arange(afd.attention.ranks * max(afd.micro_batch_slots) + 1, dtype=float)

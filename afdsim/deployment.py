@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 from afdsim.errors import CapacityError
 from afdsim.hardware import Gpu
-from afdsim.llm import Attention, Llm, Precision, Split, attention_weight_bytes, ffn_weight_bytes, stored_bytes
+from afdsim.llm import Attention, Llm, Precision, Split, attention_weight_bytes, ffn_weight_bytes, layer_kv_bytes, stored_bytes
 
 USABLE_MEMORY = 0.9
 """Share of HBM that weights and KV cache may fill; vLLM's `gpu_memory_utilization` default."""
@@ -116,6 +117,16 @@ class Afd:
         """Bytes of KV cache on one attention GPU for a sequence of `context` tokens."""
         kinds = self._attention_kinds.items()
         return float(sum(n * stored_bytes(kind, context, self.precision, self.attention.tp) for kind, n in kinds))
+
+    def kv_law(self, windows: Sequence[int | None]) -> tuple[float, list[float]]:
+        """Bytes of a sequence whatever its context, and per context token that each of `windows` lets in."""
+        fixed, per_token = 0.0, [0.0] * len(windows)
+        for kind, layers in self._attention_kinds.items():
+            fixed += layers * float(stored_bytes(kind, 0, self.precision, self.attention.tp))
+            per_token[windows.index(kind.window)] += layers * layer_kv_bytes(
+                kind, self.precision, self.attention.tp
+            )
+        return fixed, per_token
 
     @cached_property
     def _attention_kinds(self) -> Counter[Attention]:

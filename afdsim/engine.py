@@ -153,10 +153,8 @@ class Run:
             return
         admission, batching = self.admission, self.batching
         admission.arrive(now)
-        group = batching.groups[unit][j]
-        emitted = sum(group.batch)
-        if emitted:
-            self.boundaries.add(step, j, unit, now, (emitted, emitted - len(group.fresh)))
+        if sum(batching.groups[unit][j].batch):
+            self.boundaries.add(step, j, unit, now, batching.emitted(j, unit))
         for request in batching.leave(step, j, unit, now):
             admission.finished(request, now)
         if admission.done:
@@ -312,7 +310,7 @@ def _kernel(program: AnyProgram, *, compiled: bool) -> Kernel | ColocatedKernel:
     """The kernel of a program."""
     if isinstance(program, ColocatedProgram):
         return ColocatedKernel(program, compiled=compiled)
-    return Kernel(program, compiled=compiled)
+    return Kernel(program)
 
 
 def _close(

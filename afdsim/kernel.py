@@ -2,20 +2,19 @@
 
 Every resource serves (layer, micro-batch) in a fixed order, so a finish time is max(own previous finish, latest input)
 plus a duration, even when durations are random. The two functions `advance_ports` and `advance_dedicated` are plain
-Python over flat sequences: they run on lists as they are, and on arrays when numba has compiled them.
+Python over flat sequences: they run on lists as they are, and on arrays when numba has compiled them (`compiled`).
 
 Index of a flat sequence: turn g = layer x micro-batches + micro-batch, then the axes named in the field's comment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from afdsim.causes import Cursor, Shape, Trace, book
-from afdsim.program import Array, Program
+from afdsim.program import Program
 
 Values = Any
 """A list of floats (Python) or a contiguous float array (numba)."""
@@ -286,16 +285,13 @@ class Desk(Protocol):
 class Kernel:
     """The state of all resources, and one call per step."""
 
-    def __init__(self, program: Program, *, compiled: bool) -> None:
+    def __init__(self, program: Program) -> None:
         self.program = program
         self.ready = [0.0] * (program.micro_batches * program.units)
         """When the reduced result of the last layer is at the unit (j, u)."""
         self.free = [0.0] * program.units
         """When the unit's compute is free."""
-        self._compiled = compiled
-        advance = advance_dedicated if program.timing.dedicated else advance_ports
-        self._run = _compile(advance) if compiled else advance
-        self._close = _compile(book) if compiled else book
+        self._run = advance_dedicated if program.timing.dedicated else advance_ports
         self._shape = Shape(program.layers, program.micro_batches, program.units, program.ffns, program.fabric.rails)
         timing = program.timing
         self._delays = Delays(timing.send, timing.half, timing.latency, timing.poll)
@@ -313,24 +309,20 @@ class Kernel:
     def run(self, step: int, desk: Desk) -> None:
         """All layers of a step, from the end of its first attention operations to the last result's return."""
         times = self.program.times(step, np.array(desk.base), np.array(desk.rows), desk.tokens)
-        self._state.attention[:] = self._pack(self.free)
-        work = Durations(*(self._flat(array) for array in times))
+        self._state.attention[:] = self.free
+        self._state.ready[:] = self.ready
+        work = Durations(*(array.ravel().tolist() for array in times))
         self._run(self._shape, self._delays, self._peers, self._state, work, desk.trace(step), self._scratch)
-        self.free[:] = self._unpack(self._state.attention)
-        self.ready[:] = self._unpack(self._state.ready)
+        self.free[:] = self._state.attention
+        self.ready[:] = self._state.ready
 
     def book(self, trace: Trace, cursor: Cursor, idle: list[bool], rows: tuple[list[float], list[float]]) -> None:
-        """`causes.book`, compiled where the kernel is."""
-        packed = Cursor(*(self._pack(values) for values in cursor))
-        filled = (self._pack(rows[0]), self._pack(rows[1]))
-        self._close(self._shape, self.program.timing.drain, trace, packed, self._pack(idle), filled)
-        if self._compiled:
-            for values, moved in zip((*cursor, *rows), (*packed, *filled), strict=True):
-                values[:] = moved.tolist()
+        """`causes.book` of a step."""
+        book(self._shape, self.program.timing.drain, trace, cursor, idle, rows)
 
     def blank_trace(self) -> Trace:
         """An empty record of a step."""
-        return Trace(*(self._pack([0.0] * size) for size in self.program.trace_sizes))
+        return self.program.blank_trace()
 
     def _tables(self) -> tuple[Peers, State, Scratch]:
         _, m, units, ffns, rails = self._shape
@@ -349,25 +341,5 @@ class Kernel:
             units * ffns,
             m * units,
         ]
-        orders = (members * ffns, list(range(ffns)) * units)
-        state = State._make([*(self._pack([0.0] * size) for size in free), *map(self._pack, orders)])
-        scratch = Scratch(self._pack([0.0] * (units * ffns)), self._pack([0.0] * (units * ffns)))
-        return Peers(self._pack(starts), self._pack(members)), state, scratch
-
-    def _pack(self, values: list[Any]) -> Values:
-        return np.array(values) if self._compiled else values
-
-    def _unpack(self, values: Values) -> list[float]:
-        return list(values.tolist() if self._compiled else values)
-
-    def _flat(self, array: Array) -> Values:
-        flat = np.ascontiguousarray(array).reshape(-1)
-        return flat if self._compiled else flat.tolist()
-
-
-def _compile(function: Callable[..., None]) -> Callable[..., None]:
-    """The function as machine code, kept on disk between runs; no reordering of arithmetic."""
-    import numba
-
-    compiled: Callable[..., None] = numba.njit(cache=True, fastmath=False)(function)
-    return compiled
+        state = State._make([*([0.0] * size for size in free), members * ffns, list(range(ffns)) * units])
+        return Peers(starts, members), state, Scratch([0.0] * (units * ffns), [0.0] * (units * ffns))

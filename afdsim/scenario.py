@@ -188,6 +188,27 @@ def stream(seed: int, kind: Kind | str, step: int = 0) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, int(number)], counter=[0, 0, step, 0]))
 
 
+class Streams:
+    """`stream` for one seed, many times over: a generator per kind is made once and set to each step.
+
+    The numbers are those of `stream`; take them before the same kind is asked for again.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._generators: dict[str, tuple[np.random.Generator, dict[str, Any]]] = {}
+
+    def __call__(self, kind: str, step: int = 0) -> np.random.Generator:
+        if kind not in self._generators:
+            generator = stream(self._seed, kind, step)
+            self._generators[kind] = generator, dict(generator.bit_generator.state)
+            return generator
+        generator, state = self._generators[kind]
+        state["state"]["counter"][2] = step
+        generator.bit_generator.state = state
+        return generator
+
+
 def _extended(document: Document, seen: tuple[Path, ...]) -> Document:
     """Put `document` on top of the scenario that it extends."""
     if "extends" not in document.data:

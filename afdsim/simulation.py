@@ -53,13 +53,29 @@ def simulate(
         demand = demanded(scenario, program, seed)
         layers, reason = chosen_layers(scenario, program, demand)
         report = None if progress is None else lambda fraction: progress(fraction, scenario.name)
-        record = Run(program, demand, layers=layers, progress=report, observer=observer).execute()
+        record = execute(program, demand, layers, progress=report, observer=observer)
     except CapacityError as error:
         raise placed(error, scenario) from None
     found = _result(scenario, program, demand, record, (seed, layers, reason))
     if cost is None:
         return replace(found, notes=(*found.notes, *unmeasured(program)))
     return replace(found, manifest=replace(found.manifest, coefficients=type(cost).__name__))
+
+
+def execute(
+    program: Program | ColocatedProgram,
+    demand: Demand,
+    layers: Layers,
+    *,
+    progress: Callable[[float], None] | None = None,
+    observer: Observer | None = None,
+) -> Record:
+    """Run a program by one of the engines."""
+    if layers == "kernel-numba" and isinstance(program, Program):
+        from afdsim.compiled_run import CompiledRun
+
+        return CompiledRun(program, demand, progress=progress, observer=observer).execute()
+    return Run(program, demand, layers=layers, progress=progress, observer=observer).execute()
 
 
 def demanded(scenario: Scenario, program: Program | ColocatedProgram, seed: int) -> Demand:

@@ -57,21 +57,22 @@ class Variation:
 
     def _drawn(self, step: int) -> Multipliers:
         return Multipliers(
-            attention=self._compute("attention", self.attention_stragglers, step),
-            ffn=self._compute("ffn", self.ffn_stragglers, step),
-            out=self._wire("link_out", step).transpose(2, 3, 0, 1),
-            back=self._wire("link_back", step).transpose(2, 3, 1, 0),
+            attention=self.compute("attention", step).transpose(1, 2, 0),
+            ffn=self.compute("ffn", step).transpose(1, 2, 0),
+            out=self.wire("link_out", step).transpose(2, 3, 0, 1),
+            back=self.wire("link_back", step).transpose(2, 3, 1, 0),
         )
 
-    def _compute(self, side: str, stragglers: tuple[float, ...], step: int) -> Array:
-        """Factors (l, j, unit): straggler x step x event, associated in that order."""
+    def compute(self, side: str, step: int) -> Array:
+        """Factors (unit, l, j) of "attention" or "ffn": straggler x step x event, associated in that order."""
+        stragglers = self.attention_stragglers if side == "attention" else self.ffn_stragglers
         units = len(stragglers)
         persistent = np.array(stragglers) * self._lognormal(f"step_{side}", self.step, step, (units,))
         shape = (units, self.layers, self.micro_batches)
         factors: Array = persistent[:, None, None] * self._lognormal(f"event_{side}", self.event, step, shape)
-        return factors.transpose(1, 2, 0)
+        return factors
 
-    def _wire(self, kind: str, step: int) -> Array:
+    def wire(self, kind: str, step: int) -> Array:
         """Factors (u, f, l, j): the first instances keep their draws when more are added."""
         shape = (len(self.attention_stragglers), len(self.ffn_stragglers), self.layers, self.micro_batches)
         return self._lognormal(kind, self.link, step, shape)

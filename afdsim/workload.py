@@ -223,6 +223,11 @@ class RequestSource:
         assert self._arrival is not None, "a closed loop has no arrival column"
         return self._arrival[request]
 
+    def times(self, n: int) -> Floats:
+        """Return when the first `n` requests of an open loop arrive."""
+        assert self._arrival is not None, "a closed loop has no arrival column"
+        return self._arrival.first(n).astype(np.float64)
+
     def columns(self, n: int) -> tuple[Ints, Ints]:
         """(input_len, output_len) of the first `n` requests."""
         return self._input.first(n).astype(np.int64), self._output.first(n).astype(np.int64)

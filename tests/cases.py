@@ -12,13 +12,13 @@ from afdsim.admission import Demand
 from afdsim.causes import Trace
 from afdsim.compiler import compile_program
 from afdsim.cost import CostModel
-from afdsim.engine import Layers, Run
+from afdsim.engine import Layers
 from afdsim.hardware import Gpu
 from afdsim.llm import Array, Operator
 from afdsim.program import Program
 from afdsim.record import Record
 from afdsim.scenario import Scenario, load
-from afdsim.simulation import demanded
+from afdsim.simulation import demanded, execute
 from afdsim.topology import Network
 
 
@@ -130,5 +130,5 @@ def run(
     program = compile_program(scenario, seed=seed, cost=cost, network=network)
     demand: Demand = demanded(scenario, program, seed)
     traces: dict[int, Trace] = {}
-    record = Run(program, demand, layers=layers, observer=traces.__setitem__).execute()
+    record = execute(program, demand, layers, observer=traces.__setitem__)
     return Outcome(program=program, record=record, traces=traces)

@@ -72,7 +72,7 @@ def assert_same(one: Outcome, other: Outcome) -> None:
         mine, its = getattr(one.record.requests, column), getattr(other.record.requests, column)
         assert np.array_equal(np.array(mine), np.array(its), equal_nan=column in ("admitted", "first_token", "finish"))
     for column in ("step", "micro_batch", "unit", "time", "batch", "gaps"):
-        assert getattr(one.record.boundaries, column) == getattr(other.record.boundaries, column)
+        assert list(getattr(one.record.boundaries, column)) == list(getattr(other.record.boundaries, column))
     assert one.record.window == other.record.window
     assert np.array_equal(one.record.causes, other.record.causes)
 

@@ -1,0 +1,48 @@
+"""Machine code of the compiled steps, kept on disk between runs under a key of their sources."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from afdsim import causes, compiled as steps, kernel, seating
+
+CALLED = (
+    *(getattr(seating, name) for name in (
+        "need", "issue", "queue", "emptiest", "arrive", "refill", "grow", "steps_of", "leave", "stand_up",
+        "chain_leaving", "join", "sit_down", "emit", "first_tokens", "turn_over",
+    )),
+    *(getattr(steps, name) for name in ("measure", "schedule", "attend", "open_step", "tabulate", "close_step")),
+    kernel.advance_ports,
+    kernel.advance_dedicated,
+    causes.book,
+)  # fmt: skip
+"""What the entry points call, callees first."""
+
+
+@cache
+def compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`run_steps` and `populate` as machine code; no reordering of arithmetic."""
+    import numba
+    from numba.extending import register_jitable
+
+    for function in CALLED:
+        register_jitable(function)
+    elsewhere, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(_cache_folder())
+    try:
+        return numba.njit(cache=True)(steps.run_steps), numba.njit(cache=True)(steps.populate)
+    finally:
+        numba.config.CACHE_DIR = elsewhere
+
+
+def _cache_folder() -> Path:
+    """Numba looks at one file only to tell whether code is stale; the folder's name covers all of them."""
+    digest = hashlib.sha256()
+    for module in (seating, steps, kernel, causes):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "afdsim" / f"native-{digest.hexdigest()[:16]}"
