@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from afdsim.result import Result
     from afdsim.scenario import Scenario
+    from afdsim.timeline import Recorder
 
 Progress = Callable[[float, str], None]
 
@@ -115,6 +116,7 @@ def main() -> None:
 @click.option("--engine", type=click.Choice(["auto", "processes", "kernel"]), help="Instead of run.engine.")
 @click.option("-o", "--output", "folder", type=click.Path(path_type=Path), help="Save everything in this folder.")
 @click.option("--force", is_flag=True, help="Replace a folder that holds another scenario.")
+@click.option("--trace", metavar="TIME", help="Write a Chrome trace of the first seed: 2s, or 10s..12s.")
 @click.option("--json", "as_json", is_flag=True, help="Print result.json instead of the report.")
 @click.option("--quiet", is_flag=True, help="No progress bar and no wall time.")
 @click.option("--fail-on-sla", is_flag=True, help="Exit with 3 when the SLA is not met.")
@@ -125,6 +127,7 @@ def run(  # noqa: PLR0917 - click passes one argument per option
     engine: str | None,
     folder: Path | None,
     force: bool,
+    trace: str | None,
     as_json: bool,
     quiet: bool,
     fail_on_sla: bool,
@@ -134,7 +137,10 @@ def run(  # noqa: PLR0917 - click passes one argument per option
 
     more = ([f"run.seeds=[{seed}]"] if seed is not None else []) + ([f"run.engine={engine}"] if engine else [])
     loaded = _load(scenario, (*overrides, *more))
-    results = _simulate_seeds(loaded, folder=folder, force=force, quiet=quiet)
+    recorder = None if trace is None else _recorder(trace)
+    results = _simulate_seeds(loaded, folder=folder, force=force, quiet=quiet, recorder=recorder)
+    if recorder is not None:
+        _write_trace(results[0], recorder, folder)
     summary = pooled(results)
     if as_json:
         click.echo(to_json(summary), nl=False)
@@ -153,7 +159,9 @@ def _load(scenario: str, overrides: tuple[str, ...]) -> Scenario:
     return loaded
 
 
-def _simulate_seeds(scenario: Scenario, *, folder: Path | None, force: bool, quiet: bool) -> list[Result]:
+def _simulate_seeds(
+    scenario: Scenario, *, folder: Path | None, force: bool, quiet: bool, recorder: Recorder | None
+) -> list[Result]:
     """Run every seed of the scenario; the first one's result is saved as soon as it is there."""
     from afdsim.result import check_folder
 
@@ -164,7 +172,7 @@ def _simulate_seeds(scenario: Scenario, *, folder: Path | None, force: bool, qui
     try:
         with _progress(quiet) as progress:
             for seed in scenario.run.seeds:
-                results.append(_one_seed(scenario, seed, progress))
+                results.append(_one_seed(scenario, seed, progress, None if results else recorder))
                 _save(results, folder, force=force, wall=time.perf_counter() - started)
     except KeyboardInterrupt:
         raise _InterruptedError(_kept(results, folder)) from None
@@ -173,10 +181,34 @@ def _simulate_seeds(scenario: Scenario, *, folder: Path | None, force: bool, qui
     return results
 
 
-def _one_seed(scenario: Scenario, seed: int, progress: Progress | None) -> Result:
+def _one_seed(scenario: Scenario, seed: int, progress: Progress | None, recorder: Recorder | None) -> Result:
     from afdsim.simulation import simulate
 
-    return simulate(scenario, seed=seed, progress=progress)
+    return simulate(scenario, seed=seed, progress=progress, observer=recorder)
+
+
+def _recorder(text: str) -> Recorder:
+    from afdsim import timeline
+
+    try:
+        return timeline.Recorder(timeline.window(text))
+    except ScenarioError as error:
+        raise ScenarioError(f"--trace {error}") from None
+
+
+def _write_trace(result: Result, recorder: Recorder, folder: Path | None) -> None:
+    """Write the Chrome trace, and into a run folder the picture of the pipeline too."""
+    from afdsim import chrome, timeline
+
+    drawn = timeline.draw(result, recorder)
+    path = Path(f"{result.scenario.name}.trace.json.gz") if folder is None else folder / "trace.json.gz"
+    try:
+        chrome.write(drawn, path)
+        if folder is not None:
+            chrome.save_pipeline(drawn, folder / "figures")
+    except OSError as error:
+        raise SimulationError(f"{path}: cannot be written: {error.strerror or error}") from None
+    click.echo(f"{len(drawn.spans):,} slices in {path}; open it in ui.perfetto.dev or chrome://tracing", err=True)
 
 
 def _save(results: list[Result], folder: Path | None, *, force: bool, wall: float) -> None:
