@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from afdsim.colocated_program import ColocatedProgram
+from afdsim.drafts import SCALE
 from afdsim.program import Program
 from afdsim.record import Requests
 
@@ -23,13 +24,18 @@ class Group:
     contexts: list[list[int]]
     """Sum of the contexts read per window, by rank."""
     growing: list[list[int]]
-    """Sequences whose context still grows inside each window; the full window shares `batch`."""
+    """Tokens by which the contexts inside each window grow in a step; the full window shares `batch` where that is the
+    number of sequences."""
     waiting: list[deque[int]]
     queued: int = 0
     leaving: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     """Step -> (request, rank) that have no token left at that step's boundary."""
-    saturating: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    """Step -> (window, rank) whose sequence fills its window at that step's boundary."""
+    saturating: dict[int, list[tuple[int, int, int]]] = field(default_factory=dict)
+    """Step -> (window, rank, pace) of a sequence that fills its window at that step's boundary."""
+    pace: int = 0
+    """Tokens of a step, in fixed point, where sequences may yield several."""
+    owed: int = 0
+    """Fixed-point tokens that have not made a whole one yet."""
     fresh: list[int] = field(default_factory=list)
     """Requests that joined at the latest boundary: their next token is their first."""
 
@@ -42,6 +48,9 @@ class Batching:
         self.slots = program.deployment.micro_batch_slots
         self.micro_batches, self.ranks = program.micro_batches, program.ranks
         self.windows = program.windows
+        self.drafts = program.drafts
+        self.scale = SCALE if self.drafts else 1
+        """Contexts are counted in tokens / scale."""
         self.groups = [[self._empty() for _ in range(self.micro_batches)] for _ in range(program.units)]
         seats = program.units * self.ranks
         self.kv_free = [program.deployment.kv_budget] * seats
@@ -56,9 +65,16 @@ class Batching:
 
     def _empty(self) -> Group:
         batch = [0] * self.ranks
-        growing = [batch if window is None else [0] * self.ranks for window in self.windows]
+        shares = self.drafts is None
+        growing = [batch if window is None and shares else [0] * self.ranks for window in self.windows]
         contexts = [[0] * self.ranks for _ in self.windows]
         return Group(batch=batch, contexts=contexts, growing=growing, waiting=[deque() for _ in range(self.ranks)])
+
+    def _growth(self, start: int, steps: int, pace: int, window: int | None) -> int:
+        """Steps in which a context of `start` tokens grows inside a window."""
+        if window is None:
+            return steps
+        return min(steps, -(-max(window - start, 0) * self.scale // pace))
 
     def seat_for_arrival(self) -> int:
         """The seat with the fewest sequences, ties to the lowest index."""
@@ -82,6 +98,19 @@ class Batching:
         self.sequences[seat] += 1
         self.requests.seat[request] = seat
 
+    def emitted(self, j: int, unit: int) -> tuple[int, int]:
+        """Tokens that the step before has yielded, and how many sequences had one before."""
+        group = self.groups[unit][j]
+        sequences = sum(group.batch)
+        if self.drafts is None:
+            return sequences, sequences - len(group.fresh)
+        tokens, group.owed = divmod(group.owed + group.pace, self.scale)
+        return tokens, sequences - len(group.fresh)
+
+    def _pace(self, request: int) -> int:
+        """Fixed-point tokens that a request gains in a step."""
+        return self.requests.tokens(request) * self.scale // self.requests.steps(request)
+
     def leave(self, step: int, j: int, unit: int, now: float) -> list[int]:
         """Emit the tokens of the step before, let finished requests go; returns those."""
         group = self.groups[unit][j]
@@ -91,8 +120,8 @@ class Batching:
         group.fresh = []
         for sums, growing in zip(group.contexts, group.growing, strict=True):
             sums[:] = map(int.__add__, sums, growing)
-        for window, rank in group.saturating.pop(step, ()):
-            group.growing[window][rank] -= 1
+        for window, rank, pace in group.saturating.pop(step, ()):
+            group.growing[window][rank] -= pace
         gone = group.leaving.pop(step, None)
         return self._release(group, gone, now, unit, j) if gone else []
 
@@ -100,14 +129,16 @@ class Batching:
         requests = self.requests
         for request, rank in gone:
             group.batch[rank] -= 1
-            start, steps = requests.context[request], requests.steps(request)
+            start, steps, pace = requests.context[request], requests.steps(request), self._pace(request)
+            if self.drafts is not None:
+                group.pace -= pace
             for index, window in enumerate(self.windows):
-                sums = group.contexts[index]
-                if window is None:
-                    sums[rank] -= start + steps
-                    continue
-                sums[rank] -= min(start + steps, window)
-                group.growing[index][rank] -= start < window and steps <= window - start
+                grows = self._growth(start, steps, pace, window)
+                group.contexts[index][rank] -= (
+                    start if window is None else min(start, window)
+                ) * self.scale + grows * pace
+                if grows == steps and (window is not None or self.drafts is not None):
+                    group.growing[index][rank] -= pace
             seat = unit * self.ranks + rank
             self.kv_free[seat] += self._need(request)
             self.sequences[seat * self.micro_batches + j] -= 1
@@ -133,16 +164,22 @@ class Batching:
         requests = self.requests
         requests.admitted[request] = now
         requests.joined[request] = step
-        start, steps = requests.context[request], requests.steps(request)
+        if self.drafts is not None:
+            requests.needs[request] = self.drafts.steps(request, requests.tokens(request))
+        start, steps, pace = requests.context[request], requests.steps(request), self._pace(request)
+        if self.drafts is not None:
+            group.pace += pace
+            group.owed += requests.tokens(request) * self.scale - pace * steps  # what rounding leaves over
         group.batch[rank] += 1
         group.queued -= 1
         self.queued -= 1
         self.active += 1
         for index, window in enumerate(self.windows):
-            group.contexts[index][rank] += start if window is None else min(start, window)
-            if window is not None and start < window:
-                group.growing[index][rank] += 1
-                if steps > window - start:
-                    group.saturating.setdefault(step + window - start, []).append((index, rank))
+            group.contexts[index][rank] += (start if window is None else min(start, window)) * self.scale
+            grows = self._growth(start, steps, pace, window)
+            if grows and (window is not None or self.drafts is not None):
+                group.growing[index][rank] += pace
+                if grows < steps:
+                    group.saturating.setdefault(step + grows, []).append((index, rank, pace))
         group.leaving.setdefault(step + steps, []).append((request, rank))
         group.fresh.append(request)

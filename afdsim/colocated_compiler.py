@@ -13,6 +13,7 @@ from afdsim.colocated import Colocated, ExpertParallel, TensorParallel
 from afdsim.colocated_program import ColocatedProgram, ColocatedVariation, Received
 from afdsim.cost import CostModel, Roofline
 from afdsim.deployment import AttentionPool
+from afdsim.drafts import SCALE, Drafts, with_drafts
 from afdsim.llm import (
     Dense,
     Layer,
@@ -30,6 +31,7 @@ from afdsim.llm import (
 )
 from afdsim.program import Array, Core, LinearCore, SampledCore, Table
 from afdsim.scenario import Scenario, Streams
+from afdsim.variation import Stream
 
 LOAD_STEP = 0.01
 """Loads of skewed experts are rounded up to this, so that layers share prices."""
@@ -59,7 +61,7 @@ def colocated(scenario: Scenario) -> Colocated:
         )
         experts = ExpertParallel(redundant=asked.redundant_experts, shared_ranks=asked.shared_expert_gpus)
     return Colocated(
-        llm=catalog.llm(scenario.model),
+        llm=with_drafts(catalog.llm(scenario.model), asked.mtp.draft if asked.mtp else 0),
         precision=precision,
         attention=pool,
         experts=experts,
@@ -74,6 +76,11 @@ def compile_colocated(scenario: Scenario, *, seed: int, cost: CostModel | None =
     assert not isinstance(asked, tree.Afd)
     deployment.check_memory()
     return _Compiler(scenario, deployment, seed, cost or Roofline(backends=asked.kernels)).program()
+
+
+def drafts_of(asked: tree.Mtp | None, draws: Stream) -> Drafts | None:
+    """Multi-token prediction as a run needs it."""
+    return None if asked is None else Drafts(draft=asked.draft, acceptance=asked.acceptance, stream=draws)
 
 
 class _Compiler:
@@ -93,9 +100,7 @@ class _Compiler:
         """Rows of an attention rank by its batch."""
         self.rows = np.ceil(self.tokens / self.tp)
         """Rows of each of its GPUs once heads are put together again."""
-        drafts = self.queries - 1
-        self.layers = (*deployment.llm.layers, *deployment.llm.layers[-1:] * drafts)
-        """With one more layer for every draft."""
+        self.layers = deployment.llm.layers
 
     @property
     def expert_parallel(self) -> bool:
@@ -121,6 +126,7 @@ class _Compiler:
             slowdown=1.0 / (1.0 - self._sm_share),
             hides_shared=asked.num_microbatches == 2 or self._kernel == "low_latency",
             hides_down=DOWN if self._single_batch_overlap else 0.0,
+            drafts=drafts_of(asked.mtp, self.stream),
             queries=self.queries,
             layer_types=self.layers,
             windows=tuple(windows),
@@ -193,11 +199,12 @@ class _Compiler:
         at = partial(core_operator, layer, precision=deployment.precision, tp=self.tp, query_tokens=q)
         law = self.cost.law(at(float(q), 1.0), self.gpu)
         queries, both = at(float(q), 0.0), at(float(q), 1.0)
+        scale = SCALE if q > 1 else 1
         return LinearCore(
             window=window,
             fixed=law.fixed,
-            flop=float(both.flops - queries.flops) * law.per_flop,
-            byte=float(both.bytes - queries.bytes) * law.per_byte,
+            flop=float(both.flops - queries.flops) * law.per_flop / scale,
+            byte=float(both.bytes - queries.bytes) * law.per_byte / scale,
             flop_per_token=float(queries.flops) * law.per_flop,
             byte_per_token=float(queries.bytes) * law.per_byte,
         )
@@ -287,7 +294,8 @@ class _Compiler:
         nbytes = rows * self._pair_bytes(operation)
         if not isinstance(self.cost, Roofline):
             priced = collective(operation, nbytes, gpus=self.deployment.gpus, stage=operation)
-            return np.zeros(np.shape(rows)) if held else np.asarray(self.cost.seconds(priced, self.gpu))
+            seconds = 0.0 if held else self.cost.seconds(priced, self.gpu)
+            return np.broadcast_to(np.asarray(seconds, dtype=float), np.shape(rows))
         kernel = self.exchange(operation)
         return np.asarray(kernel.held(nbytes) / 2 if held else kernel.seconds(nbytes) - kernel.held(nbytes))
 

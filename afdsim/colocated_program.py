@@ -25,6 +25,7 @@ import numpy as np
 
 from afdsim.colocated import Colocated
 from afdsim.colocated_causes import Line
+from afdsim.drafts import Drafts
 from afdsim.llm import Layer
 from afdsim.program import Array, Core, Table
 from afdsim.variation import Stream
@@ -134,6 +135,7 @@ class ColocatedProgram:
     """Whether the shared expert runs while the dispatch flies."""
     hides_down: float
     """Share of the experts' time that already overlaps with the combine (single-batch overlap)."""
+    drafts: Drafts | None
     queries: int
     """Query tokens of a sequence and step: 1, and one more for every draft."""
     layer_types: tuple[Layer, ...]

@@ -86,6 +86,9 @@ class CompiledRun:
         self._runs, self._populate = compiled()
         self._completed: list[tuple[int, int]] = []
         """Half-open ranges of completed steps."""
+        self._idle_steps = 0
+        self._parked = False
+        """Whether the run ended in a pause."""
 
     def execute(self) -> Record:
         """Run until everything that counts has ended, or the horizon."""
@@ -118,6 +121,7 @@ class CompiledRun:
         elif why == MORE_ROWS:
             self._extend_rows()
         elif why == IDLE:
+            self._idle_steps += 1
             self._park()
             return step + 1
         else:
@@ -186,7 +190,8 @@ class CompiledRun:
         held, trace = self._memory.book, self._memory.trace
         now = float(trace.boundary.max())
         start = now if held.count[QUEUED] else max(now, self._next_arrival())
-        if start > self.demand.horizon:
+        self._parked = start > self.demand.horizon
+        if self._parked:
             held.time[ENDS_AT] = start = max(now, self.demand.horizon)
         self._pause(start, trace)
 
@@ -217,6 +222,7 @@ class CompiledRun:
         own = held.ranks["own"].reshape(self.program.units, self.program.ranks)
         longest = current.units["longest"][:, None]
         steps = [np.arange(first, last) for first, last in self._completed]
+        opened = sum(map(len, steps)) + self._idle_steps + (not self._parked)
         rows = held.rows[: held.count[ROWS]]
         return Record(
             requests=_table(held.requests[: held.count[ISSUED]]),
@@ -226,7 +232,7 @@ class CompiledRun:
             own=np.divide(own, longest, out=np.ones_like(own), where=longest > 0),
             traffic={},
             steps_run=np.concatenate(steps) if steps else np.zeros(0, dtype=np.int64),
-            events=0,
+            events=opened * self.program.units * self.program.micro_batches,
         )
 
 
@@ -237,7 +243,9 @@ def _stacked(draw: Callable[[str, int], Array], kind: str, steps: Sequence[int])
 def _table(requests: Array) -> RequestTable:
     """The requests of a run as the columns of its record."""
     flags = ("counted", "refused")
-    columns = {name: np.ascontiguousarray(requests[name]) for name in RequestTable.__dataclass_fields__}
+    known = [name for name in RequestTable.__dataclass_fields__ if name != "needs"]
+    columns = {name: np.ascontiguousarray(requests[name]) for name in known}
+    columns["needs"] = np.zeros(len(requests), dtype=np.int64)  # several tokens a step are the SimPy engine's
     return RequestTable(**columns | {name: columns[name].astype(bool) for name in flags})
 
 
@@ -348,9 +356,7 @@ def memory(program: Program, demand: Demand) -> Memory:
     ports = ffns * program.fabric.rails
     zeros = np.zeros
     free = (units, units, units, ports, ports, ffns, ffns, ffns, pairs, pairs, lanes)
-    state = State(
-        *map(zeros, free), served=np.array(members * ffns), returned=np.array(list(range(ffns)) * units)
-    )
+    state = State(*map(zeros, free), served=np.array(members * ffns), returned=np.array(list(range(ffns)) * units))
     work = (turns * units, turns * ffns, turns, m, turns * pairs, turns * pairs, turns * pairs, turns * pairs)
     current = Current(
         base=zeros(len(program.fixed) * lanes),

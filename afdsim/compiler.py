@@ -10,10 +10,11 @@ import numpy as np
 
 from afdsim import catalog, routing, tree
 from afdsim.colocated import Colocated
-from afdsim.colocated_compiler import colocated, compile_colocated
+from afdsim.colocated_compiler import colocated, compile_colocated, drafts_of
 from afdsim.colocated_program import ColocatedProgram
 from afdsim.cost import CostModel, Roofline
 from afdsim.deployment import Afd, AttentionPool, FfnPool
+from afdsim.drafts import SCALE, with_drafts
 from afdsim.hardware import Gpu
 from afdsim.llm import (
     Layer,
@@ -52,7 +53,7 @@ def deployment(scenario: Scenario) -> Afd:
     assert isinstance(asked, tree.Afd)
     a, f = asked.attention, asked.ffn
     return Afd(
-        llm=catalog.llm(scenario.model),
+        llm=with_drafts(catalog.llm(scenario.model), asked.mtp.draft if asked.mtp else 0),
         precision=Precision(
             attention=scenario.precision.attention, ffn=scenario.precision.ffn, kv_cache=scenario.precision.kv_cache
         ),
@@ -102,7 +103,12 @@ class _Compiler:
         self.batches = np.arange(max(afd.micro_batch_slots) + 1, dtype=float)
         """Batches of one rank in one micro-batch."""
         self.totals = np.arange(afd.attention.ranks * max(afd.micro_batch_slots) + 1, dtype=float)
-        """Tokens of a whole micro-batch."""
+        """Sequences of a whole micro-batch."""
+        asked = scenario.deployment
+        assert isinstance(asked, tree.Afd)
+        self.drafts = drafts_of(asked.mtp, self.stream)
+        self.queries = 1 + (asked.mtp.draft if asked.mtp else 0)
+        """Query tokens of a sequence and step: rows of everything but the KV cache."""
 
     def program(self, rails: Fabric, *, per_rank: bool) -> Program:
         afd, layers = self.afd, self.afd.llm.layers
@@ -114,8 +120,8 @@ class _Compiler:
         ffn_row, ffn = self._ffn(self._loads())
         egress, ingress = self._port_bandwidths()
         senders = rails.senders_per_port
-        out = [dispatch_bytes(afd.llm, layer, afd.precision.ffn) for layer in wire_layers]
-        back = combine_bytes(afd.llm)
+        out = [dispatch_bytes(afd.llm, layer, afd.precision.ffn) * self.queries for layer in wire_layers]
+        back = combine_bytes(afd.llm) * self.queries
         return Program(
             deployment=afd,
             fabric=rails,
@@ -127,6 +133,7 @@ class _Compiler:
             fixed=tuple(self._attention(layer, first=first) for layer, first in kinds),
             core=tuple(cores.index(layer.attention) for layer, _ in kinds),
             cores=tuple(self._core(layer, windows.index(layer.attention.window)) for layer in self._first_with(cores)),
+            drafts=self.drafts,
             head=self._head(),
             wire_kind=tuple(wires.index(self._top_k(layer)) for layer in layers),
             gather=tuple(self._gather(top_k) for top_k in wires),
@@ -148,32 +155,35 @@ class _Compiler:
         afd = self.afd
         pool = afd.attention
         operators = attention_operators(
-            afd.llm, layer, self.batches, precision=afd.precision, tp=pool.tp, o_proj=pool.o_proj
+            afd.llm, layer, self.batches * self.queries, precision=afd.precision, tp=pool.tp, o_proj=pool.o_proj
         )
         if not first:
             operators = (*operators, self._reduction())
         return self._seconds(operators, pool.gpu, self.batches)
 
     def _reduction(self) -> Operator:
-        return reduction_operator(self.afd.llm, self.batches, self.afd.ffn.instances)
+        return reduction_operator(self.afd.llm, self.batches * self.queries, self.afd.ffn.instances)
 
     def _head(self) -> Table:
         pool = self.afd.attention
-        operators = boundary_operators(self.afd.llm, self.batches, precision=self.afd.precision, lm_head=pool.lm_head)
-        return self._seconds((self._reduction(), *operators), pool.gpu, self.batches)
+        at = partial(boundary_operators, self.afd.llm, precision=self.afd.precision, lm_head=pool.lm_head)
+        drafts = [operator for _ in range(self.queries - 1) for operator in at(self.batches)]
+        operators = (self._reduction(), *at(self.batches * self.queries), *drafts)
+        return self._seconds(operators, pool.gpu, self.batches)
 
     def _core(self, layer: Layer, window: int) -> Core:
         afd = self.afd
         if not isinstance(self.cost, Roofline):
-            return SampledCore(window=window, layer=layer, deployment=afd, cost=self.cost)
-        at = partial(core_operator, layer, precision=afd.precision, tp=afd.attention.tp)
-        law = self.cost.law(at(1.0, 1.0), afd.attention.gpu)
-        queries, both = at(1.0, 0.0), at(1.0, 1.0)
+            return SampledCore(window=window, layer=layer, deployment=afd, cost=self.cost, query_tokens=self.queries)
+        q, scale = float(self.queries), SCALE if self.queries > 1 else 1
+        at = partial(core_operator, layer, precision=afd.precision, tp=afd.attention.tp, query_tokens=self.queries)
+        law = self.cost.law(at(q, 1.0), afd.attention.gpu)
+        queries, both = at(q, 0.0), at(q, 1.0)
         return LinearCore(
             window=window,
             fixed=law.fixed,
-            flop=float(both.flops - queries.flops) * law.per_flop,
-            byte=float(both.bytes - queries.bytes) * law.per_byte,
+            flop=float(both.flops - queries.flops) * law.per_flop / scale,
+            byte=float(both.bytes - queries.bytes) * law.per_byte / scale,
             flop_per_token=float(queries.flops) * law.per_flop,
             byte_per_token=float(queries.bytes) * law.per_byte,
         )
@@ -195,7 +205,8 @@ class _Compiler:
 
     def _ffn_table(self, layer: Layer, load: float) -> Table:
         afd = self.afd
-        operators = ffn_operators(afd.llm, layer, self.totals, precision=afd.precision, split=afd.ffn.split, load=load)
+        tokens = self.totals * self.queries
+        operators = ffn_operators(afd.llm, layer, tokens, precision=afd.precision, split=afd.ffn.split, load=load)
         return self._seconds(operators, afd.ffn.gpu, self.totals)
 
     def _loads(self) -> Array:
@@ -230,12 +241,12 @@ class _Compiler:
     def _gather(self, top_k: int) -> Table:
         afd = self.afd
         operator = gather_operator(
-            afd.llm, self.totals, gpus=afd.ffn.gpus_per_instance, top_k=top_k, precision=afd.precision
+            afd.llm, self.totals * self.queries, gpus=afd.ffn.gpus_per_instance, top_k=top_k, precision=afd.precision
         )
         return self._seconds((operator,), afd.ffn.gpu, self.totals)
 
     def _scatter(self) -> Table:
-        operator = scatter_operator(self.afd.llm, self.totals, gpus=self.afd.ffn.gpus_per_instance)
+        operator = scatter_operator(self.afd.llm, self.totals * self.queries, gpus=self.afd.ffn.gpus_per_instance)
         return self._seconds((operator,), self.afd.ffn.gpu, self.totals)
 
     def _port_bandwidths(self) -> tuple[float, float]:

@@ -177,9 +177,15 @@ def _computed(record: Record, program: AnyProgram) -> Array:
 def steps_taken(table: Requests, steps: Array) -> Array:
     """Completed steps that each request took part in; `steps` are the numbers of the completed steps, ascending."""
     joined = np.array(table.joined)
-    total = np.array(table.input_len) + np.array(table.output_len) - np.array(table.context)
+    total = np.array(table.needs)
+    total = np.where(total > 0, total, _tokens_left(table))
     first, last = np.searchsorted(steps, joined), np.searchsorted(steps, joined + total)
     return np.where(joined >= 0, last - first, 0)
+
+
+def _tokens_left(table: Requests) -> Array:
+    """Tokens that every request still had to produce when it was admitted."""
+    return np.asarray(np.array(table.input_len) + np.array(table.output_len) - np.array(table.context))
 
 
 def pools(record: Record, program: AnyProgram, prices: dict[str, float]) -> dict[str, metrics.Pool]:
@@ -221,30 +227,35 @@ def _means(record: Record, program: AnyProgram) -> tuple[float, float, float]:
     if not count:
         return 0.0, 0.0, 0.0
     taken = steps_taken(table, record.steps_run)
-    contexts = taken * np.array(table.context) + taken * (taken - 1) / 2
+    pace = np.where(np.array(table.needs) > 0, _tokens_left(table) / np.maximum(table.needs, 1), 1.0)
+    contexts = taken * np.array(table.context) + pace * taken * (taken - 1) / 2
     mean_context = contexts.sum() / max(taken.sum(), 1)
-    return batch[inside].sum() / count / program.ranks, float(mean_context), count / program.units
+    per_step = (pace * taken).sum() / max(taken.sum(), 1)
+    batch_mean = batch[inside].sum() / per_step / count / program.ranks
+    return float(batch_mean), float(mean_context), count / program.units
 
 
 def _attention_work(program: Program, batch: float, context: float) -> colocated_outcome.Work:
     """(times per pass, operator) of one attention GPU; a pass is one micro-batch through all layers."""
-    deployment, pool = program.deployment, program.deployment.attention
+    deployment, pool, rows = program.deployment, program.deployment.attention, batch * program.queries
     work: colocated_outcome.Work = []
     for layer, count in Counter(deployment.llm.layers).items():
         seen = context if layer.attention.window is None else min(context, layer.attention.window)
         operators = attention_operators(
-            deployment.llm, layer, batch, precision=deployment.precision, tp=pool.tp, o_proj=pool.o_proj
+            deployment.llm, layer, rows, precision=deployment.precision, tp=pool.tp, o_proj=pool.o_proj
         )
-        core = core_operator(layer, batch, batch * seen, precision=deployment.precision, tp=pool.tp)
-        reduction = reduction_operator(deployment.llm, batch, deployment.ffn.instances)
+        core = core_operator(
+            layer, rows, batch * seen, precision=deployment.precision, tp=pool.tp, query_tokens=program.queries
+        )
+        reduction = reduction_operator(deployment.llm, rows, deployment.ffn.instances)
         work += [(count, operator) for operator in (*operators, core, reduction)]
-    head = boundary_operators(deployment.llm, batch, precision=deployment.precision, lm_head=pool.lm_head)
+    head = boundary_operators(deployment.llm, rows, precision=deployment.precision, lm_head=pool.lm_head)
     return [*work, *((1, operator) for operator in head)]
 
 
 def _ffn_work(program: Program, batch: float) -> colocated_outcome.Work:
     deployment = program.deployment
-    total = batch * deployment.attention.ranks
+    total = batch * program.queries * deployment.attention.ranks
     return [
         (count, operator)
         for layer, count in Counter(deployment.llm.layers).items()

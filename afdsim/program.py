@@ -18,6 +18,7 @@ from afdsim.causes import Trace
 from afdsim.colocated import Colocated
 from afdsim.cost import CostModel
 from afdsim.deployment import Afd
+from afdsim.drafts import SCALE, Drafts
 from afdsim.llm import Layer, core_operator
 from afdsim.topology import Fabric
 from afdsim.variation import Variation
@@ -66,7 +67,7 @@ class SampledCore:
         operator = core_operator(
             self.layer,
             np.array([float(batch * self.query_tokens)]),
-            np.array([float(context)]),
+            np.array([context / SCALE if self.query_tokens > 1 else float(context)]),
             precision=self.deployment.precision,
             tp=pool.tp,
             query_tokens=self.query_tokens,
@@ -133,6 +134,8 @@ class Program:
     core: tuple[int, ...]
     """Index into `cores` of every kind."""
     cores: tuple[Core, ...]
+    drafts: Drafts | None
+    """Multi-token prediction, if there is any."""
     head: Table
     """Seconds of the step boundary (reduction, LM head, sampling), by batch of a rank."""
     wire_kind: tuple[int, ...]
@@ -157,6 +160,11 @@ class Program:
     @property
     def layers(self) -> int:
         return len(self.attention_kind)
+
+    @property
+    def queries(self) -> int:
+        """Query tokens of a sequence and step: 1, and one more for every draft."""
+        return 1 + (self.drafts.draft if self.drafts else 0)
 
     @property
     def micro_batches(self) -> int:

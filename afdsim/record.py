@@ -33,6 +33,8 @@ class Requests:
     """First step it takes part in, -1 until it does."""
     seat: list[int] = field(default_factory=list)
     """rank x micro-batches + micro-batch, -1 until one is given."""
+    needs: list[int] = field(default_factory=list)
+    """Decode steps that it takes where a step may yield several tokens, 0 until drawn; elsewhere 0 for ever."""
     counted: list[bool] = field(default_factory=list)
     refused: list[bool] = field(default_factory=list)
 
@@ -47,12 +49,17 @@ class Requests:
         self.context.append(lengths[0] + age)
         self.joined.append(-1)
         self.seat.append(-1)
+        self.needs.append(0)
         self.counted.append(counted)
         self.refused.append(False)
         return len(self.arrival) - 1
 
     def steps(self, request: int) -> int:
         """Decode steps the request takes part in."""
+        return self.needs[request] or self.tokens(request)
+
+    def tokens(self, request: int) -> int:
+        """Tokens that the request still has to produce when it is admitted."""
         return self.input_len[request] + self.output_len[request] - self.context[request]
 
     def __len__(self) -> int:
@@ -153,7 +160,7 @@ class Record:
     steps_run: Array
     """Numbers of the steps that every unit has completed, ascending."""
     events: int
-    """SimPy events."""
+    """SimPy events of the processes; boundaries where the kernel runs the layers, which are its only events."""
 
     @property
     def steps(self) -> int:

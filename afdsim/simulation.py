@@ -27,8 +27,9 @@ Progress = Callable[[float, str], None]
 LONGEST_REQUEST = 131_072
 """Tokens at which an unbounded length law is clipped."""
 
-COMPILING_PAYS = 8e6
-"""Operations (layers x micro-batches x messages x steps) above which starting numba is cheaper than not."""
+COMPILING_PAYS, STARTING_PAYS = 2e7, 1.5e6
+"""Operations (layers x micro-batches x messages x steps) above which numba is worth compiling for, or starting where
+its machine code is kept from an earlier run."""
 
 COLUMNS = {"arrival": "arrivals", "input_len": "input_lengths", "output_len": "output_lengths"}
 
@@ -71,7 +72,7 @@ def execute(
     observer: Observer | None = None,
 ) -> Record:
     """Run a program by one of the engines."""
-    if layers == "kernel-numba" and isinstance(program, Program):
+    if layers == "kernel-numba" and isinstance(program, Program) and program.drafts is None:
         from afdsim.compiled_run import CompiledRun
 
         return CompiledRun(program, demand, progress=progress, observer=observer).execute()
@@ -150,8 +151,15 @@ def chosen_layers(scenario: Scenario, program: Program | ColocatedProgram, deman
     if isinstance(program, ColocatedProgram):
         messages = 5 * program.units
     operations = program.layers * program.micro_batches * messages * _steps_expected(program, demand)
-    compiled = operations > COMPILING_PAYS and find_spec("numba") is not None
-    return ("kernel-numba" if compiled else "kernel-python"), ""
+    return ("kernel-numba" if _numba_pays(operations) else "kernel-python"), ""
+
+
+def _numba_pays(operations: float) -> bool:
+    if operations < STARTING_PAYS or find_spec("numba") is None:
+        return False
+    from afdsim.native import kept
+
+    return operations > COMPILING_PAYS or kept()
 
 
 def _steps_expected(program: Program | ColocatedProgram, demand: Demand) -> float:

@@ -149,11 +149,9 @@ class Afd(Part):
         return self.attention.instances * self.attention.parallelism.dp * self.max_num_seqs
 
     def faults(self) -> Iterator[Fault]:
-        """Check what belongs to one boundary only, and what is not modelled."""
+        """Check what belongs to one boundary only."""
         if self.gap and self.boundary == "stream":
             yield "gap", "is a pause of drained pipelines; add 'boundary: drain' or remove it"
-        if self.mtp is not None:
-            yield "mtp", "multi-token prediction is not modelled yet; remove it"
 
 
 class _Engine(Part):
@@ -171,14 +169,12 @@ class _Engine(Part):
     mtp: Mtp | None = None
 
     def faults(self) -> Iterator[Fault]:
-        """Check the kernel libraries, and what is not modelled."""
+        """Check the kernel libraries."""
         from afdsim.cost import known_backends
 
         for name in self.kernels:
             if name not in known_backends():
                 yield "kernels", f"no kernel was measured for {name!r} (known: {', '.join(sorted(known_backends()))})"
-        if self.mtp is not None:
-            yield "mtp", "multi-token prediction is not modelled yet; remove it"
 
 
 class Colocated(_Engine):

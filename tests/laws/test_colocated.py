@@ -1,0 +1,251 @@
+"""Laws of colocated deployments: engines, order of stages, sums of stages, several tokens a step."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from afdsim import outcome as columns
+from afdsim.all_to_all import exchange, pair_bytes, table
+from afdsim.catalog import gpu, gpus
+from afdsim.colocated_program import order
+from afdsim.drafts import Drafts
+from afdsim.llm import Operator
+from afdsim.scenario import Scenario, load, stream
+from tests.cases import Outcome, run, tiny_model
+from tests.laws.test_equivalence import assert_same, workloads
+
+
+def colocated(layers: int = 3, dense: int = 0, **changes: object) -> Scenario:
+    """Expert parallelism on small servers, no variation; `changes` are dotted paths with __."""
+    scenario = load(
+        {
+            "model": tiny_model(layers, dense),
+            "deployment": {
+                "type": "colocated",
+                "gpu": "H800",
+                "instances": 2,
+                "gpus_per_instance": 2,
+                "max_num_seqs": 4,
+            },
+            "variation": {"link": 0},
+            "workload": {
+                "arrival": {"process": "closed_loop"},
+                "input_len": {"distribution": "constant", "value": 100},
+                "output_len": {"distribution": "constant", "value": 12},
+                "num_requests": 24,
+            },
+        }
+    )
+    for path, value in changes.items():
+        scenario = scenario.vary(path.replace("__", "."), value)
+    return scenario
+
+
+@st.composite
+def engines(draw: st.DrawFn) -> Scenario:
+    """Any small colocated deployment."""
+    instances, per = draw(st.sampled_from([(1, 1), (1, 2), (2, 2), (4, 1), (4, 2)]))
+    overlap = draw(st.sampled_from([{}, {"two_batch_overlap": True}, {"single_batch_overlap": True}]))
+    tp = draw(st.sampled_from([1, 2])) if per == 2 else 1
+    deployment = {
+        "type": "colocated",
+        "gpu": "H800",
+        "instances": instances,
+        "gpus_per_instance": per,
+        "parallelism": {"tp": tp, "dp": per // tp},
+        "max_num_seqs": draw(st.integers(2, 9)),
+        "all_to_all": draw(st.sampled_from(["low_latency", "normal"])),
+        "host_overhead": draw(st.sampled_from(["0s", "0.3ms"])),
+        "framework_overhead": draw(st.sampled_from(["0s", "20us"])),
+        **overlap,
+    }
+    if draw(st.booleans()):
+        deployment["mtp"] = {"draft": draw(st.integers(1, 3)), "acceptance": draw(st.sampled_from([0.0, 0.6, 1.0]))}
+    law = st.sampled_from([{}, {"law": "power_law", "skew": 0.8}, {"law": "slowest", "max_over_mean": 1.3}])
+    scenario = colocated(draw(st.integers(1, 4)), deployment=deployment)
+    return (
+        scenario.vary("variation.event", draw(st.sampled_from([0.0, 0.3])))
+        .vary("variation.step", draw(st.sampled_from([0.0, 0.2])))
+        .vary("variation.link", draw(st.sampled_from([0.0, 0.3])))
+        .vary("variation.experts", draw(law))
+        .vary("variation.straggler", draw(st.sampled_from([{}, {"instance[0]": 1.5}])))
+        .vary("run.granularity", draw(st.sampled_from(["instance", "gpu"])))
+        .vary("workload", draw(workloads()))
+    )
+
+
+@given(engines())
+def test_processes_and_python_kernel_agree_bit_for_bit(scenario):
+    assert_same(run(scenario, "processes"), run(scenario, "kernel-python"))
+
+
+@given(engines())
+@settings(max_examples=8)
+def test_python_and_compiled_kernel_agree_bit_for_bit(scenario):
+    pytest.importorskip("numba")
+    assert_same(run(scenario, "kernel-python"), run(scenario, "kernel-numba"))
+
+
+@given(engines())
+def test_every_gpu_second_is_booked_once(scenario):
+    outcome = run(scenario)
+    start, end = outcome.record.window
+    found = columns.gpus(outcome.record, outcome.program)
+    causes = np.array([found[cause] for cause in ("busy", "wait_peer", "network", "imbalance", "no_work", "down")])
+
+    assert causes.min() >= -1e-12
+    assert causes.sum(axis=0) == pytest.approx(np.full(causes.shape[1], end - start), rel=1e-9, abs=1e-12)
+
+
+@given(engines())
+def test_tokens_of_finished_requests_are_emitted(scenario):
+    outcome = run(scenario)
+    table_ = outcome.record.requests
+    done = ~np.isnan(np.array(table_.finish))
+    tokens = np.array(table_.input_len) + np.array(table_.output_len) - np.array(table_.context)
+
+    assert sum(outcome.record.boundaries.batch) >= tokens[done].sum() - 1
+    if done.all():
+        assert sum(outcome.record.boundaries.batch) == tokens.sum()
+
+
+@given(engines())
+def test_bytes_sent_are_bytes_received(scenario):
+    outcome = run(scenario, "processes")
+    links = columns.links(outcome.record, outcome.program)
+    sent, got = (links["bytes"][links["direction"] == way].sum() for way in ("egress", "ingress"))
+    counted = {
+        way: sum(row[1] for port, row in outcome.record.traffic.items() if port[3] == way)
+        for way in ("egress", "ingress")
+    }
+
+    assert sent == pytest.approx(got, rel=1e-9)
+    assert counted["egress"] == pytest.approx(counted["ingress"], rel=1e-9)
+    assert counted["egress"] == pytest.approx(sent, rel=1e-9)
+
+
+def test_the_second_micro_batch_runs_two_stages_behind():
+    names = [f"{'ab'[j]}{layer}{stage}" for layer, stage, j in order([5, 5], 2)]
+
+    assert names[:11] == ["a00", "a01", "a02", "b00", "a03", "b01", "a04", "b02", "a10", "b03", "a11"]
+    assert names[-3:] == ["b12", "b13", "b14"]
+    assert len(names) == len(set(names)) == 20
+
+
+class Seconds:
+    """A cost model of constants by kernel, with nothing on the wire."""
+
+    def __init__(self, **seconds: float) -> None:
+        self.known = seconds
+
+    def seconds(self, operator: Operator, gpu: object) -> object:
+        del gpu
+        return self.known.get(operator.kernel, 0.0)
+
+
+def step(outcome: Outcome) -> float:
+    """The usual step time."""
+    return float(np.median(outcome.step_times))
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+def test_without_communication_one_micro_batch_is_the_sum_of_its_stages(layers):
+    cost = Seconds(core_mqa=100e-6, grouped_gemm=70e-6, sampling=30e-6, gemm=1e-6)
+    scenario = colocated(layers, dense=0)
+
+    # q down, q up, o_proj and router; two matrices of the shared expert; the LM head
+    expected = layers * (100e-6 + 70e-6 + 4e-6 + 2e-6) + 30e-6 + 1e-6
+    assert step(run(scenario, cost=cost)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_overlap_hides_flights_behind_the_compute_that_follows_them_in_the_published_order():
+    cost = Seconds(core_mqa=200e-6, grouped_gemm=200e-6, dispatch=150e-6, combine=150e-6)
+    one = run(colocated(8), cost=cost)
+    two = run(colocated(8, deployment__two_batch_overlap=True), cost=cost)
+
+    assert step(one) == pytest.approx(8 * 700e-6, rel=1e-9)
+    # a combine flies while the other's core runs; under a dispatch this model has nothing to compute
+    assert step(two) == pytest.approx(8 * 2 * (400e-6 + 150e-6) + 150e-6, rel=1e-9)
+
+
+def test_host_overhead_is_one_pause_per_step():
+    slow, quick = (step(run(colocated(deployment__host_overhead=host))) for host in ("1ms", "0s"))
+
+    assert slow - quick == pytest.approx(1e-3, rel=1e-9)
+
+
+def test_framework_overhead_is_once_per_layer_whatever_the_overlap():
+    for overlap in (False, True):
+        slow, quick = (
+            step(run(colocated(5, deployment__framework_overhead=time, deployment__two_batch_overlap=overlap)))
+            for time in ("100us", "0s")
+        )
+        assert slow - quick == pytest.approx(5 * 100e-6, rel=0.25 if overlap else 1e-9)
+
+
+def test_one_gpu_of_expert_parallelism_is_one_of_tensor_parallelism():
+    workload = colocated().vary("deployment.instances", 1).vary("deployment.gpus_per_instance", 1)
+    lone = workload.vary("deployment", {**BASE, "type": "colocated", "instances": 1, "gpus_per_instance": 1})
+    tensor = workload.vary("deployment", {**BASE, "type": "tensor_parallel", "gpus": 1})
+
+    a, b = run(lone), run(tensor)
+    assert a.record.requests.finish == pytest.approx(b.record.requests.finish, rel=1e-12, nan_ok=True)
+
+
+BASE = {"gpu": "H800", "max_num_seqs": 4}
+
+
+def test_with_equal_ranks_both_granularities_give_the_same_times():
+    whole, single = (run(colocated(run__granularity=each)) for each in ("instance", "gpu"))
+
+    assert step(whole) == pytest.approx(step(single), rel=1e-12)
+
+
+@given(st.integers(1, 3), st.sampled_from([0.0, 0.3, 0.8, 1.0]), st.integers(1, 400))
+def test_steps_of_a_request_lie_between_all_and_nothing_accepted(draft, acceptance, tokens):
+    drafts = Drafts(draft=draft, acceptance=acceptance, stream=lambda kind, at: stream(1, kind, at))
+    steps = drafts.steps(5, tokens)
+
+    assert -(-tokens // (draft + 1)) <= steps <= tokens
+    if acceptance == 1.0:
+        assert steps == -(-tokens // (draft + 1))
+
+
+def test_accepted_tokens_per_step_are_the_expected_ones():
+    drafts = Drafts(draft=2, acceptance=0.7, stream=lambda kind, at: stream(0, kind, at))
+    steps = sum(drafts.steps(request, 500) for request in range(200))
+
+    assert 200 * 500 / steps == pytest.approx(1 + 0.7 + 0.49, rel=0.01)
+
+
+@pytest.mark.parametrize("kind", ["colocated", "afd"])
+def test_drafts_that_are_never_accepted_only_cost(kind):
+    base = load("small") if kind == "afd" else colocated()
+    base = base.vary("variation", {"link": 0})
+    plain, drafted = (run(base.vary("deployment.mtp", mtp)) for mtp in (None, {"draft": 1, "acceptance": 0.0}))
+
+    assert step(drafted) > step(plain)
+    assert drafted.record.steps == plain.record.steps
+
+
+def test_drafts_that_are_always_accepted_halve_the_steps():
+    base = colocated()
+    plain, drafted = (run(base.vary("deployment.mtp", mtp)) for mtp in (None, {"draft": 1, "acceptance": 1.0}))
+
+    assert drafted.record.steps == pytest.approx(plain.record.steps / 2, rel=0.1)
+
+
+@given(
+    st.sampled_from(sorted({row[:2] for row in table()})),
+    st.integers(1, 400),
+    st.sampled_from([2, 8, 16, 72, 144, 320]),
+)
+def test_more_bytes_never_take_less_time(row, tokens, size):
+    owner, kernel = row
+    assume(owner in gpus() and kernel == "low_latency")
+    for operation in ("dispatch", "combine"):
+        one = exchange(kernel, operation, gpu(owner), size)
+        less, more = (one.seconds(8 * each * pair_bytes(7168, "fp8")) for each in (tokens, tokens + 1))
+        assert less <= more
+        assert 0 <= one.held(8 * tokens * pair_bytes(7168, "fp8")) <= less
