@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from afdsim import __version__, commands_compare, commands_cost, commands_sweep
+from afdsim import __version__, commands_bench, commands_compare, commands_cost, commands_sweep
 from afdsim.errors import AfdsimError, CapacityError, ScenarioError, SimulationError
 
 if TYPE_CHECKING:
@@ -393,6 +393,7 @@ def schema() -> None:
     click.echo(json.dumps(described(), indent=2))
 
 
+commands_bench.register(main)
 commands_compare.register(main)
 commands_cost.register(main)
 commands_sweep.register(main)

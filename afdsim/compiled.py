@@ -303,9 +303,7 @@ def close_step(machine: Machine, memory: Memory) -> None:
         ledger.accounts[unit].end = memory.cursor.attention[unit] if unit < units else memory.cursor.ffn[unit - units]
 
 
-def run_steps(
-    machine: Machine, memory: Memory, supply: Supply, noise: Noise, first: int, last: int
-) -> tuple[int, int]:
+def run_steps(machine: Machine, memory: Memory, supply: Supply, noise: Noise, first: int, last: int) -> tuple[int, int]:
     """Run steps first .. last - 1; returns why it came back and the step that it came to."""
     shape, held, current = machine.shape, memory.book, memory.current
     for step in range(first, last):
@@ -331,8 +329,6 @@ def run_steps(
                 shape, machine.delays, machine.peers, memory.state, memory.work, memory.trace, memory.scratch
             )
         else:
-            advance_ports(
-                shape, machine.delays, machine.peers, memory.state, memory.work, memory.trace, memory.scratch
-            )
+            advance_ports(shape, machine.delays, machine.peers, memory.state, memory.work, memory.trace, memory.scratch)
         close_step(machine, memory)
     return DONE, last

@@ -10,7 +10,16 @@ from typing import Literal
 
 from afdsim.errors import CapacityError
 from afdsim.hardware import Gpu
-from afdsim.llm import Attention, Llm, Precision, Split, attention_weight_bytes, ffn_weight_bytes, layer_kv_bytes, stored_bytes
+from afdsim.llm import (
+    Attention,
+    Llm,
+    Precision,
+    Split,
+    attention_weight_bytes,
+    ffn_weight_bytes,
+    layer_kv_bytes,
+    stored_bytes,
+)
 
 USABLE_MEMORY = 0.9
 """Share of HBM that weights and KV cache may fill; vLLM's `gpu_memory_utilization` default."""
@@ -123,9 +132,7 @@ class Afd:
         fixed, per_token = 0.0, [0.0] * len(windows)
         for kind, layers in self._attention_kinds.items():
             fixed += layers * float(stored_bytes(kind, 0, self.precision, self.attention.tp))
-            per_token[windows.index(kind.window)] += layers * layer_kv_bytes(
-                kind, self.precision, self.attention.tp
-            )
+            per_token[windows.index(kind.window)] += layers * layer_kv_bytes(kind, self.precision, self.attention.tp)
         return fixed, per_token
 
     @cached_property

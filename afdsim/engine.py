@@ -77,6 +77,8 @@ class Run:
         self._traces: dict[int, Any] = {}
         self._opened: dict[int, int] = {}
         self._idle = [False] * units
+        self._passed = 0
+        """Boundaries so far."""
         self._skipped = -1
         """Latest step whose layers did not run, because nothing was active."""
         self._ends: float | None = None
@@ -114,6 +116,7 @@ class Run:
         """A boundary ends now: tokens are out, requests leave and join."""
         trace, index = self.trace(step), j * self.program.units + unit
         trace.boundary_start[index], trace.boundary[index] = span
+        self._passed += 1
         if self._ends is None:
             self._turn_over(step, j, unit, span[1])
 
@@ -302,7 +305,7 @@ class Run:
             own=np.where(self._longest[:, None] > 0, self._own / longest, 1.0),
             traffic=self._traffic,
             steps_run=np.array(self._completed),
-            events=next(self.env._eid),  # SimPy's own count of the events it has scheduled
+            events=self._passed if self._kernel else next(self.env._eid),  # SimPy's count of what it has scheduled
         )
 
 

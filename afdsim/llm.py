@@ -182,6 +182,8 @@ class Operator:
     launches: float = 1
     gpus: int = 1
     """Ranks of a collective."""
+    shape: tuple[float, ...] = ()
+    """What a measured table is indexed by: (k, n) of a GEMM; (hidden, inner, local experts) of a grouped one."""
 
 
 def gemm(name: str, tokens: Array, shape: tuple[float, float], dtype: str, *, stage: str = "attention") -> Operator:
@@ -189,7 +191,8 @@ def gemm(name: str, tokens: Array, shape: tuple[float, float], dtype: str, *, st
     k, n = shape
     width = WIDTH[dtype]
     moved = tokens * (k * width + 2.0 * n) + k * n * width
-    return Operator(name=name, stage=stage, kernel="gemm", dtype=dtype, flops=2.0 * tokens * k * n, bytes=moved)
+    flops = 2.0 * tokens * k * n
+    return Operator(name=name, stage=stage, kernel="gemm", dtype=dtype, flops=flops, bytes=moved, shape=(k, n))
 
 
 def small(name: str, launches: int, *, stage: str = "attention") -> Operator:
@@ -428,6 +431,7 @@ def expert_operator(
         rows=rows,
         spread=True,
         unpadded=both,
+        shape=(llm.hidden, inner, experts),
     )
 
 

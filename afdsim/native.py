@@ -34,9 +34,15 @@ def compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
         register_jitable(function)
     elsewhere, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(_cache_folder())
     try:
-        return numba.njit(cache=True)(steps.run_steps), numba.njit(cache=True)(steps.populate)
+        machine_code = numba.njit(cache=True, error_model="numpy")  # no division here can meet a zero
+        return machine_code(steps.run_steps), machine_code(steps.populate)
     finally:
         numba.config.CACHE_DIR = elsewhere
+
+
+def kept() -> bool:
+    """Whether machine code of these sources is on disk already."""
+    return any(_cache_folder().rglob("*.nbi"))
 
 
 def _cache_folder() -> Path:

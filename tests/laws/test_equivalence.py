@@ -87,7 +87,11 @@ def test_processes_and_python_kernel_agree_bit_for_bit(scenario):
 def test_python_and_compiled_kernel_agree_bit_for_bit(scenario):
     pytest.importorskip("numba")
 
-    assert_same(run(scenario, "kernel-python"), run(scenario, "kernel-numba"))
+    python, compiled = run(scenario, "kernel-python"), run(scenario, "kernel-numba")
+
+    assert_same(python, compiled)
+    assert python.record.events == compiled.record.events
+    assert python.record.own == pytest.approx(compiled.record.own)
 
 
 @given(deployments())
