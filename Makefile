@@ -20,6 +20,7 @@ laws: $(READY)   ## the laws again, with many more examples
 	@$(BIN)/pytest -n auto tests/laws --hypothesis-profile=laws $(ARGS)
 
 paper: $(READY)  ## bands around published numbers, with the gaps printed
+	@$(BIN)/python experiments/step3_paper/run.py
 	@$(BIN)/pytest -m paper -rA $(ARGS)
 
 bench: $(READY)  ## event counts and speed

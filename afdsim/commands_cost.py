@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from afdsim.scenario import Scenario
     from afdsim.survey import Survey
     from afdsim.units import Quantity
+    from afdsim.validation import Case, Verdict
 
 MODELS = (
     "step3",
@@ -49,7 +52,7 @@ _PRECISION = click.option(
 
 def register(group: click.Group) -> None:
     """Add the commands of this module to `group`."""
-    for command in (cost, explain):
+    for command in (cost, explain, validate, calibrate):
         group.add_command(command)
 
 
@@ -374,6 +377,112 @@ def _part_cells(part: Part, sources: list[tuple[str, str]]) -> list[str]:
         part.bound,
         f"{part.status} [{sources.index((part.status, part.source)) + 1}]",
     ]
+
+
+@click.command()
+@click.option("--class", "kinds", multiple=True, help="Only this class, e.g. 'attention layer'; repeat.")
+@_JSON
+def validate(kinds: tuple[str, ...], as_json: bool) -> None:
+    """Hold predictions against every packaged published measurement.
+
+    Nothing was fitted on these figures. Claims are figures that their authors computed or extrapolated.
+    """
+    from afdsim.validation import published, simulable
+    from afdsim.validation import validate as judged
+
+    known = dict.fromkeys(case.kind for case in published())
+    if strangers := [kind for kind in kinds if kind not in known]:
+        raise CatalogError(f"--class: no published case is {strangers[0]!r}; classes: {', '.join(known)}")
+    cases = [case for case in published() if not kinds or case.kind in kinds]
+    verdicts = judged(cases, progress=_say if sys.stderr.isatty() else None)
+    left = [case for case in cases if not simulable(case)]
+    if as_json:
+        click.echo(json.dumps(_validate_answer(verdicts, left), indent=1))
+    else:
+        click.echo("\n\n".join("\n".join(block) for block in _validate_text(verdicts, left)))
+
+
+def _say(text: str) -> None:
+    click.echo(f"\r\033[K{text}\r", nl=False, err=True)
+
+
+def _validate_answer(verdicts: Sequence[Verdict], left: Sequence[Case]) -> dict[str, Any]:
+    from afdsim.validation import medians
+
+    return {
+        "cases": [
+            {
+                "id": verdict.case.id,
+                "class": verdict.case.kind,
+                "predicted": verdict.predicted,
+                "measured": verdict.case.measured,
+                "unit": verdict.case.unit,
+                "error": verdict.error,
+                "source": verdict.case.source,
+                "note": verdict.case.note,
+            }
+            for verdict in verdicts
+        ],
+        "medians": [
+            {"class": each.kind, "cases": each.cases, "median_error": each.error, "worst_error": each.worst}
+            for each in medians(verdicts)
+        ],
+        "not_simulated": [
+            {"id": case.id, "class": case.kind, "measured": case.measured, "unit": case.unit}
+            | {"source": case.source, "reason": case.note}
+            for case in left
+        ],
+    }
+
+
+def _validate_text(verdicts: Sequence[Verdict], left: Sequence[Case]) -> Iterator[list[str]]:
+    from afdsim.validation import medians
+
+    sources = list(dict.fromkeys(verdict.case.source for verdict in verdicts))
+    for kind in dict.fromkeys(verdict.case.kind for verdict in verdicts):
+        own = [verdict for verdict in verdicts if verdict.case.kind == kind]
+        head = (kind, "unit", "predicted", "measured", "error", "source")
+        yield _columns(head, [_verdict_cells(verdict, sources) for verdict in own])
+    summary = [[each.kind, each.cases, f"{each.error:.1%}", f"{each.worst:.1%}"] for each in medians(verdicts)]
+    yield _block("Absolute errors", ("class", "cases", "median", "worst"), summary)
+    if notes := dict.fromkeys(verdict.case.note for verdict in verdicts if verdict.case.note):
+        yield [click.style("Notes", bold=True), *(_noted(note, verdicts) for note in notes)]
+    if left:
+        lines = [f" {case.id} ({case.measured:,g} {case.unit}): {case.note}; {case.source}" for case in left]
+        yield [click.style("Not simulated", bold=True), *lines]
+    yield [click.style("Sources", bold=True), *(f" [{n}] {text}" for n, text in enumerate(sources, start=1))]
+
+
+def _noted(note: str, verdicts: Sequence[Verdict]) -> str:
+    return f" {', '.join(each.case.id for each in verdicts if each.case.note == note)}: {note}"
+
+
+def _verdict_cells(verdict: Verdict, sources: list[str]) -> list[str]:
+    case = verdict.case
+    digits = 1 if case.measured < 100 else 0
+    figures = (f"{verdict.predicted:,.{digits}f}", f"{case.measured:,.{digits}f}", f"{verdict.error:+.1%}")
+    return [case.id, case.unit, *figures, f"[{sources.index(case.source) + 1}]"]
+
+
+@click.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("coefficients.csv"), show_default=True)
+@click.option("--gpu", help="Name for the GPU; default: the catalog's that the device's own name contains.")
+@click.option("--repeats", type=click.IntRange(min=3), default=20, show_default=True, help="Timed runs per shape.")
+def calibrate(output: Path, gpu: str | None, repeats: int) -> None:
+    """Time operators at decode shapes on a local GPU and fit coefficients to them.
+
+    Needs PyTorch (pip install 'afdsim[calibrate]') and a CUDA device. Writes the format of the shipped table, which
+    `afdsim.cost.read_table` reads: simulate(..., cost=Roofline(own=read_table(text))).
+    """
+    from afdsim.fitting import to_csv
+    from afdsim.measure import calibrated
+
+    lines = calibrated(gpu, repeats=repeats, progress=lambda text: click.echo(text, err=True))
+    try:
+        output.write_text(to_csv(lines), encoding="utf-8")
+    except OSError as error:
+        raise CatalogError(f"{output}: cannot be written: {error.strerror or error}") from None
+    click.echo(f"wrote {output}: {len(lines)} coefficients")
 
 
 def _block(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

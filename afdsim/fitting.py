@@ -27,7 +27,7 @@ COLUMNS = (
     *("quantise", "status", "source", "samples", "median_error", "p90_error", "held_out_median", "held_out_p90"),
 )
 
-LEAST = 8
+LEAST = 6
 """Rows below which three numbers are not fitted."""
 
 
