@@ -363,8 +363,8 @@ def _colocated_faults(
     from afdsim import catalog
 
     experts = {getattr(layer.ffn, "experts", 0) for layer in catalog.llm(model).layers} - {0}
-    plain = tree.Network(link=tree.Link(bandwidth=network.link.bandwidth))
-    if network != plain:
+    plain = network.model_copy(update={"link": network.link.model_copy(update={"bandwidth": None})})
+    if plain != tree.Network():
         yield "network", "of a colocated deployment has link.bandwidth alone; its all-to-all kernels hold the rest"
     if isinstance(engine, tree.TensorParallel):
         groups, slots, key = engine.ep, 0, "deployment.ep"
