@@ -20,6 +20,7 @@ from afdsim.units import show_bytes, show_count, show_time
 
 if TYPE_CHECKING:
     from afdsim.anatomy import Anatomy, Part
+    from afdsim.cost import Roofline
     from afdsim.hardware import Gpu
     from afdsim.llm import Precision
     from afdsim.scenario import Scenario
@@ -279,6 +280,7 @@ def _weak(survey: Survey) -> Sheet:
 @click.option("--tp", type=click.IntRange(min=1), default=1, help="GPUs that cut attention.")
 @click.option("--ep", type=click.IntRange(min=1), default=1, help="GPUs that split the experts.")
 @click.option("--layer", type=click.IntRange(min=0), help="Index of the layer; default: the usual one with experts.")
+@click.option("--coefficients", type=click.Path(path_type=Path), help="What `afdsim calibrate` wrote, to use first.")
 @_PRECISION
 @_JSON
 def explain(scenario: tuple[str, ...], as_json: bool, **asked: Any) -> None:
@@ -302,14 +304,30 @@ def _explain_model(*, model: str, gpu: str | None, **asked: Any) -> Anatomy:
     from afdsim.anatomy import Setting
     from afdsim.anatomy import explain as taken_apart
 
-    missing = [f"--{name}" for name, value in (("gpu", gpu), *asked.items()) if value is None and name != "layer"]
+    needed = {"gpu": gpu, "batch": asked["batch"], "context": asked["context"]}
+    missing = [f"--{name}" for name, value in needed.items() if value is None]
     if gpu is None or missing:
         raise ScenarioError(f"explain --model also needs {', '.join(missing)}")
     if asked["overrides"]:
         raise ScenarioError("--set changes a scenario; with --model use the options of explain")
     numbers = {name: asked[name] for name in ("batch", "context", "tp", "ep", "layer")}
     precision = _precision(asked["precision"])
-    return taken_apart(Setting(llm=catalog.llm(model), gpu=catalog.gpu(gpu), precision=precision, **numbers))
+    setting = Setting(llm=catalog.llm(model), gpu=catalog.gpu(gpu), precision=precision, **numbers)
+    return taken_apart(setting, _roofline(asked["coefficients"]))
+
+
+def _roofline(coefficients: Path | None) -> Roofline:
+    """Return the cost model, with the rows of a file before the shipped ones."""
+    from afdsim.cost import Roofline, read_table
+
+    if coefficients is None:
+        return Roofline()
+    try:
+        return Roofline(own=read_table(coefficients.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise CatalogError(f"{coefficients}: {error.strerror or error}") from None
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise CatalogError(f"{coefficients} is no coefficient table ({error}); afdsim calibrate writes one") from None
 
 
 def _explain_scenario(name: str, *, overrides: tuple[str, ...], **asked: Any) -> Anatomy:
@@ -325,9 +343,10 @@ def _explain_scenario(name: str, *, overrides: tuple[str, ...], **asked: Any) ->
     found.check_memory()
     context = asked["context"] or _mean_context(scenario)
     batch = asked["batch"] or found.micro_batch_slots[0]
+    cost = _roofline(asked["coefficients"])
     if isinstance(found, Afd):
-        return explain_afd(found, batch=batch, context=context)
-    return explain_colocated(found, batch=batch, context=context)
+        return explain_afd(found, batch=batch, context=context, cost=cost)
+    return explain_colocated(found, batch=batch, context=context, cost=cost)
 
 
 def _mean_context(scenario: Scenario) -> int:

@@ -111,6 +111,28 @@ def test_a_scenario_is_explained_at_its_mean_context():
     assert near < at_mean < far
 
 
+def test_explain_takes_coefficients_of_its_own(tmp_path):
+    head = "gpu,kernel,dtype,backend,gpus,peak,fixed,compute,memory,bandwidth,tile,quantise,status,source,samples"
+    path = tmp_path / "own.csv"
+    path.write_text(f"{head},median_error\nH800,gemm,fp8,*,,,1e-3,0.5,0.5,,1,0,measured,mine,20,0.01\n")
+    asked = ("explain", "--model", "step3", "--gpu", "H800", "--batch", 64, "--context", 8192)
+    own = {each["name"]: each for each in answer(*asked, "--coefficients", path)["operators"]}
+
+    assert own["o_proj"]["source"] == "mine"
+    assert own["o_proj"]["seconds"] > 1e-3
+    assert answer("explain", "small", "--coefficients", path)["attention_s"] > 3e-3
+
+
+@pytest.mark.parametrize(("text", "message"), [(None, "No such file"), ("a,b\n1,2\n", "is no coefficient table")])
+def test_a_bad_coefficient_file_is_said_in_one_line(tmp_path, text, message):
+    path = tmp_path / "own.csv"
+    if text is not None:
+        path.write_text(text)
+    asked = ("explain", "--model", "step3", "--gpu", "H800", "--batch", 64, "--context", 8192)
+
+    assert message in run(*asked, "--coefficients", path, code=2).stderr
+
+
 def test_explain_names_sources():
     text = run("explain", "--model", "deepseek-v3", "--gpu", "H20", "--batch", 8, "--context", 4096, "--ep", 16).stdout
 
