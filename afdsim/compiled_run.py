@@ -86,6 +86,7 @@ class CompiledRun:
         self._runs, self._populate = compiled()
         self._completed: list[tuple[int, int]] = []
         """Half-open ranges of completed steps."""
+        self._windowed = any(window is not None for window in program.windows)
         self._idle_steps = 0
         self._parked = False
         """Whether the run ended in a pause."""
@@ -117,7 +118,7 @@ class CompiledRun:
             if self._observer is not None:
                 self._observer(first, Trace(*(row.tolist() for row in self._memory.trace)))
         if why == MORE_REQUESTS:
-            self._draw(len(self._memory.book.requests) * 3 // 2)
+            self._draw(len(self._memory.book.requests) * 5 // 4)
         elif why == MORE_ROWS:
             self._extend_rows()
         elif why == IDLE:
@@ -162,7 +163,7 @@ class CompiledRun:
         requests = extended(held.requests, wanted, BLANK_REQUEST)
         requests["input_len"], requests["output_len"] = input_len, output_len
         requests["arrival"][issued:] = arrival[issued:]
-        chains = extended(held.next_filling, wanted * windows, NOBODY)
+        chains = extended(held.next_filling, wanted * windows if self._windowed else 1, NOBODY)
         self._memory = self._memory._replace(book=held._replace(requests=requests, next_filling=chains))
 
     def _fits(self, context: Array) -> Array:
@@ -226,7 +227,7 @@ class CompiledRun:
         rows = held.rows[: held.count[ROWS]]
         return Record(
             requests=_table(held.requests[: held.count[ISSUED]]),
-            boundaries=Boundaries(*(np.ascontiguousarray(rows[name]) for name, _ in ROW)),
+            boundaries=Boundaries(*(rows[name] for name, _ in ROW)),
             window=(opens, ends),
             causes=sums.reshape(-1, len(CAUSES)) + last,
             own=np.divide(own, longest, out=np.ones_like(own), where=longest > 0),
@@ -244,8 +245,8 @@ def _table(requests: Array) -> RequestTable:
     """The requests of a run as the columns of its record."""
     flags = ("counted", "refused")
     known = [name for name in RequestTable.__dataclass_fields__ if name != "needs"]
-    columns = {name: np.ascontiguousarray(requests[name]) for name in known}
-    columns["needs"] = np.zeros(len(requests), dtype=np.int64)  # several tokens a step are the SimPy engine's
+    columns = {name: requests[name] for name in known}
+    columns["needs"] = np.zeros(len(requests), dtype=np.int8)  # several tokens a step are the SimPy engine's
     return RequestTable(**columns | {name: columns[name].astype(bool) for name in flags})
 
 
@@ -403,7 +404,7 @@ def blank_book(program: Program, warmup: float) -> Book:
 
 def _records(fields: tuple[tuple[str, str], ...], size: int, **values: object) -> Array:
     """An array of records, zero but for `values`."""
-    records = np.zeros(size, dtype=list(fields))
+    records = np.zeros(size, dtype=np.dtype(list(fields), align=True))
     for name, value in values.items():
         records[name] = value
     return records

@@ -5,7 +5,6 @@ A boundary row (time, batch) and a request row (seat, times) together give every
 
 from __future__ import annotations
 
-import math
 from array import array
 from dataclasses import dataclass, field
 
@@ -15,6 +14,7 @@ from afdsim.causes import CAUSES
 
 Array = np.ndarray
 NEVER = float("nan")
+_STATUS = np.array(("finished", "refused", "running", "waiting"), dtype=object)
 
 
 @dataclass(slots=True)
@@ -65,18 +65,10 @@ class Requests:
     def __len__(self) -> int:
         return len(self.arrival)
 
-    def status(self) -> list[str]:
+    def status(self) -> Array:
         """finished, refused, running or waiting, by request."""
-        rows = zip(self.finish, self.refused, self.admitted, strict=True)
-        return [_status(finish, refused, admitted) for finish, refused, admitted in rows]
-
-
-def _status(finish: float, refused: bool, admitted: float) -> str:
-    if not math.isnan(finish):
-        return "finished"
-    if refused:
-        return "refused"
-    return "waiting" if math.isnan(admitted) else "running"
+        ended = (~np.isnan(self.finish), np.array(self.refused, dtype=bool), ~np.isnan(self.admitted))
+        return _STATUS[np.select(ended, (0, 1, 2), 3).astype(np.int8)]
 
 
 @dataclass(slots=True)

@@ -49,7 +49,7 @@ class Places(NamedTuple):
     kv_per_token: Values  # w
 
 
-INT, REAL = "i8", "f8"
+INT, SHORT, FLAG, REAL = "i8", "i4", "i1", "f8"
 SEAT = (("batch", INT), ("sequences", INT), ("waiting", INT), ("last_waiting", INT))
 """Fields of a seat: running; running and waiting (huge where nothing can sit); first and last that wait."""
 LANE = (("queued", INT), ("fresh", INT), ("fresh_count", INT), ("rows", INT), ("rank_rows", INT))
@@ -65,15 +65,15 @@ REQUEST = (
     ("admitted", REAL),
     ("first_token", REAL),
     ("finish", REAL),
-    ("input_len", INT),
-    ("output_len", INT),
-    ("context", INT),
-    ("joined", INT),
-    ("seat", INT),
-    ("counted", INT),
-    ("refused", INT),
-    ("next", INT),
-    ("next_fresh", INT),
+    ("input_len", SHORT),
+    ("output_len", SHORT),
+    ("context", SHORT),
+    ("joined", SHORT),
+    ("seat", SHORT),
+    ("counted", FLAG),
+    ("refused", FLAG),
+    ("next", SHORT),
+    ("next_fresh", SHORT),
 )
 """Fields of a request, as in `record.Requests`; times are NaN until they happen. `next` of the list that it is in."""
 ROW = (("step", INT), ("micro_batch", INT), ("unit", INT), ("time", REAL), ("batch", INT), ("gaps", INT))

@@ -27,7 +27,7 @@ Progress = Callable[[float, str], None]
 LONGEST_REQUEST = 131_072
 """Tokens at which an unbounded length law is clipped."""
 
-COMPILING_PAYS, STARTING_PAYS = 2e7, 1.5e6
+COMPILING_PAYS, STARTING_PAYS = 2e7, 7e5
 """Operations (layers x micro-batches x messages x steps) above which numba is worth compiling for, or starting where
 its machine code is kept from an earlier run."""
 
