@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test check laws paper bench
+.PHONY: run test check laws paper bench golden picture
 run: $(READY)    ## simulate the main scenario
 	@$(BIN)/afdsim run scenarios/step3_2a2f_4k.yaml
 
@@ -25,6 +25,13 @@ paper: $(READY)  ## bands around published numbers, with the gaps printed
 
 bench: $(READY)  ## event counts and speed
 	@$(BIN)/pytest -m bench -rA $(ARGS)
+
+golden: $(READY) ## write the golden numbers of the shipped scenarios anew; say why in CHANGELOG.md
+	@AFDSIM_GOLDEN=1 $(BIN)/pytest -q tests/test_golden.py
+
+picture: $(READY) ## the histogram of README.md
+	@$(BIN)/afdsim run step3_2a2f_4k -o results/picture --force
+	@cp results/picture/figures/itl_histogram.png docs/step3_2a2f_4k.png
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "afdsim needs Python 3.11 or newer; try make PYTHON=python3.12")'

@@ -278,7 +278,7 @@ def check(scenario: str, overrides: tuple[str, ...]) -> None:
     """Say whether SCENARIO is sound; simulate nothing."""
     from afdsim.compiler import any_deployment
     from afdsim.report import deployment_line, memory_lines, model_line
-    from afdsim.simulation import placed
+    from afdsim.simulation import arrival_law, placed
 
     loaded = _load(scenario, overrides)
     afd = any_deployment(loaded)
@@ -286,6 +286,8 @@ def check(scenario: str, overrides: tuple[str, ...]) -> None:
         afd.check_memory()
     except CapacityError as error:
         raise placed(error, loaded) from None
+    for note in getattr(arrival_law(loaded), "notes", ()):
+        _warn(note)
     click.echo(f"{scenario}: fine  ({loaded.name}, sha256:{loaded.key[:8]})")
     for line in (model_line(loaded), deployment_line(loaded), *memory_lines(afd, _whole_length(loaded))):
         click.echo(line)

@@ -1,0 +1,60 @@
+"""What the package promises in public: its names, and documents whose code runs as printed."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import afdsim
+
+REPOSITORY = Path(__file__).parent.parent
+BLOCKS = [
+    pytest.param(block, id=f"{name}-{number}")
+    for name in ("README.md", "MODEL.md")
+    for number, block in enumerate(
+        re.findall(r"^```python\n(.*?)^```", (REPOSITORY / name).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    )
+]
+
+
+def test_public_names_are_complete_and_sorted():
+    from afdsim.scenario import load
+
+    assert sorted(afdsim.__all__, key=lambda name: (name == "__version__" or name.islower(), name)) == afdsim.__all__
+    assert {name for name, _ in afdsim._HOME} <= set(afdsim.__all__)
+    assert all(getattr(afdsim, name) is not None for name in afdsim.__all__)
+    assert afdsim.load is load
+
+
+def test_public_names_are_documented():
+    undocumented = [
+        name for name in afdsim.__all__ if name != "__version__" and not (getattr(afdsim, name).__doc__ or "").strip()
+    ]
+
+    assert undocumented == []
+
+
+def test_no_public_function_bears_the_name_of_a_module():
+    modules = {path.stem for path in (REPOSITORY / "afdsim").glob("*.py")}
+
+    assert {name for name in afdsim.__all__ if name in modules} == {"plot"}
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.filterwarnings("default")
+def test_code_in_documents_runs(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    exec(compile(block, "document", "exec"), {"__name__": "document"})
+
+
+def test_documents_name_files_and_commands_that_exist():
+    from afdsim.cli import main
+
+    for name in ("README.md", "MODEL.md", "CONTRIBUTING.md"):
+        text = (REPOSITORY / name).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+            assert (REPOSITORY / target).exists(), f"{name} links to {target}"
+        fenced = "".join(body for _, body in re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+        commands = set(re.findall(r"^(?:\.venv/bin/)?afdsim ([a-z]+)", fenced, re.MULTILINE))
+        assert commands <= set(main.commands), name
