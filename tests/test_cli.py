@@ -156,7 +156,7 @@ def test_a_folder_that_cannot_be_written_exits_with_one(tmp_path):
 
 
 def test_interrupted_says_what_is_kept(small, tmp_path, monkeypatch):
-    def simulate(scenario, *, seed, progress):
+    def simulate(scenario, *, seed, **_):
         if seed == 1:
             raise KeyboardInterrupt
         return synthetic.result(scenario, seed)
