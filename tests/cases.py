@@ -46,6 +46,30 @@ def tiny_model(layers: int, dense: int = 0) -> str:
     return str(path)
 
 
+@cache
+def tiny_windowed(layers: int) -> str:
+    """Path of a Hugging Face config whose every other layer reads only the last 310 tokens."""
+    config = {
+        "model_type": "llama4_text",
+        "num_hidden_layers": layers,
+        "hidden_size": 256,
+        "vocab_size": 1024,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 512,
+        "intermediate_size_mlp": 2048,
+        "interleave_moe_layer_step": 1,
+        "attention_chunk_size": 310,
+        "no_rope_layers": [index % 2 for index in range(layers)],
+    }
+    path = Path(tempfile.mkdtemp(prefix="afdsim-test-")) / f"windowed-{layers}.json"
+    path.write_text(json.dumps(config))
+    return str(path)
+
+
 def tiny(layers: int = 4, attention: int = 1, ffn: int = 1, **changes: object) -> Scenario:
     """A closed loop of one sequence per micro-batch on instances of one GPU; `changes` are dotted paths with __."""
     data = {

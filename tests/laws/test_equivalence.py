@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from afdsim.errors import SimulationError
 from afdsim.scenario import Scenario
-from tests.cases import Outcome, run, tiny
+from tests.cases import Outcome, run, tiny, tiny_windowed
 
 
 @st.composite
@@ -35,7 +35,15 @@ def deployments(draw: st.DrawFn) -> Scenario:
     }
     if drain and draw(st.booleans()):
         changes["deployment__gap"] = "50us"
-    return tiny(draw(st.integers(2, 7)), **changes).vary("workload", draw(workloads()))
+    layers = draw(st.integers(2, 7))
+    if draw(st.booleans()):
+        changes["model"] = tiny_windowed(layers)
+    return tiny(layers, **changes).vary("workload", draw(workloads()))
+
+
+SHORT = {"distribution": "lognormal", "mean": 300, "cv": 1.0, "max": 3000}
+HUGE = {"distribution": "lognormal", "mean": 30_000_000, "cv": 1.0, "max": 200_000_000}
+"""Contexts that fill the KV cache of a rank with a few sequences, and sometimes with less than one."""
 
 
 @st.composite
@@ -56,7 +64,7 @@ def workloads(draw: st.DrawFn) -> dict[str, object]:
     spread = {"distribution": "lognormal", "mean": 6, "cv": 0.8, "max": 30}
     return {
         "arrival": arrival,
-        "input_len": {"distribution": "lognormal", "mean": 300, "cv": 1.0, "max": 3000},
+        "input_len": draw(st.sampled_from([SHORT, HUGE])),
         "output_len": draw(st.sampled_from([constant, spread])),
         "num_requests": draw(st.integers(1, 40)),
     }
