@@ -71,9 +71,7 @@ def test_cases_need_a_source_and_a_way_or_a_reason(lacking):
 
 
 def test_the_command_answers_in_json():
-    found = CliRunner().invoke(
-        main, ["validate", "--class", "attention layer", "--class", "colocated decode", "--json"]
-    )
+    found = CliRunner().invoke(main, ["validate", "--class", "attention layer", "--json"])
     answer = json.loads(found.stdout)
 
     assert set(answer) == {"cases", "medians", "not_simulated"}
@@ -99,7 +97,7 @@ def test_an_unknown_class_is_refused():
 @pytest.mark.paper
 def test_simulated_throughput_of_the_paper():
     """Bands around table 8, with the gaps printed; nothing may be tuned towards them."""
-    verdicts = {verdict.case.id: verdict for verdict in validate(c for c in published() if c.kind.startswith("afd"))}
+    verdicts = {verdict.case.id: verdict for verdict in validate(c for c in published() if "table 8" in c.source)}
     for name, verdict in verdicts.items():
         print(f"{name:24} {verdict.predicted:7,.0f} {verdict.case.measured:7,.0f} {verdict.error:+.1%}")
 
