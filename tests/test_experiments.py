@@ -1,0 +1,51 @@
+"""Experiments: the tour runs, and the slow ones give the tables that are kept beside them."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+pytest.importorskip("matplotlib")
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+TABLES = ("ratio_sweep", "context_scaling", "jitter_tails", "hardware_mix")
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"experiment_{name}", EXPERIMENTS / name / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tour_runs_from_top_to_bottom(tmp_path, capsys):
+    load("tour").tour(tmp_path)
+
+    told = capsys.readouterr().out
+    assert "18 rows" in told
+    assert "TPOT p50" in told
+    assert {path.name for path in tmp_path.glob("*.png")} == {"histogram.png", "pareto.png", "causes.png"}
+
+
+@pytest.mark.parametrize("name", [*TABLES, "tour"])
+def test_every_experiment_says_what_it_is(name):
+    done = subprocess.run(
+        [sys.executable, EXPERIMENTS / name / "run.py", "--help"], capture_output=True, text=True, check=True
+    )
+
+    assert "--output" in done.stdout
+    assert (EXPERIMENTS / name / "README.md").read_text(encoding="utf-8").startswith("# ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLES)
+def test_an_experiment_gives_the_table_that_it_keeps(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py", "-o", str(tmp_path)])
+    load(name).main()
+
+    kept, made = (pd.read_csv(folder / "table.csv") for folder in (EXPERIMENTS / name / "expected", tmp_path))
+    pd.testing.assert_frame_equal(made, kept, rtol=1e-3)
