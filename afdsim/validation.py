@@ -14,6 +14,7 @@ from functools import cache
 from importlib.resources import files
 
 from afdsim import catalog
+from afdsim.all_to_all import exchange, pair_bytes
 from afdsim.anatomy import Setting, attention_seconds, explain
 from afdsim.errors import CatalogError
 from afdsim.llm import Precision
@@ -31,7 +32,7 @@ class Case:
     kind: str
     """Class of figures that is judged together."""
     how: str
-    """"layer", "scenario", or empty where nothing can predict it yet: `note` says why."""
+    """"layer", "scenario", "exchange" (an all-to-all alone), or empty where nothing can predict it: `note` says why."""
     settings: str
     """``key=value`` texts: of a layer, or a scenario's name and its overrides."""
     metric: str
@@ -85,7 +86,7 @@ def read_case(line: Mapping[str, str]) -> Case:
 
 def simulable(case: Case) -> bool:
     """Return whether the program can predict `case`: it says how, and its scenario ships."""
-    return case.how == "layer" or (case.how == "scenario" and case.settings.split()[0] in shipped())
+    return case.how in ("layer", "exchange") or (case.how == "scenario" and case.settings.split()[0] in shipped())
 
 
 def validate(cases: Iterable[Case] | None = None, *, progress: Progress | None = None) -> list[Verdict]:
@@ -103,6 +104,8 @@ def predict(case: Case) -> float:
     """Return what the program predicts for `case`, in its unit."""
     if case.how == "scenario":
         return _simulated(case)
+    if case.how == "exchange":
+        return _exchanged(case)
     setting = layer_setting(case.settings)
     if case.metric == "attention_alone":
         return attention_seconds(setting) * 1e6
@@ -117,6 +120,14 @@ def layer_setting(text: str) -> Setting:
     numbers = {name: int(value) for name, value in asked.items() if name not in roles | {"model", "gpu"}}
     precision = Precision(**{name: value for name, value in asked.items() if name in roles})
     return Setting(llm=catalog.llm(asked["model"]), gpu=catalog.gpu(asked["gpu"]), precision=precision, **numbers)
+
+
+def _exchanged(case: Case) -> float:
+    """Microseconds of the all-to-all ``gpu=H800 gpus=8 tokens=128 top_k=8 hidden=7168 dtype=fp8``."""
+    asked = dict(pair.split("=", 1) for pair in case.settings.split())
+    kernel = exchange("low_latency", case.metric, catalog.gpu(asked["gpu"]), int(asked["gpus"]))
+    nbytes = int(asked["tokens"]) * int(asked["top_k"]) * pair_bytes(int(asked["hidden"]), asked["dtype"])
+    return float(kernel.seconds(nbytes)) * 1e6
 
 
 def _simulated(case: Case) -> float:
