@@ -276,20 +276,23 @@ def _bar() -> Iterator[Progress]:
 @_SET
 def check(scenario: str, overrides: tuple[str, ...]) -> None:
     """Say whether SCENARIO is sound; simulate nothing."""
+    from afdsim.admission import too_long
     from afdsim.compiler import any_deployment
     from afdsim.report import deployment_line, memory_lines, model_line
     from afdsim.simulation import arrival_law, placed
 
     loaded = _load(scenario, overrides)
-    afd = any_deployment(loaded)
+    afd, length = any_deployment(loaded), _whole_length(loaded)
     try:
         afd.check_memory()
+        if length is not None and afd.sequences_that_fit(length) == 0:
+            raise too_long(afd, length)
     except CapacityError as error:
         raise placed(error, loaded) from None
     for note in getattr(arrival_law(loaded), "notes", ()):
         _warn(note)
     click.echo(f"{scenario}: fine  ({loaded.name}, sha256:{loaded.key[:8]})")
-    for line in (model_line(loaded), deployment_line(loaded), *memory_lines(afd, _whole_length(loaded))):
+    for line in (model_line(loaded), deployment_line(loaded), *memory_lines(afd, length)):
         click.echo(line)
 
 

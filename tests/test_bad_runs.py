@@ -70,7 +70,7 @@ def test_attention_weights_without_room_for_a_cache_say_how_to_make_room(file):
     )
 
 
-@pytest.mark.parametrize("verb", ["run"])
+@pytest.mark.parametrize("verb", ["run", "check"])
 def test_requests_that_can_never_fit_are_an_error_in_a_closed_loop(file, verb):
     path = file("extends: small\nworkload:\n  input_len: 90000000\n")
     done = command(verb, path)
