@@ -23,7 +23,8 @@ paper: $(READY)  ## bands around published numbers, with the gaps printed
 	@$(BIN)/python experiments/step3_paper/run.py
 	@$(BIN)/pytest -m paper -rA $(ARGS)
 
-bench: $(READY)  ## event counts and speed
+bench: $(READY)  ## speed of the engines, then event counts
+	@$(BIN)/afdsim bench
 	@$(BIN)/pytest -m bench -rA $(ARGS)
 
 golden: $(READY) ## write the golden numbers of the shipped scenarios anew; say why in CHANGELOG.md

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from afdsim.batching import Batching
+from afdsim.colocated import Colocated
 from afdsim.deployment import Afd
 from afdsim.errors import CapacityError
 from afdsim.workload import RequestSource
@@ -116,7 +117,7 @@ class Admission:
         raise too_long(self.batching.deployment, self.requests.input_len[last] + self.requests.output_len[last])
 
 
-def too_long(deployment: Afd, context: int) -> CapacityError:
+def too_long(deployment: Afd | Colocated, context: int) -> CapacityError:
     """No request of a closed loop fits; `context` is the need of one of them."""
     return CapacityError(
         f"no request fits: {context:,} tokens need {deployment.kv_reserved(context) / 1e9:.1f} GB of KV cache, "

@@ -28,7 +28,7 @@ ROWS = (
 """(attention instances, FFN instances) and granularity."""
 
 BARE_EVENTS = 300_000
-PAIRS_PER_ROW = {"processes": 4_000, "kernel-python": 40_000, "kernel-numba": 120_000}
+WORK_PER_ROW = {"processes": 4_000, "kernel-python": 40_000, "kernel-numba": 120_000}
 """Steps x (units x FFN instances) that a row simulates, so that each takes a second or two."""
 JITTER = 0.1
 WARM_UP = 0.2
@@ -84,7 +84,7 @@ def measure(instances: tuple[int, int], granularity: str, engine: str) -> Row:
     """Time one engine on a closed loop of up to 6,144 sequences with jitter, after a warm-up that compiles."""
     warm_up = run(instances, granularity, engine, until=WARM_UP)
     units = instances[0] * (8 if granularity == "gpu" else 1)
-    steps = max(3, PAIRS_PER_ROW[engine] // (units * instances[1]))
+    steps = max(3, WORK_PER_ROW[engine] // (units * instances[1]))
     started = time.process_time()
     record = run(instances, granularity, engine, until=steps * WARM_UP / max(warm_up.steps, 1))
     seconds = time.process_time() - started

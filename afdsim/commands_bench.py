@@ -19,7 +19,9 @@ def register(group: click.Group) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.option("--deployment", "deployments", multiple=True, metavar="xAyF", help="Only this one; repeat.")
-@click.option("--engine", "engines", multiple=True, help="Only this one; repeat: processes, kernel-python, kernel-numba.")
+@click.option(
+    "--engine", "engines", multiple=True, help="Only this one; repeat: processes, kernel-python, kernel-numba."
+)
 def bench(as_json: bool, deployments: tuple[str, ...], engines: tuple[str, ...]) -> None:
     """Time every engine on deployments of growing size.
 

@@ -183,8 +183,7 @@ def measure(machine: Machine, memory: Memory, lane: int) -> None:
             own += tables.layers_of_core[c] * current.core[c]
         for k in range(kinds):
             seconds = tables.fixed[k * tables.stride + b] + current.core[tables.core[k]]
-            if seconds > current.base[k * lanes + lane]:
-                current.base[k * lanes + lane] = seconds
+            current.base[k * lanes + lane] = max(current.base[k * lanes + lane], seconds)
         if warm:
             held.ranks[rank].own += tables.fixed_total[b] + own
     if warm:

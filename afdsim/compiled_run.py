@@ -13,9 +13,9 @@ import numpy as np
 from afdsim.admission import MOST_REFUSALS, Demand, too_long
 from afdsim.causes import BUSY, CAUSES, NO_WORK, Cursor, Shape, Trace
 from afdsim.compiled import (
+    ACCOUNT,
     ENDED,
     FOREVER,
-    ACCOUNT,
     IDLE,
     MORE_REQUESTS,
     MORE_ROWS,
@@ -43,6 +43,7 @@ from afdsim.seating import (
     OUTSTANDING,
     QUEUED,
     RANK,
+    REAL,
     REQUEST,
     RING,
     ROW,
@@ -62,9 +63,10 @@ BLOCK_FACTORS = 60_000
 """Random factors that are drawn for one call of the compiled steps."""
 MOST_STEPS = 64
 NEVER = float("nan")
-_BLANKS = {"arrival": NEVER, "admitted": NEVER, "first_token": NEVER, "finish": NEVER}
-_BLANKS |= dict.fromkeys(("joined", "seat", "next", "next_fresh"), NOBODY)
-BLANK_REQUEST = tuple(_BLANKS.get(name, 0) for name, _ in REQUEST)
+BLANK_REQUEST = tuple(
+    NEVER if kind == REAL else NOBODY if name in ("joined", "seat", "next", "next_fresh") else 0
+    for name, kind in REQUEST
+)
 
 
 class CompiledRun:
@@ -124,7 +126,7 @@ class CompiledRun:
         elif why == IDLE:
             self._idle_steps += 1
             self._park()
-            return step + 1
+            return int(step) + 1
         else:
             assert why in (0, ENDED), why
         return int(step)
@@ -141,7 +143,9 @@ class CompiledRun:
         compute, wire = drawn if computes else drawn[:1], drawn if wires else drawn[:1]
         factors = [_stacked(variation.compute, side, compute) for side in ("attention", "ffn")]
         factors += [_stacked(variation.wire, kind, wire) for kind in ("link_out", "link_back")]
-        return Noise(*factors, turns * computes, turns * wires), steps
+        attention, ffn, out, back = factors
+        strides = {"compute_stride": turns * computes, "wire_stride": turns * wires}
+        return Noise(attention=attention, ffn=ffn, out=out, back=back, **strides), steps
 
     # capacity --------------------------------------------------------------------------------------------------------
 
@@ -206,6 +210,7 @@ class CompiledRun:
             ledger.window[:] += (row * inside(ledger.accounts, ends, opens)).reshape(-1)
         busy = np.zeros(len(ends))
         for unit in range(units if trace is not None else 0):
+            assert trace is not None
             busy[unit] = sum(trace.boundary.tolist()[unit::units]) - sum(trace.boundary_start.tolist()[unit::units])
         row[:] = 0.0
         row[:, BUSY] = busy
@@ -245,7 +250,7 @@ def _table(requests: Array) -> RequestTable:
     """The requests of a run as the columns of its record."""
     flags = ("counted", "refused")
     known = [name for name in RequestTable.__dataclass_fields__ if name != "needs"]
-    columns = {name: requests[name] for name in known}
+    columns: dict[str, Any] = {name: requests[name] for name in known}
     columns["needs"] = np.zeros(len(requests), dtype=np.int8)  # several tokens a step are the SimPy engine's
     return RequestTable(**columns | {name: columns[name].astype(bool) for name in flags})
 
@@ -357,7 +362,8 @@ def memory(program: Program, demand: Demand) -> Memory:
     ports = ffns * program.fabric.rails
     zeros = np.zeros
     free = (units, units, units, ports, ports, ffns, ffns, ffns, pairs, pairs, lanes)
-    state = State(*map(zeros, free), served=np.array(members * ffns), returned=np.array(list(range(ffns)) * units))
+    orders = (members * ffns, list(range(ffns)) * units)
+    state = State._make([*map(zeros, free), *map(np.array, orders)])
     work = (turns * units, turns * ffns, turns, m, turns * pairs, turns * pairs, turns * pairs, turns * pairs)
     current = Current(
         base=zeros(len(program.fixed) * lanes),

@@ -29,11 +29,24 @@ SCALE_BLOCK = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
-    """Dtypes of a deployment: projection GEMMs, FFN GEMMs, and the KV cache."""
+    """Dtypes of a deployment, in the words of the Step-3 paper: "BF16 attention" is the core and its cache, no GEMM."""
 
     attention: str = "fp8"
+    """Of core attention."""
     ffn: str = "fp8"
-    kv_cache: str = "fp8"
+    """Of the weights and GEMMs: FFN and projections."""
+    kv_cache: str | None = None
+    """Of the KV cache, which decides the core's kernel; None follows `attention`."""
+
+    @property
+    def cache(self) -> str:
+        """Dtype of the KV cache."""
+        return self.kv_cache or self.attention
+
+    @property
+    def projections(self) -> str:
+        """Dtype of the projections: FP4 checkpoints quantise the experts and leave the projections in FP8."""
+        return "fp8" if self.ffn == "fp4" else self.ffn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,7 +279,7 @@ def attention_operators(
 ) -> tuple[Operator, ...]:
     """Return every operator of the attention stage but the core and the reduction, for `tokens` rows on one GPU."""
     into = tuple(
-        gemm(name, tokens, (k, n), precision.attention) for name, k, n in projections(llm.hidden, layer.attention, tp)
+        gemm(name, tokens, (k, n), precision.projections) for name, k, n in projections(llm.hidden, layer.attention, tp)
     )
     return (
         small("norm, rope, kv write", 3),
@@ -303,7 +316,7 @@ def _output_operators(
     Inside a tensor-parallel attention group it is row-parallel and ends in an all-reduce. ``"tp<n>"`` cuts it over
     n data-parallel ranks instead: heads travel to their owner, partial sums come back reduced and scattered.
     """
-    dtype, n = precision.attention, ranks(o_proj)
+    dtype, n = precision.projections, ranks(o_proj)
     width = output_width(attention, tp)
     if tp > 1:
         wire = 2.0 * (tp - 1) / tp * tokens * llm.hidden * 2.0
@@ -361,13 +374,13 @@ def _core_shape(attention: Attention, precision: Precision, tp: int) -> tuple[st
     """Return (kernel, query rows per KV head, FLOPs per query and context token, dtype) on one of `tp` GPUs."""
     match attention:
         case Mfa(heads=heads, head_dim=d):
-            return _gqa_kernel(1, d), share(heads, tp), 4.0 * share(heads, tp) * d, precision.kv_cache
+            return _gqa_kernel(1, d), share(heads, tp), 4.0 * share(heads, tp) * d, precision.cache
         case Gqa(heads=heads, kv_heads=kv, head_dim=d, kv_dtype=kv_dtype):
             local, groups = share(heads, tp), share(kv, tp)
-            return _gqa_kernel(groups, d), local / groups, 4.0 * local * d, kv_dtype or precision.kv_cache
+            return _gqa_kernel(groups, d), local / groups, 4.0 * local * d, kv_dtype or precision.cache
         case Mla(heads=heads) as a:
             local = share(heads, tp)
-            return "core_mla", local, 2.0 * local * (2 * a.kv_rank + a.rope_dim), precision.kv_cache
+            return "core_mla", local, 2.0 * local * (2 * a.kv_rank + a.rope_dim), precision.cache
         case Linear(state_dtype=state):
             return "core_linear", 0.0, 0.0, state
         case _:
@@ -511,11 +524,11 @@ def layer_kv_bytes(attention: Attention, precision: Precision, tp: int = 1) -> f
     """Return the KV bytes that one context token adds to one layer on one of `tp` GPUs."""
     match attention:
         case Mfa(head_dim=d):
-            return 2 * d * WIDTH[precision.kv_cache]
+            return 2 * d * WIDTH[precision.cache]
         case Mla(kv_rank=rank, rope_dim=rope):
-            return (rank + rope) * WIDTH[precision.kv_cache]
+            return (rank + rope) * WIDTH[precision.cache]
         case Gqa(kv_heads=kv, head_dim=d, kv_dtype=dtype):
-            return 2 * share(kv, tp) * d * WIDTH[dtype or precision.kv_cache]
+            return 2 * share(kv, tp) * d * WIDTH[dtype or precision.cache]
         case Linear():
             return 0.0
         case _:
@@ -551,7 +564,7 @@ def attention_weight_bytes(
 
 def _layer_weight_bytes(llm: Llm, layer: Layer, precision: Precision, tp: int, o_ranks: int) -> float:
     """Return the weights of one layer's attention stage on one GPU; norms, router and kv_b are BF16."""
-    attention, width = layer.attention, WIDTH[precision.attention]
+    attention, width = layer.attention, WIDTH[precision.projections]
     cut = tp if tp > 1 else o_ranks
     elements = sum(k * n for _, k, n in projections(llm.hidden, attention, tp))
     elements += share(output_width(attention), cut) * llm.hidden

@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from afdsim import causes, compiled as steps, kernel, seating
+from afdsim import causes, kernel, seating
+from afdsim import compiled as steps
 
 CALLED = (
     *(getattr(seating, name) for name in (
@@ -32,12 +33,13 @@ def compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
     for function in CALLED:
         register_jitable(function)
-    elsewhere, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(_cache_folder())
+    config: Any = numba.config
+    elsewhere, config.CACHE_DIR = config.CACHE_DIR, str(_cache_folder())
     try:
         machine_code = numba.njit(cache=True, error_model="numpy")  # no division here can meet a zero
         return machine_code(steps.run_steps), machine_code(steps.populate)
     finally:
-        numba.config.CACHE_DIR = elsewhere
+        config.CACHE_DIR = elsewhere
 
 
 def kept() -> bool:

@@ -150,7 +150,7 @@ def _engine_line(each: tree.Colocated | tree.TensorParallel) -> str:
 def model_line(scenario: Scenario) -> str:
     """Return the model and its number formats."""
     formats = scenario.precision
-    words = f"attention {formats.attention}, FFN {formats.ffn}, KV cache {formats.kv_cache}"
+    words = f"attention {formats.attention}, FFN {formats.ffn}, KV cache {formats.kv_cache or formats.attention}"
     return f"Model {scenario.model} ({words})"
 
 

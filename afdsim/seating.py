@@ -1,7 +1,8 @@
-"""Who sits in which micro-batch, as plain loops over flat sequences: continuous batching in O(changes).
+"""Who sits in which micro-batch, as plain loops over flat arrays: continuous batching in O(changes).
 
-The compiled twin of `batching` and `admission`, on arrays of records. A seat is (attention rank, micro-batch), index rank x micro-batches + micro-batch; a lane is (unit, micro-batch). Lists
-of requests (waiting in a seat, leaving a lane at a step, fresh in a lane) are chained through request ids; -1 ends one.
+The compiled twin of `batching` and `admission`, on arrays of records. A seat is (attention rank, micro-batch), index
+rank x micro-batches + micro-batch; a lane is (unit, micro-batch). Lists of requests (waiting in a seat, leaving a lane
+at a step, fresh in a lane) are chained through request ids; -1 ends one.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def need(places: Places, requests: Values, request: int) -> float:
 def issue(places: Places, book: Book, arrival: float, counted: bool) -> int:
     """The next request; NOBODY if no rank could ever hold it."""
     requests, count = book.requests, book.count
-    request = count[ISSUED]
+    request: int = count[ISSUED]
     count[ISSUED] += 1
     requests[request].arrival = arrival
     requests[request].counted = int(counted)
@@ -193,12 +194,13 @@ def grow(places: Places, book: Book, lane: int, step: int) -> None:
 
 def steps_of(requests: Values, request: int) -> int:
     """Decode steps that a request takes part in."""
-    return requests[request].input_len + requests[request].output_len - requests[request].context
+    steps: int = requests[request].input_len + requests[request].output_len - requests[request].context
+    return steps
 
 
 def leave(places: Places, demand: Demand, book: Book, lane: int, step: int, now: float) -> None:
     """Let the requests of a lane go that have no token left; a closed loop refills their seats."""
-    seats, requests = book.seats, book.requests
+    requests = book.requests
     bucket = lane * RING + step % RING
     request = book.buckets[bucket].leaving
     book.buckets[bucket].leaving = NOBODY
@@ -211,9 +213,9 @@ def leave(places: Places, demand: Demand, book: Book, lane: int, step: int, now:
         else:
             chain_leaving(book, bucket, request)
         request = following
-    if demand.closed and book.time[WARM_AT] > now and demand.warmup < 0:
-        if book.count[FINISHED] >= demand.concurrency:
-            book.time[WARM_AT] = now
+    cold = demand.closed and demand.warmup < 0 and book.time[WARM_AT] > now
+    if cold and book.count[FINISHED] >= demand.concurrency:
+        book.time[WARM_AT] = now
 
 
 def stand_up(places: Places, book: Book, request: int, now: float) -> None:
@@ -238,7 +240,7 @@ def stand_up(places: Places, book: Book, request: int, now: float) -> None:
 
 def chain_leaving(book: Book, bucket: int, request: int) -> None:
     """Append a request to a bucket of those that leave."""
-    seats, requests = book.seats, book.requests
+    requests = book.requests
     requests[request].next = NOBODY
     if book.buckets[bucket].leaving == NOBODY:
         book.buckets[bucket].leaving = request
@@ -293,7 +295,7 @@ def sit_down(places: Places, book: Book, lane: int, request: int, step: int) -> 
 
 def emit(places: Places, book: Book, lane: int, step: int, now: float) -> None:
     """Note the tokens that the step before has produced in a lane."""
-    seats, requests, rows, count = book.seats, book.requests, book.rows, book.count
+    seats, rows, count = book.seats, book.rows, book.count
     unit, j = lane // places.micro_batches, lane % places.micro_batches
     emitted = 0
     for rank in range(unit * places.ranks, (unit + 1) * places.ranks):
@@ -307,7 +309,7 @@ def emit(places: Places, book: Book, lane: int, step: int, now: float) -> None:
 
 def first_tokens(book: Book, lane: int, now: float) -> None:
     """The requests that joined a lane at the boundary before have their first token."""
-    seats, requests = book.seats, book.requests
+    requests = book.requests
     request = book.lanes[lane].fresh
     while request != NOBODY:
         requests[request].first_token = now

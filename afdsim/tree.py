@@ -48,11 +48,14 @@ class Part(BaseModel):
 
 
 class Precision(Part):
-    """Number format of weights and activations, per role, and of the KV cache."""
+    """Number formats, in the words of the Step-3 paper: "BF16 attention" is the core and its cache, no GEMM."""
 
     attention: Width = "fp8"
+    """Core attention."""
     ffn: Width = "fp8"
-    kv_cache: Width = "fp8"
+    """Weights and GEMMs: FFN and projections (an FP4 model keeps its projections in FP8)."""
+    kv_cache: Width | None = None
+    """KV cache; default: as `attention`."""
 
 
 class AttentionParallelism(Part):

@@ -60,7 +60,7 @@ def test_weights_that_do_not_fit_name_the_smallest_deployment_that_does(file, ve
 
 
 def test_attention_weights_without_room_for_a_cache_say_how_to_make_room(file):
-    path = file("extends: step3_2a2f_4k\nprecision: {attention: bf16}\ndeployment: {attention: {gpu: L4}}\n")
+    path = file("extends: step3_2a2f_4k\nprecision: {ffn: bf16}\ndeployment: {attention: {gpu: L4}}\n")
     done = command("check", path)
 
     assert done.exit_code == 2

@@ -228,7 +228,7 @@ def test_an_unknown_placement_is_refused(placement):
     ],
 )
 def test_weights_add_up_to_the_published_parameter_count(name, billions):
-    model, one = catalog.llm(name), Precision(attention="int8", ffn="int8")
+    model, one = catalog.llm(name), Precision(kv_cache="fp8", ffn="int8")
     twice = 2.0 * model.hidden * (2 * model.vocab)
     layers = attention_weight_bytes(model, one) - twice
     total = ffn_weight_bytes(model, one, Split()) + layers + twice / 2
