@@ -114,7 +114,6 @@ class _Compiler:
         asked, kinds = self.asked, list(dict.fromkeys(self.layers))
         attentions = list(dict.fromkeys(layer.attention for layer in kinds))
         windows = list(dict.fromkeys(attention.window for attention in attentions))
-        stages = [self._stages(layer) for layer in self.layers]
         firsts = [next(layer for layer in kinds if layer.attention == one) for one in attentions]
         row, received = self._received([layer for layer in kinds if isinstance(layer.ffn, Moe)])
         return ColocatedProgram(
@@ -122,6 +121,7 @@ class _Compiler:
             variation=self._variation(),
             per_rank=self.per_rank,
             exchanges=self.exchanges,
+            all_to_all=self._known(),
             host=asked.host_overhead,
             slowdown=1.0 / (1.0 - self._sm_share),
             hides_shared=asked.num_microbatches == 2 or self._kernel == "low_latency",
@@ -131,7 +131,7 @@ class _Compiler:
             layer_types=self.layers,
             windows=tuple(windows),
             layer_kind=tuple(kinds.index(layer) for layer in self.layers),
-            stages=tuple(stages),
+            stages=tuple(self._stages(layer) for layer in self.layers),
             fixed=tuple(table for layer in kinds for table in self._rank_stages(layer)),
             core=tuple(
                 attentions.index(layer.attention) if stage == 1 else len(attentions)
@@ -272,6 +272,13 @@ class _Compiler:
         line = self.scenario.network.link.bandwidth
         scale = line / self.gpu.nic.bandwidth if line else 1.0
         return exchange(self._kernel, operation, self.gpu, self.deployment.gpus, nic_scale=scale)
+
+    def _known(self) -> str:
+        """The weaker status of the two directions."""
+        if not self.exchanges:
+            return ""
+        found = {self.exchange(operation).row.status for operation in ("dispatch", "combine")}
+        return next(status for status in ("assumed", "transferred", "measured") if status in found)
 
     def _pair_bytes(self, operation: str) -> float:
         """Bytes of a token to all its experts and back."""

@@ -127,6 +127,8 @@ class ColocatedProgram:
     """GPU granularity: every attention rank is a unit of its own."""
     exchanges: bool
     """Whether tokens travel between GPUs."""
+    all_to_all: str
+    """What is known of the exchange: measured, transferred or assumed; empty without one."""
     host: float
     """Seconds that the host takes between two steps."""
     slowdown: float

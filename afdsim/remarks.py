@@ -83,6 +83,8 @@ def unmeasured(program: AnyProgram) -> Iterator[str]:
         status = cost.coefficient(operator, gpu).status
         if status != "measured":
             found.setdefault((gpu.name, status), {})[operator.kernel.replace("_", " ")] = None
+    if isinstance(program, ColocatedProgram) and program.all_to_all not in ("", "measured"):
+        found.setdefault((program.deployment.attention.gpu.name, program.all_to_all), {})["all-to-all"] = None
     for (gpu_name, status), kernels in found.items():
         yield f"kernel times {status}, not measured, on {gpu_name}: {', '.join(kernels)}"
 
