@@ -7,9 +7,13 @@ that numba can compile it. Seconds are rows of six: the indices below.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
+
 Values = Any
+Array = np.ndarray
 BUSY, WAIT_PEER, NETWORK, IMBALANCE, NO_WORK, DOWN = range(6)
 CAUSES = ("busy", "wait_peer", "network", "imbalance", "no_work", "down")
 
@@ -111,3 +115,48 @@ def book(shape: Shape, drain: bool, trace: Trace, cursor: Cursor, idle: Values, 
         for f in range(1, ffns):
             last = max(last, ffn_finish[g * ffns + f])
         cursor.sent[j] = last
+
+
+def tally(
+    shape: Shape, drain: bool, trace: Trace, cursor: Cursor, idle: list[bool], rows: tuple[Values, Values]
+) -> None:
+    """`book` for lists: the same sums in the same order, by whole columns."""
+    m, units, ffns = shape.micro_batches, shape.units, shape.ffns
+    start, finish = (np.array(times).reshape(-1, units) for times in trace[:2])
+    ffn_start, ffn_finish = (np.array(times).reshape(-1, ffns) for times in trace[2:4])
+    boundaries = tuple(np.array(times).reshape(m, units) for times in trace[4:])
+    sent = ffn_finish.max(axis=1)
+    # first layer: each micro-batch after its boundary, or all boundaries first; its own gaps are the host's pauses
+    axis = 0 if drain else 1
+    begins = np.stack([boundaries[0], start[:m]], axis=axis).reshape(-1, units)
+    ends = np.stack([boundaries[1], finish[:m]], axis=axis).reshape(-1, units)
+    waited = np.broadcast_to(np.array(cursor.sent)[:, None], (m, units))
+    cuts = np.stack([waited, start[:m]], axis=axis).reshape(-1, units)
+    begins, ends = np.concatenate([begins, start[m:]]), np.concatenate([ends, finish[m:]])
+    cuts = np.concatenate([cuts, np.broadcast_to(sent[:-m, None], (len(start) - m, units))])
+    busy, wait, network = _gaps(np.array(cursor.attention), begins, ends, (cuts,))
+    gone = np.array(idle)
+    attention = (busy, np.where(gone, 0.0, wait), np.where(gone, 0.0, network), 0.0 * busy, (wait + network) * gone)
+    first, last = finish.min(axis=1)[:, None], finish.max(axis=1)[:, None]
+    ffn = _gaps(np.array(cursor.ffn), ffn_start, ffn_finish, (first, last))
+    _fill(rows[0], attention)
+    _fill(rows[1], (ffn[0], ffn[1], ffn[3], ffn[2]))
+    cursor.attention[:], cursor.ffn[:], cursor.sent[:] = (
+        finish[-1].tolist(),
+        ffn_finish[-1].tolist(),
+        sent[-m:].tolist(),
+    )
+
+
+def _gaps(origin: Array, begins: Array, ends: Array, cuts: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Busy seconds of every column, then its gaps cut at each of `cuts`: before the first, ..., after the last."""
+    previous = np.concatenate([origin[None, :], ends[:-1]])
+    edges = [previous, *(np.minimum(begins, np.maximum(previous, cut)) for cut in cuts), begins]
+    idle = begins > previous
+    parts = (np.where(idle, late - early, 0.0) for early, late in pairwise(edges))
+    return tuple(part.cumsum(axis=0)[-1] for part in (ends - begins, *parts))
+
+
+def _fill(row: Values, columns: tuple[Array, ...]) -> None:
+    for cause, seconds in enumerate(columns):
+        row[cause::6] = seconds.tolist()

@@ -18,7 +18,7 @@ import simpy
 
 from afdsim.admission import FOREVER, Admission, Demand
 from afdsim.batching import Batching
-from afdsim.causes import BUSY, CAUSES, NO_WORK, Cursor, Shape, Trace, book
+from afdsim.causes import BUSY, CAUSES, NO_WORK, Cursor, Shape, Trace, tally
 from afdsim.colocated_causes import book_colocated
 from afdsim.colocated_kernel import ColocatedKernel
 from afdsim.colocated_processes import ColocatedPipeline
@@ -324,4 +324,4 @@ def _close(
         book_colocated(program.line, trace, cursor.attention, idle, rows[0])
         return
     shape = Shape(program.layers, program.micro_batches, program.units, program.ffns, program.fabric.rails)
-    book(shape, program.timing.drain, trace, cursor, idle, rows)
+    tally(shape, program.timing.drain, trace, cursor, idle, rows)

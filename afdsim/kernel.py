@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from afdsim.causes import Cursor, Shape, Trace, book
+from afdsim.causes import Cursor, Shape, Trace, tally
 from afdsim.program import Program
 
 Values = Any
@@ -317,8 +317,8 @@ class Kernel:
         self.ready[:] = self._state.ready
 
     def book(self, trace: Trace, cursor: Cursor, idle: list[bool], rows: tuple[list[float], list[float]]) -> None:
-        """`causes.book` of a step."""
-        book(self._shape, self.program.timing.drain, trace, cursor, idle, rows)
+        """`causes.tally` of a step."""
+        tally(self._shape, self.program.timing.drain, trace, cursor, idle, rows)
 
     def blank_trace(self) -> Trace:
         """An empty record of a step."""
