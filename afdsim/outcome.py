@@ -51,7 +51,10 @@ def requests(record: Record, program: AnyProgram) -> Columns:
 
 
 def tokens(record: Record, program: AnyProgram) -> Columns:
-    """One row per boundary that emitted tokens; `itl_s` is the time since the boundary before it of the same seats."""
+    """One row per boundary that emitted tokens, for all ranks of an instance at once (rank -1) or for one of them.
+
+    `itl_s` is the time since the boundary before it of the same seats.
+    """
     rows = record.boundaries
     unit = np.array(rows.unit, dtype=np.int64)
     micro_batch = np.array(rows.micro_batch, dtype=np.int64)
@@ -66,7 +69,7 @@ def tokens(record: Record, program: AnyProgram) -> Columns:
         "step": np.array(rows.step, dtype=np.int64),
         "micro_batch": micro_batch,
         "instance": unit // dp if program.per_rank else unit,
-        **({"rank": unit % dp} if program.per_rank else {}),
+        "rank": unit % dp if program.per_rank else np.full(len(unit), -1),
         "t_s": time,
         "batch": np.array(rows.batch, dtype=np.int64),
         "gaps": np.array(rows.gaps, dtype=np.int64),
