@@ -507,17 +507,18 @@ def test_dask_gives_the_same_table_though_a_worker_is_killed(undisturbed, tmp_pa
 
 @pytest.mark.bench
 def test_two_workers_are_nearly_twice_as_fast(tmp_path, capsys):
-    over, seconds = {"workload.num_requests": [60_000]}, {}
+    base = afdsim.load("step3_poisson").varied({"workload.num_requests": 90_000})
+    afdsim.simulate(base)  # what numba compiles is on disk now
+    quiet, seconds = os.getloadavg()[0] < 0.7, {}
     for workers in (1, 2):
         started = time.perf_counter()
-        swept(tmp_path / str(workers), over=over, seeds=8, workers=workers)
+        afdsim.sweep(base, seeds=8, workers=workers, cache=tmp_path / str(workers), progress=False)
         seconds[workers] = time.perf_counter() - started
 
+    ratio = seconds[1] / seconds[2]
     with capsys.disabled():
-        sys.stdout.write(
-            f"\n1 worker {seconds[1]:.1f} s, 2 workers {seconds[2]:.1f} s, load {os.getloadavg()[0]:.1f}\n"
-        )
-    assert seconds[1] / seconds[2] > 1.2
+        sys.stdout.write(f"\n8 points: {seconds[1]:.1f} s alone, {ratio:.2f} times faster by two; quiet: {quiet}\n")
+    assert ratio >= (1.7 if quiet else 0.5)
 
 
 # the command --------------------------------------------------------------------------------------------------------
