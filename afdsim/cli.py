@@ -402,3 +402,6 @@ commands_bench.register(main)
 commands_compare.register(main)
 commands_cost.register(main)
 commands_sweep.register(main)
+
+if __name__ == "__main__":
+    main(prog_name="afdsim")
