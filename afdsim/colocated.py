@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from afdsim.deployment import GB, USABLE_MEMORY, AttentionPool
+from afdsim.deployment import GB, USABLE_MEMORY, AttentionPool, even_slots
 from afdsim.errors import CapacityError
 from afdsim.llm import (
     Attention,
@@ -74,8 +74,7 @@ class Colocated:
     @cached_property
     def micro_batch_slots(self) -> tuple[int, ...]:
         """`max_num_seqs` split evenly over the micro-batches, the first ones one more."""
-        each, more = divmod(self.max_num_seqs, self.num_microbatches)
-        return tuple(each + (index < more) for index in range(self.num_microbatches))
+        return even_slots(self.max_num_seqs, self.num_microbatches)
 
     @property
     def expert_gpus(self) -> int:

@@ -7,12 +7,12 @@ exactly as in `colocated_kernel`; `env.now` follows it and keeps the processes i
 from __future__ import annotations
 
 from itertools import count
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import simpy
 
 from afdsim.colocated_program import COMBINE, NOTHING, ColocatedProgram, ColocatedTimes, ColocatedTrace
-from afdsim.processes import Gate, Mailbox, Port, Steps
+from afdsim.processes import Clock, Gate, Mailbox, Steps
 
 Values = Any
 
@@ -24,39 +24,6 @@ class Tokens(NamedTuple):
     end: float
     posted: float
     nbytes: float
-
-
-class Clock(Protocol):
-    """What the pipeline needs of the clock of a run (`engine.Run`)."""
-
-    base: list[list[list[float]]]
-    rows: list[list[int]]
-    rank_rows: list[list[int]]
-    tokens: list[int]
-
-    def head(self, j: int, unit: int) -> float:
-        """Seconds of the boundary of a micro-batch on a unit."""
-        ...
-
-    def at(self, time: float, unit: int) -> simpy.Event:
-        """The moment of a boundary's end; ties are served by unit."""
-        ...
-
-    def boundary(self, step: int, j: int, unit: int, span: tuple[float, float]) -> None:
-        """A boundary ends now: tokens are out, requests leave and join."""
-        ...
-
-    def opened(self, step: int) -> None:
-        """A unit has passed all boundaries of the step."""
-        ...
-
-    def trace(self, step: int) -> Any:
-        """Where the step's operations are noted."""
-        ...
-
-    def carried(self, step: int, port: Port, nbytes: float) -> None:
-        """A message has passed a port."""
-        ...
 
 
 class ColocatedPipeline:

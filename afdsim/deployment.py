@@ -27,6 +27,16 @@ USABLE_MEMORY = 0.9
 GB = 1e9
 
 
+def even_slots(sequences: int, parts: int) -> tuple[int, ...]:
+    """`sequences` split evenly over `parts`, the first ones one more.
+
+    >>> even_slots(8, 3)
+    (3, 3, 2)
+    """
+    each, more = divmod(sequences, parts)
+    return tuple(each + (index < more) for index in range(parts))
+
+
 @dataclass(frozen=True, kw_only=True)
 class AttentionPool:
     """The instances that run attention; every instance holds `dp` ranks of `tp` GPUs."""
@@ -103,8 +113,7 @@ class Afd:
     @cached_property
     def micro_batch_slots(self) -> tuple[int, ...]:
         """`max_num_seqs` split evenly over the micro-batches, the first ones one more."""
-        each, more = divmod(self.max_num_seqs, self.num_microbatches)
-        return tuple(each + (index < more) for index in range(self.num_microbatches))
+        return even_slots(self.max_num_seqs, self.num_microbatches)
 
     @cached_property
     def attention_weights(self) -> float:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Protocol
 
 import simpy
 
-from afdsim.causes import Trace
 from afdsim.program import Program
 
 Steps = Generator[simpy.Event, Any, None]
@@ -36,7 +35,7 @@ class Message(NamedTuple):
 
 
 class Clock(Protocol):
-    """What the pipeline needs of the clock of a run (`engine.Run`)."""
+    """What a pipeline needs of the clock of a run (`engine.Run`)."""
 
     base: list[list[list[float]]]
     """Seconds of attention by kind, micro-batch and unit, set at the boundary."""
@@ -63,8 +62,8 @@ class Clock(Protocol):
         """A unit has passed all boundaries of the step."""
         ...
 
-    def trace(self, step: int) -> Trace:
-        """Where the step's operations are noted."""
+    def trace(self, step: int) -> Any:
+        """Where the step's operations are noted: the program's kind of trace."""
         ...
 
     def carried(self, step: int, port: Port, nbytes: float) -> None:
