@@ -34,7 +34,7 @@ from afdsim.llm import (
 from afdsim.program import Array, Core, LinearCore, Program, SampledCore, Table, Timing
 from afdsim.scenario import Scenario, Streams
 from afdsim.topology import Fabric, Network, Wire, fabric
-from afdsim.variation import Variation, expert_shares, slowest_loads
+from afdsim.variation import Variation
 
 T = TypeVar("T")
 
@@ -137,7 +137,8 @@ class _Compiler:
             head=self._head(),
             wire_kind=tuple(wires.index(self._top_k(layer)) for layer in layers),
             gather=tuple(self._gather(top_k) for top_k in wires),
-            ffn_row=ffn_row,
+            ffn_row=ffn_row[:-1],
+            ffn_row_even=ffn_row[-1],
             ffn=ffn,
             scatter=self._scatter(),
             out_egress=tuple(self._wire(nbytes, egress) for nbytes in out),
@@ -192,15 +193,15 @@ class _Compiler:
         return [next(layer for layer in self.afd.llm.layers if layer.attention == one) for one in attentions]
 
     def _ffn(self, loads: Array) -> tuple[Array, tuple[Table, ...]]:
-        """Rows (f, l) into the tables of one GPU of an FFN instance, one per kind of FFN and load."""
+        """Rows (f, l) into the tables of one GPU of an FFN instance, one per kind of FFN and load.
+
+        One row more than instances: that of a GPU whose load is the mean.
+        """
         layers = self.afd.llm.layers
-        keys = [
-            (layer.ffn, float(loads[f, place]) if isinstance(layer.ffn, Moe) else 1.0)
-            for f in range(self.afd.ffn.instances)
-            for place, layer in enumerate(layers)
-        ]
+        even = [(layer.ffn, 1.0) for layer in layers]
+        keys = [(layer.ffn, float(load)) for row in loads for layer, load in zip(layers, row, strict=True)] + even
         found = _distinct(keys)
-        rows = np.array([found.index(key) for key in keys]).reshape(self.afd.ffn.instances, len(layers))
+        rows = np.array([found.index(key) for key in keys]).reshape(-1, len(layers))
         return rows, tuple(self._ffn_table(layers[keys.index(key) % len(layers)], key[1]) for key in found)
 
     def _ffn_table(self, layer: Layer, load: float) -> Table:
@@ -211,29 +212,16 @@ class _Compiler:
 
     def _loads(self) -> Array:
         """Load of the slowest GPU of each FFN instance and layer relative to the mean (f, l)."""
-        afd, law = self.afd, self.scenario.variation.experts
-        moe = next((layer.ffn for layer in afd.llm.layers if isinstance(layer.ffn, Moe)), None)
-        shape = (afd.ffn.instances, len(afd.llm.layers))
-        if moe is None or law.law == "uniform":
-            return np.ones(shape)
-        if law.law == "power_law" and law.placement == "contiguous":
-            shares = expert_shares(moe.experts, len(afd.llm.layers), skew=law.skew, stream=self.stream)
-            loads = slowest_loads(shares, afd.ffn.instances, afd.ffn.ep, by_expert=afd.ffn.across == "experts")
-        else:
-            loads = self._placed(moe, shape)
-        return np.asarray(np.ceil(loads / LOAD_STEP) * LOAD_STEP)
-
-    def _placed(self, moe: Moe, shape: tuple[int, int]) -> Array:
-        """The same for experts that are counted, or packed by load (f, l)."""
-        ffn, places = self.afd.ffn, [isinstance(layer.ffn, Moe) for layer in self.afd.llm.layers]
-        by_expert = ffn.across == "experts"
-        asked = routing.Asked(
-            experts=moe.experts, layers=sum(places), ranks=ffn.ep * (ffn.instances if by_expert else 1)
-        )
-        found = routing.loads(self.scenario.variation.experts, asked, self.stream)
-        loads = np.ones(shape)
-        parts = found.reshape(len(found), -1, ffn.ep).max(axis=2).T
-        loads[:, places] = np.broadcast_to(parts, (shape[0], len(found)))
+        ffn, layers, law = self.afd.ffn, self.afd.llm.layers, self.scenario.variation.experts
+        places = [isinstance(layer.ffn, Moe) for layer in layers]
+        experts = next((layer.ffn.experts for layer in layers if isinstance(layer.ffn, Moe)), 0)
+        loads = np.ones((ffn.instances, len(layers)))
+        if not experts or law.law == "uniform":
+            return loads
+        apart = ffn.instances if ffn.across == "experts" else 1
+        asked = routing.Asked(experts=experts, layers=sum(places), ranks=ffn.ep * apart)
+        slowest = routing.loads(law, asked, self.stream).reshape(sum(places), apart, ffn.ep).max(axis=2)
+        loads[:, places] = np.ceil(slowest.T / LOAD_STEP) * LOAD_STEP
         return loads
 
     # network ---------------------------------------------------------------------------------------------------------

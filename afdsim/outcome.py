@@ -112,7 +112,7 @@ def gpus(record: Record, program: AnyProgram) -> Columns:
 def _even_shares(program: Program) -> list[float]:
     """Mean over slowest GPU's seconds in every FFN instance; 1 where experts are evenly used."""
     tokens = sum(program.deployment.micro_batch_slots[:1]) * program.deployment.attention.ranks
-    best = [min(program.ffn[row][tokens] for row in set(program.ffn_row[:, layer])) for layer in range(program.layers)]
+    best = [program.ffn[row][tokens] for row in program.ffn_row_even]
     slow = [
         [program.ffn[program.ffn_row[f, layer]][tokens] for layer in range(program.layers)] for f in range(program.ffns)
     ]

@@ -144,6 +144,8 @@ class Program:
     """By kind of message and tokens of the micro-batch."""
     ffn_row: Array
     """Index into `ffn` by FFN instance and layer (f, l)."""
+    ffn_row_even: Array
+    """The same for a GPU whose load is the mean (l,)."""
     ffn: tuple[Table, ...]
     """Seconds by tokens of the micro-batch, of every kind of FFN and load of its slowest GPU."""
     scatter: Table

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from afdsim.errors import ScenarioError
-from afdsim.variation import Array, Stream, expert_shares
+from afdsim.variation import Array, Stream
 
 
 class Law(Protocol):
@@ -57,8 +57,13 @@ def loads(law: Law, asked: Asked, stream: Stream) -> Array:
 
 
 def power_law(experts: int, layers: int, *, skew: float, stream: Stream) -> Array:
-    """Share of the routed tokens of every expert (layer, expert): popularity falls as rank ** -skew."""
-    return expert_shares(experts, layers, skew=skew, stream=stream)
+    """Share of the routed tokens of every expert (layer, expert).
+
+    Popularity falls as rank ** -skew (Zipf); which expert is popular is drawn once per layer.
+    """
+    weights = np.arange(1, experts + 1, dtype=float) ** -skew
+    weights /= weights.sum()
+    return np.stack([stream("experts", layer).permutation(weights) for layer in range(layers)])
 
 
 def counted(path: str, experts: int, layers: int) -> Array:

@@ -66,10 +66,12 @@ class Variation:
     def compute(self, side: str, step: int) -> Array:
         """Factors (unit, l, j) of "attention" or "ffn": straggler x step x event, associated in that order."""
         stragglers = self.attention_stragglers if side == "attention" else self.ffn_stragglers
-        units = len(stragglers)
-        persistent = np.array(stragglers) * self._lognormal(f"step_{side}", self.step, step, (units,))
-        shape = (units, self.layers, self.micro_batches)
-        factors: Array = persistent[:, None, None] * self._lognormal(f"event_{side}", self.event, step, shape)
+        shape = (len(stragglers), self.layers, self.micro_batches)
+        events = self._lognormal(f"event_{side}", self.event, step, shape)
+        if self.step == 0 and set(stragglers) == {1.0}:
+            return events
+        persistent = np.array(stragglers) * self._lognormal(f"step_{side}", self.step, step, shape[:1])
+        factors: Array = persistent[:, None, None] * events
         return factors
 
     def wire(self, kind: str, step: int) -> Array:
@@ -88,29 +90,3 @@ class Variation:
     @cached_property
     def _constant(self) -> Multipliers:
         return self._drawn(0)
-
-
-def expert_shares(experts: int, layers: int, *, skew: float, stream: Stream) -> Array:
-    """Share of the routed tokens that each expert of each layer receives (l, expert).
-
-    Popularity falls as rank ** -skew (Zipf); which expert is popular is drawn once per layer.
-    """
-    weights = np.arange(1, experts + 1, dtype=float) ** -skew
-    weights /= weights.sum()
-    return np.stack([stream("experts", layer).permutation(weights) for layer in range(layers)])
-
-
-def slowest_loads(shares: Array, instances: int, groups: int, *, by_expert: bool) -> Array:
-    """Load of the busiest group of GPUs in every FFN instance, relative to the mean load (f, l).
-
-    Experts lie in contiguous blocks, over the instances first (when they are split `by_expert`), then over the groups.
-    """
-    layers, experts = shares.shape
-    parts = instances * groups if by_expert else groups
-    if experts % parts:
-        shares = np.pad(shares, ((0, 0), (0, parts - experts % parts)))
-    loads = shares.reshape(layers, parts, -1).sum(axis=2) * parts
-    if by_expert:
-        busiest: Array = loads.reshape(layers, instances, groups).max(axis=2)
-        return busiest.T
-    return np.repeat(loads.max(axis=1)[None, :], instances, axis=0)
