@@ -202,6 +202,11 @@ class Program:
         return None
 
     @cached_property
+    def compiles(self) -> bool:
+        """Whether whole steps can run in machine code: one token a step, and a core in closed form."""
+        return self.drafts is None and all(isinstance(core, LinearCore) for core in self.cores)
+
+    @cached_property
     def parks(self) -> bool:
         """Whether an idle pipeline parks; where steps may overlap nobody can tell that it is idle."""
         return self.kernel_refuses is None

@@ -72,7 +72,7 @@ def execute(
     observer: Observer | None = None,
 ) -> Record:
     """Run a program by one of the engines."""
-    if layers == "kernel-numba" and isinstance(program, Program) and program.drafts is None:
+    if layers == "kernel-numba" and isinstance(program, Program) and program.compiles:
         from afdsim.compiled_run import CompiledRun
 
         return CompiledRun(program, demand, progress=progress, observer=observer).execute()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from afdsim.errors import SimulationError
 from afdsim.scenario import Scenario
-from tests.cases import Outcome, run, tiny, tiny_windowed
+from tests.cases import Outcome, Stages, run, tiny, tiny_windowed
 
 
 @st.composite
@@ -109,6 +109,13 @@ def test_no_operation_is_left_out(scenario):
 
     assert not any(math.isnan(time) or time < 0 for trace in outcome.traces.values() for row in trace for time in row)
     assert all(all(row) for trace in list(outcome.traces.values())[1:] for row in trace)
+
+
+def test_a_cost_model_without_closed_form_stays_out_of_machine_code():
+    outcome = run(tiny(), "kernel-numba", cost=Stages(attention=1e-3, ffn=1e-3, head=1e-4))
+
+    assert not outcome.program.compiles
+    assert_same(outcome, run(tiny(), "processes", cost=Stages(attention=1e-3, ffn=1e-3, head=1e-4)))
 
 
 def test_a_latency_change_of_two_in_ten_thousand_is_seen():
