@@ -13,9 +13,13 @@ from tests.cases import Outcome, Stages, run, tiny, tiny_windowed
 
 
 @st.composite
-def deployments(draw: st.DrawFn) -> Scenario:
+def deployments(draw: st.DrawFn, attention: int = 4, depths: tuple[int, ...] = (2, 3, 4, 5, 6, 7)) -> Scenario:
     """Any small deployment: sizes, jitter, stragglers, skew, slow links, open and closed loops, both boundaries."""
-    attention, ffn, gpus = draw(st.integers(1, 4)), draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([1, 2]))
+    attention, ffn, gpus = (
+        draw(st.integers(1, attention)),
+        draw(st.sampled_from([1, 2, 4])),
+        draw(st.sampled_from([1, 2])),
+    )
     micro_batches = draw(st.integers(1, 4))
     drain = draw(st.booleans())
     changes = {
@@ -35,7 +39,7 @@ def deployments(draw: st.DrawFn) -> Scenario:
     }
     if drain and draw(st.booleans()):
         changes["deployment__gap"] = "50us"
-    layers = draw(st.integers(2, 7))
+    layers = draw(st.sampled_from(depths))
     if draw(st.booleans()):
         changes["model"] = tiny_windowed(layers)
     return tiny(layers, **changes).vary("workload", draw(workloads()))
@@ -87,6 +91,15 @@ def assert_same(one: Outcome, other: Outcome) -> None:
 
 @given(deployments())
 def test_processes_and_python_kernel_agree_bit_for_bit(scenario):
+    assert_same(run(scenario, "processes"), run(scenario, "kernel-python"))
+
+
+@settings(max_examples=4)
+@given(deployments(attention=8, depths=(13, 61)))
+def test_engines_agree_on_deep_models_and_many_instances(scenario):
+    scenario = scenario.vary("workload.output_len", {"distribution": "constant", "value": 2})
+    scenario = scenario.vary("workload.num_requests", 3)
+
     assert_same(run(scenario, "processes"), run(scenario, "kernel-python"))
 
 
