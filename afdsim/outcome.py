@@ -31,8 +31,8 @@ AnyProgram = Program | ColocatedProgram
 def requests(record: Record, program: AnyProgram) -> Columns:
     """One row per request; NaN and NA-like -1 where nothing happened."""
     table = record.requests
-    seat = np.array(table.seat, dtype=np.int64)
-    rank = np.where(seat >= 0, seat // program.micro_batches, -1)
+    seat = np.array(table.seat, dtype=np.int32)
+    rank = np.where(seat >= 0, seat // program.micro_batches, np.int32(-1))
     dp = program.deployment.attention.dp
     return {
         "request_id": np.arange(len(table)),
@@ -42,9 +42,9 @@ def requests(record: Record, program: AnyProgram) -> Columns:
         "finish_s": np.array(table.finish),
         "input_len": np.array(table.input_len, dtype=np.int64),
         "output_len": np.array(table.output_len, dtype=np.int64),
-        "instance": np.where(rank >= 0, rank // dp, -1),
-        "rank": np.where(rank >= 0, rank % dp, -1),
-        "micro_batch": np.where(seat >= 0, seat % program.micro_batches, -1),
+        "instance": np.where(rank >= 0, rank // dp, np.int32(-1)),
+        "rank": np.where(rank >= 0, rank % dp, np.int32(-1)),
+        "micro_batch": np.where(seat >= 0, seat % program.micro_batches, np.int32(-1)),
         "status": np.array(table.status()),
         "counted": np.array(table.counted),
     }
