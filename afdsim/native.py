@@ -36,7 +36,7 @@ def compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
     config: Any = numba.config
     elsewhere, config.CACHE_DIR = config.CACHE_DIR, str(_cache_folder())
     try:
-        machine_code = numba.njit(cache=True, error_model="numpy")  # no division here can meet a zero
+        machine_code = numba.njit(cache=_keeps(), error_model="numpy")  # no division here can meet a zero
         return machine_code(steps.run_steps), machine_code(steps.populate)
     finally:
         config.CACHE_DIR = elsewhere
@@ -45,6 +45,15 @@ def compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
 def kept() -> bool:
     """Whether machine code of these sources is on disk already."""
     return any(_cache_folder().rglob("*.nbi"))
+
+
+def _keeps() -> bool:
+    """Whether machine code can be kept: not where home is read-only."""
+    try:
+        _cache_folder().mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(_cache_folder(), os.W_OK)
 
 
 def _cache_folder() -> Path:
