@@ -14,6 +14,7 @@ from afdsim.admission import MOST_REFUSALS, Demand, too_long
 from afdsim.causes import BUSY, CAUSES, NO_WORK, Cursor, Shape, Trace
 from afdsim.compiled import (
     ACCOUNT,
+    DONE,
     ENDED,
     FOREVER,
     IDLE,
@@ -128,7 +129,7 @@ class CompiledRun:
             self._park()
             return int(step) + 1
         else:
-            assert why in (0, ENDED), why
+            assert why in (DONE, ENDED), why
         return int(step)
 
     def _factors(self, first: int) -> tuple[Noise, int]:
