@@ -204,11 +204,6 @@ class ColocatedProgram:
         return 1
 
     @property
-    def drains(self) -> bool:
-        """Return True: all boundaries of a unit come before its layers."""
-        return True
-
-    @property
     def kernel_refuses(self) -> str | None:
         """Return None: the kernel runs every colocated program."""
         return None

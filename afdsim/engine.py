@@ -29,7 +29,6 @@ from afdsim.program import Program
 from afdsim.record import Boundaries, Ledger, Record, Requests
 
 Layers = Literal["processes", "kernel-python", "kernel-numba"]
-_Rows = tuple[list[float], list[float]]
 AnyProgram = Program | ColocatedProgram
 AnyTrace = Trace | ColocatedTrace
 Observer = Callable[[int, Any], None]
