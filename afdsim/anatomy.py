@@ -16,13 +16,9 @@ from afdsim.cost import Roofline
 from afdsim.deployment import Afd
 from afdsim.errors import CatalogError
 from afdsim.hardware import Gpu
-from afdsim.llm import (
-    Layer,
-    Llm,
-    Moe,
+from afdsim.llm import Layer, Llm, Moe, Precision, Split
+from afdsim.operators import (
     Operator,
-    Precision,
-    Split,
     attention_operators,
     boundary_operators,
     core_operator,

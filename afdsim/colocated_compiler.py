@@ -14,20 +14,15 @@ from afdsim.colocated_program import ColocatedProgram, ColocatedVariation, Recei
 from afdsim.cost import CostModel, Roofline
 from afdsim.deployment import AttentionPool
 from afdsim.drafts import SCALE, Drafts, with_drafts
-from afdsim.llm import (
-    Dense,
-    Layer,
-    Mla,
-    Moe,
+from afdsim.llm import Dense, Layer, Mla, Moe, Precision, projections
+from afdsim.operators import (
     Operator,
-    Precision,
     attention_operators,
     boundary_operators,
     collective,
     core_operator,
     dense_operators,
     expert_operator,
-    projections,
 )
 from afdsim.program import Array, Core, LinearCore, SampledCore, Table
 from afdsim.scenario import Scenario, Streams

@@ -9,10 +9,8 @@ import numpy as np
 
 from afdsim.causes import BUSY, CAUSES, IMBALANCE
 from afdsim.colocated_program import ColocatedProgram
-from afdsim.llm import (
-    Dense,
-    Layer,
-    Moe,
+from afdsim.llm import Dense, Layer, Moe
+from afdsim.operators import (
     Operator,
     attention_operators,
     boundary_operators,

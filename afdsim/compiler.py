@@ -16,16 +16,12 @@ from afdsim.cost import CostModel, Roofline
 from afdsim.deployment import Afd, AttentionPool, FfnPool
 from afdsim.drafts import SCALE, with_drafts
 from afdsim.hardware import Gpu
-from afdsim.llm import (
-    Layer,
-    Moe,
+from afdsim.llm import Layer, Moe, Precision, combine_bytes, dispatch_bytes
+from afdsim.operators import (
     Operator,
-    Precision,
     attention_operators,
     boundary_operators,
-    combine_bytes,
     core_operator,
-    dispatch_bytes,
     ffn_operators,
     gather_operator,
     reduction_operator,

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from afdsim.errors import CatalogError
 from afdsim.hardware import Gpu
-from afdsim.llm import Array, Operator
+from afdsim.llm import Array
+from afdsim.operators import Operator
 
 
 class CostModel(Protocol):

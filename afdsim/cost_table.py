@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from afdsim.cost import CostModel
 from afdsim.errors import CatalogError
 from afdsim.hardware import Gpu
-from afdsim.llm import Array, Operator
+from afdsim.llm import Array
+from afdsim.operators import Operator
 
 Floats: TypeAlias = "NDArray[np.float64]"
 Key: TypeAlias = tuple[str, str, str]

@@ -18,7 +18,8 @@ from afdsim.cost import padding
 from afdsim.errors import CatalogError
 from afdsim.fitting import Identity, Peaks, Samples, fit, line
 from afdsim.hardware import Gpu
-from afdsim.llm import Dense, Gqa, Layer, Operator, Precision, core_operator, gemm
+from afdsim.llm import Dense, Gqa, Layer, Precision
+from afdsim.operators import Operator, core_operator, gemm
 
 Progress = Callable[[str], None]
 

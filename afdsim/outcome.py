@@ -13,7 +13,7 @@ from afdsim.causes import BUSY, CAUSES, IMBALANCE
 from afdsim.colocated_program import ColocatedProgram
 from afdsim.deployment import AttentionPool, FfnPool
 from afdsim.hardware import Gpu
-from afdsim.llm import (
+from afdsim.operators import (
     Operator,
     attention_operators,
     boundary_operators,

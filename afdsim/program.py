@@ -19,7 +19,8 @@ from afdsim.colocated import Colocated
 from afdsim.cost import CostModel
 from afdsim.deployment import Afd
 from afdsim.drafts import SCALE, Drafts
-from afdsim.llm import Layer, core_operator
+from afdsim.llm import Layer
+from afdsim.operators import core_operator
 from afdsim.topology import Fabric
 from afdsim.variation import Variation
 

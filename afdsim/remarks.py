@@ -12,7 +12,8 @@ from afdsim.admission import Demand
 from afdsim.colocated_program import ColocatedProgram
 from afdsim.cost import Roofline
 from afdsim.hardware import Gpu
-from afdsim.llm import Moe, Operator, gather_operator, scatter_operator
+from afdsim.llm import Moe
+from afdsim.operators import Operator, gather_operator, scatter_operator
 from afdsim.program import Program
 from afdsim.record import Record
 from afdsim.scenario import Scenario

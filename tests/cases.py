@@ -14,7 +14,8 @@ from afdsim.compiler import compile_program
 from afdsim.cost import CostModel
 from afdsim.engine import Layers
 from afdsim.hardware import Gpu
-from afdsim.llm import Array, Operator
+from afdsim.llm import Array
+from afdsim.operators import Operator
 from afdsim.program import Program
 from afdsim.record import Record
 from afdsim.scenario import Scenario, load

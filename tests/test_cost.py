@@ -13,12 +13,9 @@ from hypothesis import strategies as st
 from afdsim import catalog
 from afdsim.cost import Roofline, expected_rows, known_backends, read_coefficient, table
 from afdsim.errors import CatalogError
-from afdsim.llm import (
-    Gqa,
-    Layer,
+from afdsim.llm import Gqa, Layer, Precision, Split
+from afdsim.operators import (
     Operator,
-    Precision,
-    Split,
     attention_operators,
     boundary_operators,
     core_operator,

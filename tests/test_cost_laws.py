@@ -7,9 +7,8 @@ import pytest
 
 from afdsim import catalog
 from afdsim.cost import Roofline
-from afdsim.llm import (
-    Precision,
-    Split,
+from afdsim.llm import Precision, Split
+from afdsim.operators import (
     attention_operators,
     boundary_operators,
     core_operator,

@@ -9,7 +9,8 @@ from afdsim import catalog, simulate
 from afdsim.cost import Roofline
 from afdsim.cost_table import Point, measured_table, monotone, read_points
 from afdsim.errors import CatalogError
-from afdsim.llm import Precision, Split, ffn_operators, gemm
+from afdsim.llm import Precision, Split
+from afdsim.operators import ffn_operators, gemm
 
 H100, H800, H20 = (catalog.gpu(name) for name in ("H100", "H800", "H20"))
 STEP3 = catalog.llm("step3")

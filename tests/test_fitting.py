@@ -8,7 +8,7 @@ import pytest
 from afdsim import catalog
 from afdsim.cost import Roofline, read_table
 from afdsim.fitting import COLUMNS, Identity, Peaks, Samples, best, errors, fit, held_out, line, to_csv
-from afdsim.llm import gemm
+from afdsim.operators import gemm
 
 H200 = catalog.gpu("H200")
 PEAKS = Peaks(flops=H200.peak("bf16"), bandwidth=H200.memory_bandwidth)

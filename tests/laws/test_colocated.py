@@ -10,7 +10,7 @@ from afdsim.all_to_all import exchange, pair_bytes, table
 from afdsim.catalog import gpu, gpus
 from afdsim.colocated_program import order
 from afdsim.drafts import Drafts
-from afdsim.llm import Operator
+from afdsim.operators import Operator
 from afdsim.scenario import Scenario, load, stream
 from tests.cases import Outcome, run, tiny_model
 from tests.laws.test_equivalence import assert_same, workloads
