@@ -26,7 +26,7 @@ from afdsim.operators import (
 )
 from afdsim.program import Array, Core, LinearCore, SampledCore, Table
 from afdsim.scenario import Scenario, Streams
-from afdsim.variation import Stream
+from afdsim.workload import Stream
 
 LOAD_STEP = 0.01
 """Loads of skewed experts are rounded up to this, so that layers share prices."""

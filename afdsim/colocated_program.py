@@ -28,7 +28,7 @@ from afdsim.colocated_causes import Line
 from afdsim.drafts import Drafts
 from afdsim.llm import Layer
 from afdsim.program import Array, Core, Table
-from afdsim.variation import Stream
+from afdsim.workload import Stream
 
 Values = Any
 NOTHING, DISPATCH, COMBINE = range(3)

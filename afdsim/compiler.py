@@ -17,6 +17,7 @@ from afdsim.deployment import Afd, AttentionPool, FfnPool
 from afdsim.drafts import SCALE, with_drafts
 from afdsim.hardware import Gpu
 from afdsim.llm import Layer, Moe, Precision, combine_bytes, dispatch_bytes
+from afdsim.network import Network, Wire
 from afdsim.operators import (
     Operator,
     attention_operators,
@@ -29,7 +30,7 @@ from afdsim.operators import (
 )
 from afdsim.program import Array, Core, LinearCore, Program, SampledCore, Table, Timing
 from afdsim.scenario import Scenario, Streams
-from afdsim.topology import Fabric, Network, Wire, fabric
+from afdsim.topology import Fabric, fabric
 from afdsim.variation import Variation
 
 T = TypeVar("T")

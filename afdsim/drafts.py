@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from afdsim.llm import Llm
-from afdsim.variation import Stream
+from afdsim.workload import Stream
 
 SCALE = 1 << 20
 """Fixed point of contexts where a step yields a fraction of a token: exact sums in any order."""

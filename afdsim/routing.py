@@ -11,7 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from afdsim.errors import ScenarioError
-from afdsim.variation import Array, Stream
+from afdsim.workload import Stream
+
+Array = np.ndarray
 
 
 class Law(Protocol):

@@ -13,12 +13,12 @@ from afdsim.compiler import compile_program
 from afdsim.cost import CostModel
 from afdsim.engine import Layers, Observer, Run
 from afdsim.errors import CapacityError, SimulationError
+from afdsim.network import Network
 from afdsim.program import Program
 from afdsim.record import Record
 from afdsim.remarks import remarks, unmeasured
 from afdsim.result import Result, manifest
 from afdsim.scenario import Scenario, Source, load, stream
-from afdsim.topology import Network
 from afdsim.traces import read_trace, spread
 from afdsim.tree import ClosedLoop, Constant, ConstantLength, Gamma, LognormalLength, Poisson, Replay, UniformLength
 

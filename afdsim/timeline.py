@@ -24,8 +24,6 @@ from afdsim.errors import ScenarioError
 from afdsim.metrics import Columns, Window
 from afdsim.program import Program, StepTimes
 from afdsim.result import Result
-from afdsim.scenario import Scenario, Source
-from afdsim.simulation import Progress, simulate
 
 NEVER = float("-inf")
 COLOCATED_STAGES = ("projections", "attention", "dispatch", "experts", "combine")
@@ -130,14 +128,6 @@ def _row(span: Span) -> str | None:
     if span.track.startswith("micro-batch"):
         return {"A to F": "A → F", "F to A": "F → A"}.get(span.what)
     return {"attention[0]": "A", "attention[0].0": "A", "ffn[0]": "F", "colocated[0]": "GPUs"}.get(span.track)
-
-
-def record(
-    scenario: Source | Scenario, window: Window, *, seed: int | None = None, progress: Progress | None = None
-) -> Timeline:
-    """Run a scenario once and return what happened between two simulated times."""
-    recorder = Recorder(window)
-    return draw(simulate(scenario, seed=seed, progress=progress, observer=recorder), recorder)
 
 
 def draw(result: Result, recorder: Recorder) -> Timeline:

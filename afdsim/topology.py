@@ -6,32 +6,13 @@ The graph is built once with networkx and turned into integer tables; no engine 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from afdsim.deployment import Afd, AttentionPool, FfnPool
 from afdsim.errors import SimulationError
 
 if TYPE_CHECKING:
     import networkx as nx
-
-Array = np.ndarray
-
-
-class Network(Protocol):
-    """The seam for a network of your own: seconds that a message occupies one NIC port."""
-
-    def seconds(self, nbytes: Array, bandwidth: float) -> Array:
-        """Seconds on the wire for messages of `nbytes` bytes at `bandwidth` bytes/s achieved."""
-        ...
-
-
-class Wire:
-    """Time on the wire is bytes over achieved bandwidth."""
-
-    def seconds(self, nbytes: Array, bandwidth: float) -> Array:
-        return nbytes / bandwidth
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,15 +6,14 @@ number of workers see the same draws; every sigma scales the same normal variate
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
+from afdsim.workload import Stream
+
 Array = np.ndarray
-Stream = Callable[[str, int], np.random.Generator]
-"""Stream of a kind of draw at a step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 Ints: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
+Stream: TypeAlias = Callable[[str, int], np.random.Generator]
+"""Stream of a kind of draw at a step."""
 
 BLOCK: Final = 16_384
 """Requests that a `RequestSource` draws at a time."""

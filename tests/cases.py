@@ -15,12 +15,12 @@ from afdsim.cost import CostModel
 from afdsim.engine import Layers
 from afdsim.hardware import Gpu
 from afdsim.llm import Array
+from afdsim.network import Network
 from afdsim.operators import Operator
 from afdsim.program import Program
 from afdsim.record import Record
 from afdsim.scenario import Scenario, load
 from afdsim.simulation import demanded, execute
-from afdsim.topology import Network
 
 
 @cache

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import afdsim
-from afdsim import chrome, plot, timeline
+from afdsim import chrome, plot, recording, timeline
 from afdsim.cli import main
 from afdsim.errors import ScenarioError
 
@@ -58,7 +58,7 @@ def drawn():
 
     def draw(kind):
         if kind not in known:
-            known[kind] = timeline.record(KINDS[kind](), WHOLE)
+            known[kind] = recording.record(KINDS[kind](), WHOLE)
         return known[kind]
 
     return draw
@@ -155,7 +155,7 @@ def test_counters_follow_batch_and_queue(drawn):
 
 
 def test_a_window_keeps_what_touches_it():
-    part, whole = timeline.record(TINY, (0.004, 0.006)), timeline.record(TINY, WHOLE)
+    part, whole = recording.record(TINY, (0.004, 0.006)), recording.record(TINY, WHOLE)
     inside = [s for s in whole.spans if s.start_s < 0.006 and s.end_s > 0.004 and s.track == "attention[0]"]
 
     assert {s for s in inside if s.cause == "busy"} == {
@@ -217,7 +217,7 @@ def test_the_validator_allows_nested_and_adjacent_slices():
 
 def test_the_same_run_gives_the_same_bytes(tmp_path):
     for name in ("one", "two"):
-        chrome.write(timeline.record(TINY, (0.0, 0.01)), tmp_path / name)
+        chrome.write(recording.record(TINY, (0.0, 0.01)), tmp_path / name)
 
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
