@@ -10,7 +10,7 @@ run: $(READY)    ## simulate the main scenario
 test: $(READY)   ## the whole suite but what is marked slow, paper or bench
 	@$(BIN)/pytest -n auto $(ARGS)
 
-check: $(READY)  ## style, types and floors
+check: $(READY)  ## style, types and wings
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy --strict afdsim

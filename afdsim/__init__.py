@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from afdsim.errors import AfdsimError, CapacityError, CatalogError, ScenarioError, SimulationError
 
 if TYPE_CHECKING:
-    from afdsim import plot
-    from afdsim.comparison import compare
-    from afdsim.result import Result
-    from afdsim.scenario import Scenario, load
+    from afdsim.results import plot
+    from afdsim.results.result import Result
+    from afdsim.scenario.document import Scenario, load
     from afdsim.simulation import simulate
-    from afdsim.sweeps import sweep
+    from afdsim.studies.comparison import compare
+    from afdsim.studies.sweeps import sweep
 
 __version__ = "0.1.0"
 
@@ -40,13 +40,13 @@ __all__ = [
 ]
 
 _HOME = (
-    ("Result", "result"),
-    ("Scenario", "scenario"),
-    ("compare", "comparison"),
-    ("load", "scenario"),
+    ("Result", "results.result"),
+    ("Scenario", "scenario.document"),
+    ("compare", "studies.comparison"),
+    ("load", "scenario.document"),
     ("plot", ""),
     ("simulate", "simulation"),
-    ("sweep", "sweeps"),
+    ("sweep", "studies.sweeps"),
 )
 """Public name, module that defines it (none for a module itself)."""
 
@@ -57,5 +57,6 @@ def __getattr__(name: str) -> object:
 
     for public, module in _HOME:
         if public == name:
-            return getattr(import_module(f"afdsim.{module}"), name) if module else import_module(f"afdsim.{name}")
+            found = import_module(f"afdsim.{module or f'results.{name}'}")
+            return getattr(found, name) if module else found
     raise AttributeError(f"module 'afdsim' has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """``python -m afdsim`` is the command line."""
 
-from afdsim.cli import main
+from afdsim.cli.main import main
 
 if __name__ == "__main__":
     main(prog_name="afdsim")

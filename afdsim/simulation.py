@@ -6,21 +6,31 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 
-from afdsim import metrics, outcome, workload
-from afdsim.admission import FOREVER, Demand
-from afdsim.colocated_program import ColocatedProgram
-from afdsim.compiler import compile_program
-from afdsim.cost import CostModel
-from afdsim.engine import Layers, Observer, Run
+from afdsim.cluster.network import Network
+from afdsim.cost.roofline import CostModel
+from afdsim.engine.admission import FOREVER, Demand
+from afdsim.engine.clock import Layers, Observer, Run
+from afdsim.engine.colocated_program import ColocatedProgram
+from afdsim.engine.compiler import compile_program
+from afdsim.engine.program import Program
+from afdsim.engine.record import Record
 from afdsim.errors import CapacityError, SimulationError
-from afdsim.network import Network
-from afdsim.program import Program
-from afdsim.record import Record
-from afdsim.remarks import remarks, unmeasured
-from afdsim.result import Result, manifest
-from afdsim.scenario import Scenario, Source, load, stream
-from afdsim.traces import read_trace, spread
-from afdsim.tree import ClosedLoop, Constant, ConstantLength, Gamma, LognormalLength, Poisson, Replay, UniformLength
+from afdsim.results import metrics, outcome
+from afdsim.results.remarks import remarks, unmeasured
+from afdsim.results.result import Result, manifest
+from afdsim.scenario.document import Scenario, Source, load, stream
+from afdsim.scenario.tree import (
+    ClosedLoop,
+    Constant,
+    ConstantLength,
+    Gamma,
+    LognormalLength,
+    Poisson,
+    Replay,
+    UniformLength,
+)
+from afdsim.workload import laws as workload
+from afdsim.workload.traces import read_trace, spread
 
 Progress = Callable[[float, str], None]
 
@@ -73,7 +83,7 @@ def execute(
 ) -> Record:
     """Run a program by one of the engines."""
     if layers == "kernel-numba" and isinstance(program, Program) and program.compiles:
-        from afdsim.compiled_run import CompiledRun
+        from afdsim.engine.compiled_run import CompiledRun
 
         return CompiledRun(program, demand, progress=progress, observer=observer).execute()
     return Run(program, demand, layers=layers, progress=progress, observer=observer).execute()
@@ -157,7 +167,7 @@ def chosen_layers(scenario: Scenario, program: Program | ColocatedProgram, deman
 def _numba_pays(operations: float) -> bool:
     if operations < STARTING_PAYS or find_spec("numba") is None:
         return False
-    from afdsim.native import kept
+    from afdsim.engine.native import kept
 
     return operations > COMPILING_PAYS or kept()
 

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from afdsim.admission import Demand
-from afdsim.causes import Trace
-from afdsim.compiler import compile_program
-from afdsim.cost import CostModel
-from afdsim.engine import Layers
-from afdsim.hardware import Gpu
-from afdsim.llm import Array
-from afdsim.network import Network
-from afdsim.operators import Operator
-from afdsim.program import Program
-from afdsim.record import Record
-from afdsim.scenario import Scenario, load
+from afdsim.catalog.hardware import Gpu
+from afdsim.catalog.llm import Array
+from afdsim.cluster.network import Network
+from afdsim.cost.operators import Operator
+from afdsim.cost.roofline import CostModel
+from afdsim.engine.admission import Demand
+from afdsim.engine.causes import Trace
+from afdsim.engine.clock import Layers
+from afdsim.engine.compiler import compile_program
+from afdsim.engine.program import Program
+from afdsim.engine.record import Record
+from afdsim.scenario.document import Scenario, load
 from afdsim.simulation import demanded, execute
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from afdsim.scenario import Scenario, load
+from afdsim.scenario.document import Scenario, load
 
 REPOSITORY = Path(__file__).parent.parent
 

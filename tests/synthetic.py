@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from afdsim import metrics
-from afdsim.result import Result, manifest
+from afdsim.results import metrics
+from afdsim.results.result import Result, manifest
 
 CAUSES = {"busy": 0.88, "wait_peer": 0.04, "network": 0.03, "imbalance": 0.03, "no_work": 0.02, "down": 0.0}
 

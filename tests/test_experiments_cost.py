@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from afdsim.cost import read_table
+from afdsim.cost.roofline import read_table
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import afdsim
-from afdsim.scenario import load, shipped
+from afdsim.scenario.document import load, shipped
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = [name for name in shipped() if name != "azure_conversation"]

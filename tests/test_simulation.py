@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import afdsim
-from afdsim.report import terminal
-from afdsim.scenario import load
+from afdsim.results.terminal import terminal
+from afdsim.scenario.document import load
 from tests.cases import Stages, tiny
 
 DATA = Path(__file__).parent / "data"

@@ -1,7 +1,7 @@
 """Which measured file holds which kernel, and the work of each of its rows.
 
 File layouts are those of the shared measurements: shape columns and `measured_us`. The work of a row is computed by
-`afdsim.operators`, so that a fit and the simulator mean the same by FLOPs and bytes.
+`afdsim.cost.operators`, so that a fit and the simulator mean the same by FLOPs and bytes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from afdsim import catalog
-from afdsim.cost import padding
-from afdsim.fitting import Identity, Peaks, Samples
-from afdsim.llm import Dense, Gqa, Layer, Mla, Precision
-from afdsim.operators import Operator, core_operator, gemm
+from afdsim.catalog import entries as catalog
+from afdsim.catalog.llm import Dense, Gqa, Layer, Mla, Precision
+from afdsim.cost.fitting import Identity, Peaks, Samples
+from afdsim.cost.operators import Operator, core_operator, gemm
+from afdsim.cost.roofline import padding
 
 AIC = "aiconfigurator 095f58a (Apache-2.0)"
 INFERSIM = "InferSim f2293da (Apache-2.0)"

@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from recipes import Recipe, recipes, samples
 
-from afdsim.cost import Coefficient, table
-from afdsim.fitting import Errors, Fit, errors, fit, line, to_csv
+from afdsim.cost.fitting import Errors, Fit, errors, fit, line, to_csv
+from afdsim.cost.roofline import Coefficient, table
 
 HEAD = (
     f"{'GPU':5} {'kernel':14} {'dtype':5} {'n':>5} {'fixed us':>8} {'compute':>7} {'memory':>7} "

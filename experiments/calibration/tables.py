@@ -1,6 +1,6 @@
 """Measured tables where the simple form fails: ``python tables.py FOLDER [-o points.csv]``.
 
-Fused MoE (CUTLASS, balanced) and dense GEMMs of H100 and H200 become points for `afdsim.cost_table`. The printed errors
+Fused MoE (CUTLASS, balanced) and dense GEMMs of H100 and H200 become points for `afdsim.cost.table`. The printed errors
 are of inner token counts left out in turn and interpolated from their neighbours, beside those of the simple form.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 from recipes import Recipe, Row, read, recipes, samples
 from run import shipped, shipped_errors
 
-from afdsim.cost_table import Point, monotone
+from afdsim.cost.table import Point, monotone
 
 
 def chosen() -> Iterator[Recipe]:

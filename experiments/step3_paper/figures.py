@@ -13,7 +13,8 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from afdsim import analysis, catalog
+from afdsim.catalog import entries as catalog
+from afdsim.cost import theory
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 """Okabe and Ito's colours, which colour-blind readers can tell apart."""
@@ -132,7 +133,7 @@ def intensity(cells: Cells) -> Any:
     figure, ax = plt.subplots(figsize=(7.5, 5), layout="constrained")
     span = np.array([1.6e8, 9e9])
     for gpu, colour in ACCELERATORS.items():
-        ridge = analysis.roofline(catalog.gpu(gpu))
+        ridge = theory.roofline(catalog.gpu(gpu))
         ax.plot(span, span * ridge, color=colour, lw=1, ls="--", zorder=1)
         ax.annotate(f"{gpu} {ridge:.0f}", (span[1], span[1] * ridge), color=colour, fontsize=8, va="center",
                     xytext=(3, {"910B": 4, "A800": -4}.get(gpu, 0)), textcoords="offset points")  # fmt: skip

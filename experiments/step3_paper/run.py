@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from figures import draw
 
-from afdsim import analysis, catalog
-from afdsim.validation import published, validate
+from afdsim.catalog import entries as catalog
+from afdsim.cost import theory
+from afdsim.studies.validation import published, validate
 
 HERE = Path(__file__).parent
 PAPER = HERE.parent.parent / "tests/data/paper"
@@ -69,7 +70,7 @@ def rows(name: str) -> list[dict[str, str]]:
 
 def work() -> Iterator[Cell]:
     for row in rows("table2_3_work_per_token.csv"):
-        token = analysis.work(catalog.llm(NAMES[row["model"]]), int(row["context"]))
+        token = theory.work(catalog.llm(NAMES[row["model"]]), int(row["context"]))
         for part in ("kv_bytes", "attention_flops", "linear_flops", "ffn_flops"):
             label = f"{row['model']} {int(row['context']) // 1024}K"
             yield Cell(table="2 and 3", row=label, column=part, published=float(row[part]), ours=getattr(token, part))
@@ -77,7 +78,7 @@ def work() -> Iterator[Cell]:
 
 def accelerators() -> Iterator[Cell]:
     for row in rows("table4_accelerators.csv"):
-        ours = analysis.roofline(catalog.gpu(row["accelerator"]))
+        ours = theory.roofline(catalog.gpu(row["accelerator"]))
         theirs = float(row["roofline_flop_per_byte"])
         yield Cell(table="4", row=row["accelerator"], column="FLOP/byte", published=theirs, ours=ours)
 
@@ -85,7 +86,7 @@ def accelerators() -> Iterator[Cell]:
 def unit_costs() -> Iterator[Cell]:
     for row in rows("table5_unit_costs.csv"):
         gpu = catalog.gpu(row["accelerator"])
-        for column, unit in (("usd_per_flop", analysis.usd_per_flop), ("usd_per_byte", analysis.usd_per_byte)):
+        for column, unit in (("usd_per_flop", theory.usd_per_flop), ("usd_per_byte", theory.usd_per_byte)):
             yield Cell(table="5", row=gpu.name, column=column, published=float(row[column]), ours=unit(gpu))
 
 
@@ -93,9 +94,9 @@ def costs() -> Iterator[Cell]:
     for row in rows("table6_cost.csv"):
         llm, gpu = catalog.llm(NAMES[row["model"]]), catalog.gpu(row["accelerator"])
         ours = {
-            "attention_8k_usd": analysis.attention_usd(llm, gpu, 8192),
-            "attention_32k_usd": analysis.attention_usd(llm, gpu, 32768),
-            "ffn_usd": analysis.ffn_usd(llm, gpu),
+            "attention_8k_usd": theory.attention_usd(llm, gpu, 8192),
+            "attention_32k_usd": theory.attention_usd(llm, gpu, 32768),
+            "ffn_usd": theory.ffn_usd(llm, gpu),
         }
         for column, value in ours.items():
             label = f"{row['model']} {gpu.name}"
@@ -104,7 +105,7 @@ def costs() -> Iterator[Cell]:
 
 def sparsities() -> Iterator[Cell]:
     for row in rows("table7_min_sparsity.csv"):
-        ours = analysis.min_sparsity(catalog.gpu(row["accelerator"]))
+        ours = theory.min_sparsity(catalog.gpu(row["accelerator"]))
         yield Cell(table="7", row=row["accelerator"], column="S", published=float(row["min_sparsity"]), ours=ours)
 
 

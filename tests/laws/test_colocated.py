@@ -5,13 +5,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from afdsim import outcome as columns
-from afdsim.all_to_all import exchange, pair_bytes, table
-from afdsim.catalog import gpu, gpus
-from afdsim.colocated_program import order
-from afdsim.drafts import Drafts
-from afdsim.operators import Operator
-from afdsim.scenario import Scenario, load, stream
+from afdsim.catalog.entries import gpu, gpus
+from afdsim.cost.all_to_all import exchange, pair_bytes, table
+from afdsim.cost.operators import Operator
+from afdsim.engine.colocated_program import order
+from afdsim.engine.drafts import Drafts
+from afdsim.results import outcome as columns
+from afdsim.scenario.document import Scenario, load, stream
 from tests.cases import Outcome, run, tiny_model
 from tests.laws.test_equivalence import assert_same, workloads
 

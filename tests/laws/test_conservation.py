@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from afdsim import outcome as columns
-from afdsim.scenario import load
+from afdsim.results import outcome as columns
+from afdsim.scenario.document import load
 from tests.cases import run, tiny
 from tests.laws.test_equivalence import deployments
 

@@ -8,13 +8,13 @@ import sys
 import pytest
 
 import afdsim
-from afdsim.result import to_json
+from afdsim.results.result import to_json
 from tests.cases import tiny
 
 RUN = """
 import hashlib, pickle
 import afdsim
-from afdsim.result import to_json
+from afdsim.results.result import to_json
 result = afdsim.simulate("small")
 columns = [(name, column.tobytes()) for part in (result.run.requests, result.run.tokens, result.run.gpus, result.run.links)
            for name, column in part.items() if column.dtype != object]

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from afdsim.errors import SimulationError
-from afdsim.scenario import Scenario
+from afdsim.scenario.document import Scenario
 from tests.cases import Outcome, Stages, run, tiny, tiny_windowed
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from afdsim import catalog
-from afdsim.analysis import (
+from afdsim.catalog import entries as catalog
+from afdsim.cost.theory import (
     attention_usd,
     best_pair,
     dense_batch,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import afdsim
-from afdsim.scenario import load
+from afdsim.scenario.document import load
 
 MODEL = (Path(__file__).parent.parent.parent / "MODEL.md").read_text(encoding="utf-8")
 CALM = ("variation.event=0", "variation.step=0", "variation.link=0")

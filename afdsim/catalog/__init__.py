@@ -1,0 +1,7 @@
+"""What is served on what: language models, GPUs, and their published figures.
+
+llm            models as layers of attention and FFN; bytes of weights, KV cache and tokens
+hardware       GPUs and their NICs
+huggingface    a model read from a Hugging Face config.json
+entries        the models and GPUs that ship, by name
+"""

@@ -1,0 +1,115 @@
+"""The GPUs and language models that ship with afdsim, found by name; and models read from a `config.json`.
+
+Every entry names its source; one without is an error of the catalog itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from afdsim.catalog.hardware import Gpu, Nic
+from afdsim.catalog.huggingface import read as read_config
+from afdsim.catalog.llm import Attention, Dense, Ffn, Gqa, Layer, Linear, Llm, Mfa, Mla, Moe
+from afdsim.errors import CatalogError
+
+PARTS: Mapping[str, type[Attention | Ffn]] = {
+    "mfa": Mfa,
+    "mla": Mla,
+    "gqa": Gqa,
+    "linear": Linear,
+    "dense": Dense,
+    "moe": Moe,
+}
+
+
+def gpu(name: str) -> Gpu:
+    """Return the GPU called `name`, in any case.
+
+    >>> gpu("h800").family
+    'H100'
+    """
+    found = _find(name, gpus())
+    if found is None:
+        raise CatalogError(_unknown("GPU", name, gpus(), "afdsim list gpus"))
+    return read_gpu(found, _entries("gpus.json")[found])
+
+
+def llm(name_or_path: str | Path) -> Llm:
+    """Return the model of that name, in any case, or the one that a Hugging Face `config.json` describes.
+
+    A directory means the `config.json` inside it.
+
+    >>> llm("Step3").layers[4].ffn.top_k
+    3
+    """
+    found = _find(str(name_or_path), llms())
+    if found is not None:
+        return read_llm(found, _entries("llms.json")[found])
+    path = Path(name_or_path)
+    if path.is_dir():
+        path /= "config.json"
+    if path.is_file() or path.suffix == ".json":
+        return read_config(path)
+    raise CatalogError(_unknown("model", str(name_or_path), llms(), "afdsim list models"))
+
+
+def gpus() -> tuple[str, ...]:
+    """Return the names of all GPUs."""
+    return tuple(_entries("gpus.json"))
+
+
+def llms() -> tuple[str, ...]:
+    """Return the names of all language models."""
+    return tuple(_entries("llms.json"))
+
+
+def read_gpu(name: str, entry: Mapping[str, Any]) -> Gpu:
+    """Return the GPU that a catalog entry describes."""
+    _demand_source(name, entry)
+    fields = {**entry, "nic": Nic(**entry["nic"]), "flops": dict(entry["flops"])}
+    return Gpu(name=name, **fields)
+
+
+def read_llm(name: str, entry: Mapping[str, Any]) -> Llm:
+    """Return the model that a catalog entry describes: named parts, and runs of layers ``[count, "part part"]``."""
+    _demand_source(name, entry)
+    parts = {key: _part(fields) for key, fields in entry["parts"].items()}
+    layers = tuple(
+        Layer(**dict(zip(("attention", "ffn"), (parts[key] for key in pair.split()), strict=True)))
+        for count, pattern in entry["layers"]
+        for pair in ([pattern] if isinstance(pattern, str) else pattern) * count
+    )
+    return Llm(name=name, hidden=entry["hidden"], vocab=entry["vocab"], layers=layers, source=entry["source"])
+
+
+def _part(fields: Mapping[str, Any]) -> Any:
+    return PARTS[fields["kind"]](**{key: value for key, value in fields.items() if key != "kind"})
+
+
+def _demand_source(name: str, entry: Mapping[str, Any]) -> None:
+    if not str(entry.get("source", "")).strip():
+        raise CatalogError(f"catalog entry {name!r} states no source; every figure needs one")
+
+
+@cache
+def _entries(file: str) -> dict[str, Any]:
+    text = files("afdsim").joinpath("data", file).read_text(encoding="utf-8")
+    entries: dict[str, Any] = json.loads(text)
+    return entries
+
+
+def _find(name: str, known: Iterable[str]) -> str | None:
+    return {candidate.casefold(): candidate for candidate in known}.get(name.strip().casefold())
+
+
+def _unknown(kind: str, name: str, known: tuple[str, ...], command: str) -> str:
+    folded = {candidate.casefold(): candidate for candidate in known}
+    close = get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    hint = f"did you mean '{folded[close[0]]}'? " if close else ""
+    return f"unknown {kind} '{name}'; {hint}{command}"

@@ -1,0 +1,6 @@
+"""``python -m afdsim.cli`` is the command line."""
+
+from afdsim.cli.main import main
+
+if __name__ == "__main__":
+    main(prog_name="afdsim")

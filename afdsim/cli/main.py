@@ -1,0 +1,405 @@
+"""The command line: parses, calls, prints. Results go to stdout, everything else to stderr.
+
+Exit codes: 0 fine, 1 the simulation failed, 2 bad input, 3 SLA not met (with ``--fail-on-sla``), 130 interrupted.
+Only click is imported here; every command imports what it needs, so that ``afdsim --help`` stays quick.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from afdsim import __version__
+from afdsim.cli import bench, compare, cost, sweep
+from afdsim.errors import AfdsimError, CapacityError, ScenarioError, SimulationError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from afdsim.results.result import Result
+    from afdsim.results.timeline import Recorder
+    from afdsim.scenario.document import Scenario
+
+Progress = Callable[[float, str], None]
+
+FAILED, BAD_INPUT, SLA_NOT_MET, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
+
+
+class _InterruptedError(Exception):
+    """Ctrl-C, with what is kept."""
+
+
+class _Commands(click.Group):
+    """A group that turns every failure that afdsim explains into a message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command line."""
+        _tolerate_narrow_encodings()
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                returned = super().invoke(ctx)
+                sys.stdout.flush()
+                return returned
+        except AfdsimError as error:
+            _complain(str(error))
+            ctx.exit(FAILED if isinstance(error, SimulationError) else BAD_INPUT)
+        except _InterruptedError as stopped:
+            _complain(f"interrupted; {stopped}")
+            ctx.exit(INTERRUPTED)
+        except KeyboardInterrupt:
+            _complain("interrupted; nothing was saved")
+            ctx.exit(INTERRUPTED)
+        except OSError as error:
+            ctx.exit(_output_lost(error))
+
+
+def _output_lost(error: OSError) -> int:
+    """Say that the output cannot be written, but not to a reader that has gone (| head); return the exit code."""
+    silent = isinstance(error, BrokenPipeError)
+    if not silent:
+        _complain(f"{error.filename or 'output'}: {error.strerror or error}")
+    # what is still buffered goes nowhere, or the interpreter would complain once more
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE if silent else FAILED
+
+
+def _tolerate_narrow_encodings() -> None:
+    """Print what the terminal's encoding lacks as '?' instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    if issubclass(category, UserWarning):
+        _warn(str(message))
+
+
+def _warn(text: str) -> None:
+    click.echo(f"{click.style('warning', fg='yellow')}: {text}", err=True)
+
+
+def _complain(text: str) -> None:
+    for line in text.splitlines():
+        click.echo(line, err=True)
+
+
+_SCENARIO = click.argument("scenario", metavar="SCENARIO")
+_SET = click.option(
+    "--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Change one value, e.g. run.seeds='[1, 2]'; repeat."
+)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="afdsim %(version)s")
+def main() -> None:
+    """Simulate LLM decode clusters with attention-FFN disaggregation.
+
+    SCENARIO is a YAML file, or the name of a shipped one: see 'afdsim list scenarios'.
+    """
+
+
+@main.command()
+@_SCENARIO
+@_SET
+@click.option("--seed", type=click.IntRange(min=0), help="Run this one seed instead of run.seeds.")
+@click.option("--engine", type=click.Choice(["auto", "processes", "kernel"]), help="Instead of run.engine.")
+@click.option("-o", "--output", "folder", type=click.Path(path_type=Path), help="Save everything in this folder.")
+@click.option("--force", is_flag=True, help="Replace a folder that holds another scenario.")
+@click.option("--trace", metavar="TIME", help="Write a Chrome trace of the first seed: 2s, or 10s..12s.")
+@click.option("--json", "as_json", is_flag=True, help="Print result.json instead of the report.")
+@click.option("--quiet", is_flag=True, help="No progress bar and no wall time.")
+@click.option("--fail-on-sla", is_flag=True, help="Exit with 3 when the SLA is not met.")
+def run(  # noqa: PLR0917 - click passes one argument per option
+    scenario: str,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    engine: str | None,
+    folder: Path | None,
+    force: bool,
+    trace: str | None,
+    as_json: bool,
+    quiet: bool,
+    fail_on_sla: bool,
+) -> None:
+    """Simulate SCENARIO and print the report."""
+    from afdsim.results.result import pooled, to_json
+
+    more = ([f"run.seeds=[{seed}]"] if seed is not None else []) + ([f"run.engine={engine}"] if engine else [])
+    loaded = _load(scenario, (*overrides, *more))
+    recorder = None if trace is None else _recorder(trace)
+    results = _simulate_seeds(loaded, folder=folder, force=force, quiet=quiet, recorder=recorder)
+    if recorder is not None:
+        _write_trace(results[0], recorder, folder)
+    summary = pooled(results)
+    if as_json:
+        click.echo(to_json(summary), nl=False)
+    else:
+        _print_report(results, summary, scenario, folder)
+    if fail_on_sla and not summary["afdsim"].get("sla", {}).get("met", True):
+        raise click.exceptions.Exit(SLA_NOT_MET)
+
+
+def _load(scenario: str, overrides: tuple[str, ...]) -> Scenario:
+    from afdsim.scenario.document import load
+
+    loaded = load(scenario, overrides=overrides)
+    for note in loaded.notes:
+        _warn(note)
+    return loaded
+
+
+def _simulate_seeds(
+    scenario: Scenario, *, folder: Path | None, force: bool, quiet: bool, recorder: Recorder | None
+) -> list[Result]:
+    """Run every seed of the scenario; the first one's result is saved as soon as it is there."""
+    from afdsim.results.result import check_folder
+
+    if folder is not None:
+        check_folder(folder, scenario, force=force)
+    started = time.perf_counter()
+    results: list[Result] = []
+    try:
+        with _progress(quiet) as progress:
+            for seed in scenario.run.seeds:
+                results.append(_one_seed(scenario, seed, progress, None if results else recorder))
+                _save(results, folder, force=force, wall=time.perf_counter() - started)
+    except KeyboardInterrupt:
+        raise _InterruptedError(_kept(results, folder)) from None
+    if not quiet:
+        _print_wall_time(results, time.perf_counter() - started)
+    return results
+
+
+def _one_seed(scenario: Scenario, seed: int, progress: Progress | None, recorder: Recorder | None) -> Result:
+    from afdsim.simulation import simulate
+
+    return simulate(scenario, seed=seed, progress=progress, observer=recorder)
+
+
+def _recorder(text: str) -> Recorder:
+    from afdsim.results import timeline
+
+    try:
+        return timeline.Recorder(timeline.window(text))
+    except ScenarioError as error:
+        raise ScenarioError(f"--trace {error}") from None
+
+
+def _write_trace(result: Result, recorder: Recorder, folder: Path | None) -> None:
+    """Write the Chrome trace, and into a run folder the picture of the pipeline too."""
+    from afdsim.results import chrome, timeline
+
+    drawn = timeline.draw(result, recorder)
+    path = Path(f"{result.scenario.name}.trace.json.gz") if folder is None else folder / "trace.json.gz"
+    try:
+        chrome.write(drawn, path)
+        if folder is not None:
+            chrome.save_pipeline(drawn, folder / "figures")
+    except OSError as error:
+        raise SimulationError(f"{path}: cannot be written: {error.strerror or error}") from None
+    click.echo(f"{len(drawn.spans):,} slices in {path}; open it in ui.perfetto.dev or chrome://tracing", err=True)
+
+
+def _save(results: list[Result], folder: Path | None, *, force: bool, wall: float) -> None:
+    if folder is None:
+        return
+    from afdsim.results.result import save_seeds
+
+    try:
+        if len(results) == 1:
+            results[0].save(
+                folder,
+                force=force,
+                log=(f"wall time: {wall:.2f} s", f"command: {shlex.join(['afdsim', *sys.argv[1:]])}"),
+            )
+        if len(results[0].scenario.run.seeds) > 1:
+            save_seeds(results, folder)
+    except OSError as error:
+        raise SimulationError(f"{folder}: cannot be written: {error.strerror or error}") from None
+
+
+def _kept(results: list[Result], folder: Path | None) -> str:
+    if folder is None or not results:
+        return "nothing was saved"
+    return f"{folder} keeps seed {results[0].seed}"
+
+
+def _print_wall_time(results: list[Result], wall: float) -> None:
+    steps = sum(result.summary["afdsim"]["engine"]["steps"] for result in results)
+    click.echo(f"{wall:.1f} s wall time, {steps:,} steps, {steps / max(wall, 1e-9):,.0f} steps/s", err=True)
+
+
+def _print_report(results: list[Result], summary: Mapping[str, Any], scenario: str, folder: Path | None) -> None:
+    from afdsim.results.terminal import Ink, terminal
+
+    ink = Ink(colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ, unicode=_prints_blocks())
+    click.echo(terminal(results, summary=summary, source=scenario, saved=folder, ink=ink))
+
+
+def _prints_blocks() -> bool:
+    try:
+        "█▏▁".encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def _progress(quiet: bool) -> AbstractContextManager[Progress | None]:
+    return nullcontext() if quiet or not sys.stderr.isatty() else _bar()
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    """Draw a progress bar on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda done, text: bar.update(task, completed=done, description=text)
+
+
+@main.command()
+@_SCENARIO
+@_SET
+def check(scenario: str, overrides: tuple[str, ...]) -> None:
+    """Say whether SCENARIO is sound; simulate nothing."""
+    from afdsim.engine.admission import too_long
+    from afdsim.engine.compiler import any_deployment
+    from afdsim.results.terminal import deployment_line, memory_lines, model_line
+    from afdsim.simulation import arrival_law, placed
+
+    loaded = _load(scenario, overrides)
+    afd, length = any_deployment(loaded), _whole_length(loaded)
+    try:
+        afd.check_memory()
+        if length is not None and afd.sequences_that_fit(length) == 0:
+            raise too_long(afd, length)
+    except CapacityError as error:
+        raise placed(error, loaded) from None
+    for note in getattr(arrival_law(loaded), "notes", ()):
+        _warn(note)
+    click.echo(f"{scenario}: fine  ({loaded.name}, sha256:{loaded.key[:8]})")
+    for line in (model_line(loaded), deployment_line(loaded), *memory_lines(afd, length)):
+        click.echo(line)
+
+
+def _whole_length(scenario: Scenario) -> int | None:
+    """Return the tokens that every request ends with, where all are alike."""
+    lengths = (scenario.workload.input_len, scenario.workload.output_len)
+    values: list[int | None] = [getattr(length, "value", None) for length in lengths]
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path), default=Path("scenario.yaml"))
+@click.option("--from", "name", default="step3_2a2f_4k", show_default=True, help="Shipped scenario to copy.")
+def init(path: Path, name: str) -> None:
+    """Write a commented scenario to PATH.
+
+    PATH is scenario.yaml if not given; a file that exists is never overwritten.
+    """
+    from afdsim.scenario.document import locate
+
+    text = locate(name).read_text(encoding="utf-8")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ScenarioError(f"{path} exists and is kept; give another name: afdsim init other.yaml") from None
+    except OSError as error:
+        raise ScenarioError(f"{path}: cannot be written: {error.strerror or error}") from None
+    click.echo(f"wrote {path}; next: afdsim run {path}")
+
+
+@main.command("list")
+@click.argument("what", type=click.Choice(["gpus", "models", "scenarios"]), required=False)
+def list_(what: str | None) -> None:
+    """List GPUs, models and scenarios, with sources."""
+    from rich.console import Console
+
+    tables = {"gpus": _gpus, "models": _models, "scenarios": _scenarios}
+    console = Console(width=None if sys.stdout.isatty() else 400)
+    with console.capture() as capture:
+        for name in [what] if what else tables:
+            console.print(tables[name]())
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def _table(title: str, left: str, right: str, last: str) -> Table:
+    """Return an empty table: one column of names, columns of figures, and one of long text."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(left, no_wrap=True)
+    for column in right.split("|") if right else ():
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column(last, overflow="fold")
+    return table
+
+
+def _gpus() -> Table:
+    from afdsim.catalog import entries as catalog
+
+    table = _table("GPUs", "name", "GB|TB/s|bf16 TF|fp8 TF|int8 TF|NVLink GB/s|NIC GB/s|USD/h", "source")
+    for gpu in map(catalog.gpu, catalog.gpus()):
+        peaks = (f"{gpu.flops[dtype] / 1e12:,.0f}" if dtype in gpu.flops else "-" for dtype in ("bf16", "fp8", "int8"))
+        links = ("-" if rate is None else f"{rate / 1e9:.0f}" for rate in (gpu.nvlink, gpu.nic.achieved))
+        price = "-" if gpu.usd_per_hour is None else f"{gpu.usd_per_hour:.2f}"
+        memory = (f"{gpu.memory / 1e9:.0f}", f"{gpu.memory_bandwidth / 1e12:.2f}")
+        table.add_row(gpu.name, *memory, *peaks, *links, price, gpu.source)
+    return table
+
+
+def _models() -> Table:
+    from afdsim.catalog import entries as catalog
+
+    table = _table("Models", "name", "layers|hidden|attention|experts|top-k", "source")
+    for llm in map(catalog.llm, catalog.llms()):
+        kinds = dict.fromkeys(type(layer.attention).__name__.upper() for layer in llm.layers)
+        experts = max(getattr(layer.ffn, "experts", 0) for layer in llm.layers)
+        top_k = max(getattr(layer.ffn, "top_k", 0) for layer in llm.layers)
+        sparse = (str(experts), str(top_k)) if experts else ("-", "-")
+        table.add_row(llm.name, str(len(llm.layers)), f"{llm.hidden:,}", "+".join(kinds), *sparse, llm.source)
+    return table
+
+
+def _scenarios() -> Table:
+    from afdsim.scenario.document import locate, shipped
+
+    table = _table("Scenarios", "name", "", "what it is")
+    for name in shipped():
+        first = locate(name).read_text(encoding="utf-8").partition("\n")[0]
+        table.add_row(name, first.removeprefix("#").strip())
+    return table
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON schema of scenarios, for editors."""
+    import json
+
+    from afdsim.scenario.document import schema as described
+
+    click.echo(json.dumps(described(), indent=2))
+
+
+bench.register(main)
+compare.register(main)
+cost.register(main)
+sweep.register(main)

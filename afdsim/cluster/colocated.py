@@ -1,0 +1,172 @@
+"""Colocated deployments: attention and FFN on the same GPUs, experts spread over all of them or cut by width.
+
+Two ways: data-parallel attention with expert parallelism (`ExpertParallel`), the strongest rival of AFD, and pure
+tensor parallelism (`TensorParallel`). One `Colocated` is one engine: all its GPUs step together.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from afdsim.catalog.llm import (
+    Attention,
+    Dense,
+    Llm,
+    Moe,
+    Precision,
+    Split,
+    attention_weight_bytes,
+    ffn_weight_bytes,
+    stored_bytes,
+)
+from afdsim.cluster.deployment import GB, USABLE_MEMORY, AttentionPool, even_slots
+from afdsim.errors import CapacityError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertParallel:
+    """Every GPU holds whole experts; tokens travel to them."""
+
+    redundant: int = 0
+    """Copies of experts beyond one each, over all GPUs."""
+    shared_ranks: int = 0
+    """GPUs that hold nothing but the shared expert; 0: every GPU has it beside its routed ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorParallel:
+    """All GPUs work on every token: heads and widths are cut, sums are all-reduced."""
+
+    ep: int = 1
+    """Groups that hold different experts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Colocated:
+    """One engine whose GPUs run attention and FFN alike."""
+
+    llm: Llm
+    precision: Precision
+    attention: AttentionPool
+    """All GPUs, with the way attention is cut over them."""
+    experts: ExpertParallel | TensorParallel
+    num_microbatches: int
+    """2: one computes while the other's tokens travel."""
+    max_num_seqs: int
+    """Sequences per attention rank, over all its micro-batches (vLLM's name)."""
+
+    def __str__(self) -> str:
+        pool = self.attention
+        way = f"TP{pool.tp}" if isinstance(self.experts, TensorParallel) else f"DP{pool.ranks}+EP{self.gpus}"
+        return f"{way} {pool.gpu.name}"
+
+    @property
+    def gpus(self) -> int:
+        return self.attention.gpus
+
+    @property
+    def slots(self) -> int:
+        """Sequences that the whole deployment can decode at once."""
+        return self.attention.ranks * self.max_num_seqs
+
+    @cached_property
+    def micro_batch_slots(self) -> tuple[int, ...]:
+        """`max_num_seqs` split evenly over the micro-batches, the first ones one more."""
+        return even_slots(self.max_num_seqs, self.num_microbatches)
+
+    @property
+    def expert_gpus(self) -> int:
+        """GPUs over which routed experts are spread whole."""
+        if isinstance(self.experts, TensorParallel):
+            return self.experts.ep
+        return self.gpus - self.experts.shared_ranks
+
+    def routed(self, moe: Moe) -> Moe:
+        """The routed experts as they lie in memory: copies included, shared ones apart."""
+        copies = self.experts.redundant if isinstance(self.experts, ExpertParallel) else 0
+        return replace(moe, experts=moe.experts + copies, shared=0, shared_inner=0)
+
+    @cached_property
+    def split(self) -> Split:
+        """How the routed experts are cut."""
+        if isinstance(self.experts, TensorParallel):
+            return Split(ep=self.experts.ep, tp=self.attention.tp // self.experts.ep)
+        return Split(ep=self.expert_gpus)
+
+    # memory ----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def attention_weights(self) -> float:
+        """Bytes of attention weights, embedding and LM head on one GPU."""
+        pool = self.attention
+        return attention_weight_bytes(self.llm, self.precision, tp=pool.tp, o_proj=pool.o_proj, lm_head=pool.lm_head)
+
+    @cached_property
+    def ffn_weights(self) -> float:
+        """Bytes of routed experts, shared experts and dense layers on the GPU that holds most."""
+        return max(self._ffn_bytes(self.split, shared=shared) for shared in self._roles())
+
+    def _roles(self) -> tuple[bool | None, ...]:
+        """Who holds the shared expert: True beside routed ones, or some GPUs the one (None) and others the other."""
+        separate = isinstance(self.experts, ExpertParallel) and self.experts.shared_ranks > 0
+        return (None, False) if separate else (True,)
+
+    def _ffn_bytes(self, split: Split, *, shared: bool | None) -> float:
+        llm, tp = self.llm, self.attention.tp
+        routed = replace(
+            llm,
+            layers=tuple(replace(each, ffn=self.routed(each.ffn)) for each in llm.layers if isinstance(each.ffn, Moe)),
+        )
+        wide = tuple(self._wide(each.ffn, with_shared=shared is not False) for each in llm.layers)
+        cut = replace(
+            llm, layers=tuple(replace(each, ffn=Dense(inner=w)) for each, w in zip(llm.layers, wide, strict=True))
+        )
+        experts = 0.0 if shared is None else ffn_weight_bytes(routed, self.precision, split)
+        return experts + ffn_weight_bytes(cut, self.precision, Split(tp=tp))
+
+    def _wide(self, ffn: Moe | Dense, *, with_shared: bool) -> int:
+        """Inner width that every attention group holds in full: dense layers, and shared experts times its GPUs."""
+        if isinstance(ffn, Dense):
+            return ffn.inner
+        cut = 1 if isinstance(self.experts, TensorParallel) else self.attention.tp
+        return ffn.shared * ffn.shared_inner * cut if with_shared else 0
+
+    @cached_property
+    def kv_budget(self) -> float:
+        """Bytes left for KV cache on one GPU."""
+        return USABLE_MEMORY * self.attention.gpu.memory - self.attention_weights - self.ffn_weights
+
+    def kv_reserved(self, context: int) -> float:
+        """Bytes of KV cache on one GPU for a sequence of `context` tokens."""
+        kinds = self._attention_kinds.items()
+        return float(sum(n * stored_bytes(kind, context, self.precision, self.attention.tp) for kind, n in kinds))
+
+    @cached_property
+    def _attention_kinds(self) -> Counter[Attention]:
+        return Counter(layer.attention for layer in self.llm.layers)
+
+    def sequences_that_fit(self, context: int) -> int:
+        """Sequences of `context` tokens that the KV budget of one attention rank holds."""
+        return int(self.kv_budget // self.kv_reserved(context)) if self.kv_budget > 0 else 0
+
+    def check_memory(self) -> None:
+        """Raise `CapacityError` with the smallest fix when the weights leave no room for KV cache."""
+        if self.kv_budget > 0:
+            return
+        gpu, need = self.attention.gpu, self.attention_weights + self.ffn_weights
+        raise CapacityError(
+            f"weights need {need / GB:.1f} GB per GPU (attention {self.attention_weights / GB:.1f}, "
+            f"FFN {self.ffn_weights / GB:.1f}) and leave no room for KV cache: {gpu.name} has "
+            f"{USABLE_MEMORY * gpu.memory / GB:.1f} of {gpu.memory / GB:.0f} GB usable; {self._fix()}",
+            path="deployment.gpus" if isinstance(self.experts, TensorParallel) else "deployment.instances",
+        )
+
+    def _fix(self) -> str:
+        if isinstance(self.experts, TensorParallel):
+            return f"raise deployment.gpus (now {self.attention.tp}) or take a GPU with more memory"
+        for instances in range(self.attention.instances + 1, 129):
+            if replace(self, attention=replace(self.attention, instances=instances)).kv_budget > 0:
+                return f"smallest fit: {instances} instances"
+        return "no number of instances up to 128 fits; raise deployment.parallelism.tp or take a GPU with more memory"

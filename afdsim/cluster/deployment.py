@@ -1,0 +1,187 @@
+"""Deployments: which GPUs play which role, what each of them must hold, and whether it fits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from afdsim.catalog.hardware import Gpu
+from afdsim.catalog.llm import (
+    Attention,
+    Llm,
+    Precision,
+    Split,
+    attention_weight_bytes,
+    ffn_weight_bytes,
+    layer_kv_bytes,
+    stored_bytes,
+)
+from afdsim.errors import CapacityError
+
+USABLE_MEMORY = 0.9
+"""Share of HBM that weights and KV cache may fill; vLLM's `gpu_memory_utilization` default."""
+
+GB = 1e9
+
+
+def even_slots(sequences: int, parts: int) -> tuple[int, ...]:
+    """`sequences` split evenly over `parts`, the first ones one more.
+
+    >>> even_slots(8, 3)
+    (3, 3, 2)
+    """
+    each, more = divmod(sequences, parts)
+    return tuple(each + (index < more) for index in range(parts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionPool:
+    """The instances that run attention; every instance holds `dp` ranks of `tp` GPUs."""
+
+    gpu: Gpu
+    instances: int
+    dp: int
+    tp: int
+    o_proj: str = "replicated"
+    """"replicated", or "tp<n>": cut over n data-parallel ranks of an instance."""
+    lm_head: str = "replicated"
+
+    @property
+    def gpus_per_instance(self) -> int:
+        return self.dp * self.tp
+
+    @property
+    def gpus(self) -> int:
+        return self.instances * self.gpus_per_instance
+
+    @property
+    def ranks(self) -> int:
+        """Data-parallel attention ranks over all instances: each has its own requests."""
+        return self.instances * self.dp
+
+
+@dataclass(frozen=True, kw_only=True)
+class FfnPool:
+    """The instances that run the FFN; inside one, experts split over `ep` groups and widths over `tp` GPUs."""
+
+    gpu: Gpu
+    instances: int
+    ep: int
+    tp: int
+    across: Literal["experts", "width"] = "experts"
+
+    @property
+    def gpus_per_instance(self) -> int:
+        return self.ep * self.tp
+
+    @property
+    def gpus(self) -> int:
+        return self.instances * self.gpus_per_instance
+
+    @property
+    def split(self) -> Split:
+        return Split(instances=self.instances, ep=self.ep, tp=self.tp, across=self.across)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Afd:
+    """Attention-FFN disaggregation, written xAyF in the Step-3 paper (section 3)."""
+
+    llm: Llm
+    precision: Precision
+    attention: AttentionPool
+    ffn: FfnPool
+    num_microbatches: int
+    max_num_seqs: int
+    """Sequences per attention rank, over all its micro-batches (vLLM's name)."""
+
+    def __str__(self) -> str:
+        return f"{self.attention.instances}A{self.ffn.instances}F"
+
+    @property
+    def gpus(self) -> int:
+        return self.attention.gpus + self.ffn.gpus
+
+    @property
+    def slots(self) -> int:
+        """Sequences that the whole deployment can decode at once."""
+        return self.attention.ranks * self.max_num_seqs
+
+    @cached_property
+    def micro_batch_slots(self) -> tuple[int, ...]:
+        """`max_num_seqs` split evenly over the micro-batches, the first ones one more."""
+        return even_slots(self.max_num_seqs, self.num_microbatches)
+
+    @cached_property
+    def attention_weights(self) -> float:
+        """Bytes of weights on one attention GPU, embedding and LM head included."""
+        pool = self.attention
+        return attention_weight_bytes(self.llm, self.precision, tp=pool.tp, o_proj=pool.o_proj, lm_head=pool.lm_head)
+
+    @cached_property
+    def ffn_weights(self) -> float:
+        """Bytes of weights on one FFN GPU."""
+        return ffn_weight_bytes(self.llm, self.precision, self.ffn.split)
+
+    @cached_property
+    def kv_budget(self) -> float:
+        """Bytes left for KV cache on one attention GPU."""
+        return USABLE_MEMORY * self.attention.gpu.memory - self.attention_weights
+
+    def kv_reserved(self, context: int) -> float:
+        """Bytes of KV cache on one attention GPU for a sequence of `context` tokens."""
+        kinds = self._attention_kinds.items()
+        return float(sum(n * stored_bytes(kind, context, self.precision, self.attention.tp) for kind, n in kinds))
+
+    def kv_law(self, windows: Sequence[int | None]) -> tuple[float, list[float]]:
+        """Bytes of a sequence whatever its context, and per context token that each of `windows` lets in."""
+        fixed, per_token = 0.0, [0.0] * len(windows)
+        for kind, layers in self._attention_kinds.items():
+            fixed += layers * float(stored_bytes(kind, 0, self.precision, self.attention.tp))
+            per_token[windows.index(kind.window)] += layers * layer_kv_bytes(kind, self.precision, self.attention.tp)
+        return fixed, per_token
+
+    @cached_property
+    def _attention_kinds(self) -> Counter[Attention]:
+        return Counter(layer.attention for layer in self.llm.layers)
+
+    def sequences_that_fit(self, context: int) -> int:
+        """Sequences of `context` tokens that the KV budget of one attention rank holds."""
+        return int(self.kv_budget // self.kv_reserved(context)) if self.kv_budget > 0 else 0
+
+    def check_memory(self) -> None:
+        """Raise `CapacityError` with the smallest fix when the weights of a role do not fit its GPUs."""
+        self._check_ffn()
+        self._check_attention()
+
+    def _check_ffn(self) -> None:
+        pool = self.ffn
+        usable = USABLE_MEMORY * pool.gpu.memory
+        if self.ffn_weights <= usable:
+            return
+        fit = next((n for n in range(pool.instances + 1, 513) if self._ffn_bytes_over(n) <= usable), None)
+        fix = f"smallest fit: {fit} instances" if fit else "no number of instances up to 512 fits"
+        raise CapacityError(
+            f"FFN weights need {self.ffn_weights / GB:.1f} GB per GPU, "
+            f"{pool.gpu.name} has {usable / GB:.1f} of {pool.gpu.memory / GB:.0f} GB usable; {fix}",
+            path="deployment.ffn.instances",
+        )
+
+    def _ffn_bytes_over(self, instances: int) -> float:
+        pool = self.ffn
+        split = Split(instances=instances, ep=pool.ep, tp=pool.tp, across=pool.across)
+        return ffn_weight_bytes(self.llm, self.precision, split)
+
+    def _check_attention(self) -> None:
+        pool = self.attention
+        if self.kv_budget > 0:
+            return
+        raise CapacityError(
+            f"attention weights need {self.attention_weights / GB:.1f} GB per GPU and leave no room for KV cache: "
+            f"{pool.gpu.name} has {USABLE_MEMORY * pool.gpu.memory / GB:.1f} of {pool.gpu.memory / GB:.0f} GB usable; "
+            f"raise deployment.attention.parallelism.tp (now {pool.tp}) or take a GPU with more memory",
+            path="deployment.attention.gpu",
+        )

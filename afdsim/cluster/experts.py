@@ -1,0 +1,149 @@
+"""Where tokens go: how popular experts are, where their copies lie, and how loaded the GPUs are that hold them."""
+
+from __future__ import annotations
+
+import csv
+import heapq
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from afdsim.errors import ScenarioError
+from afdsim.workload.laws import Stream
+
+Array = np.ndarray
+
+
+class Law(Protocol):
+    """What a scenario says about experts (`variation.experts`)."""
+
+    @property
+    def law(self) -> str: ...
+    @property
+    def skew(self) -> float: ...
+    @property
+    def path(self) -> str | None: ...
+    @property
+    def max_over_mean(self) -> float: ...
+    @property
+    def placement(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Whose loads are asked for."""
+
+    experts: int
+    layers: int
+    """MoE layers."""
+    ranks: int
+    """Groups of GPUs that hold different experts."""
+    copies: int = 0
+    """Slots beyond one per expert."""
+
+
+def loads(law: Law, asked: Asked, stream: Stream) -> Array:
+    """Load of every rank relative to the mean (layer, rank)."""
+    match law.law:
+        case "uniform":
+            return np.ones((asked.layers, asked.ranks))
+        case "slowest":
+            return one_slow_rank(asked.layers, asked.ranks, most=law.max_over_mean, stream=stream)
+        case "trace":
+            shares = counted(law.path or "", asked.experts, asked.layers)
+        case _:
+            shares = power_law(asked.experts, asked.layers, skew=law.skew, stream=stream)
+    return rank_loads(shares, asked.ranks, copies=asked.copies, balanced=law.placement == "balanced")
+
+
+def power_law(experts: int, layers: int, *, skew: float, stream: Stream) -> Array:
+    """Share of the routed tokens of every expert (layer, expert).
+
+    Popularity falls as rank ** -skew (Zipf); which expert is popular is drawn once per layer.
+    """
+    weights = np.arange(1, experts + 1, dtype=float) ** -skew
+    weights /= weights.sum()
+    return np.stack([stream("experts", layer).permutation(weights) for layer in range(layers)])
+
+
+def counted(path: str, experts: int, layers: int) -> Array:
+    """Share of the routed tokens of every expert (layer, expert), from a CSV file of token counts.
+
+    One row per MoE layer, or one row for all of them; one column per expert, no header.
+    """
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.reader(file) if row and not row[0].lstrip().startswith("#")]
+    try:
+        counts = np.array([[float(cell) for cell in row] for row in rows])
+    except ValueError:
+        raise ScenarioError(f"{path}: expert counts are rows of numbers, one column per expert") from None
+    if counts.ndim != 2 or counts.shape[1] != experts or len(counts) not in (1, layers):
+        shape = "x".join(map(str, counts.shape))
+        raise ScenarioError(f"{path}: {shape} counts; needs 1 or {layers} rows of {experts} experts")
+    if (counts < 0).any() or (counts.sum(axis=1) <= 0).any():
+        raise ScenarioError(f"{path}: counts must be >= 0, and above 0 somewhere in every row")
+    return np.broadcast_to(counts / counts.sum(axis=1, keepdims=True), (layers, experts))
+
+
+def rank_loads(shares: Array, ranks: int, *, copies: int = 0, balanced: bool = False) -> Array:
+    """Load of every rank relative to the mean (layer, rank).
+
+    `copies` more slots than experts hold copies, of the most loaded expert each time, which then share its tokens.
+    `balanced` places slots as EPLB does: the heaviest first, on the least loaded rank that has room; otherwise slots
+    lie in contiguous blocks, experts first.
+    """
+    return np.stack([_layer_loads(layer, ranks, copies, balanced) for layer in shares]) * ranks
+
+
+def _layer_loads(shares: Array, ranks: int, copies: int, balanced: bool) -> Array:
+    weights = replicated(shares, copies)
+    if balanced:
+        return packed(weights, ranks)
+    padded = np.pad(weights, (0, -len(weights) % ranks))
+    return np.asarray(padded.reshape(ranks, -1).sum(axis=1))
+
+
+def replicated(shares: Array, copies: int) -> Array:
+    """Tokens of every slot when `copies` slots more than experts go to the most loaded expert, one by one.
+
+    >>> replicated(np.array([0.6, 0.4]), 1).tolist()
+    [0.3, 0.4, 0.3]
+    """
+    count = np.ones(len(shares))
+    owner = list(range(len(shares)))
+    heap = [(-float(share), expert) for expert, share in enumerate(shares)]
+    heapq.heapify(heap)
+    for _ in range(copies):
+        _, expert = heap[0]
+        count[expert] += 1
+        owner.append(expert)
+        heapq.heapreplace(heap, (-float(shares[expert] / count[expert]), expert))
+    return np.asarray((shares / count)[owner])
+
+
+def packed(weights: Array, ranks: int) -> Array:
+    """Load of every rank when slots go, the heaviest first, to the least loaded rank with room.
+
+    >>> packed(np.array([3.0, 3.0, 2.0, 1.0]), 2).tolist()
+    [5.0, 4.0]
+    """
+    room = -(-len(weights) // ranks)
+    heap = [(0.0, 0, rank) for rank in range(ranks)]
+    loads = np.zeros(ranks)
+    for slot in np.argsort(-weights, kind="stable"):
+        load, held, rank = heapq.heappop(heap)
+        loads[rank] = load + float(weights[slot])
+        if held + 1 < room:
+            heapq.heappush(heap, (float(loads[rank]), held + 1, rank))
+    return loads
+
+
+def one_slow_rank(layers: int, ranks: int, *, most: float, stream: Stream) -> Array:
+    """Loads (layer, rank) where one rank of each layer, drawn once, has `most` times the mean; the others are even."""
+    rest = (ranks - most) / max(ranks - 1, 1)
+    loads = np.full((layers, ranks), rest)
+    slowest = [int(stream("experts", layer).integers(ranks)) for layer in range(layers)]
+    loads[np.arange(layers), slowest] = most
+    return loads

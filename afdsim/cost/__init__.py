@@ -1,0 +1,12 @@
+"""Seconds of an operator on a GPU, and where they come from.
+
+operators     FLOPs and bytes of every kernel of a layer
+roofline      the cost model: a roofline with fitted coefficients
+table         a cost model of measured points
+all_to_all    dispatch and combine of expert parallelism, measured and interpolated
+fitting       coefficients from measured kernels
+measure       kernels timed on this machine's GPU
+anatomy       the time of a layer, taken apart
+theory        the closed-form cost analysis of the Step-3 paper
+survey        models x accelerators x contexts of that analysis
+"""

@@ -1,0 +1,244 @@
+"""What one layer and one step boundary are made of: every operator with its work, its seconds and what bounds it.
+
+Two questions have an answer: a bare model on equal GPUs (tensor-parallel attention, expert-parallel FFN), and one
+layer of an AFD deployment. Communication between attention and FFN is left to the simulation; the collectives that a
+stage itself waits for are among its operators.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from afdsim.catalog.hardware import Gpu
+from afdsim.catalog.llm import Layer, Llm, Moe, Precision, Split
+from afdsim.cluster.colocated import Colocated, TensorParallel
+from afdsim.cluster.deployment import Afd
+from afdsim.cost.operators import (
+    Operator,
+    attention_operators,
+    boundary_operators,
+    core_operator,
+    dense_operators,
+    ffn_operators,
+    gather_operator,
+    reduction_operator,
+    scatter_operator,
+    small,
+)
+from afdsim.cost.roofline import Roofline
+from afdsim.errors import CatalogError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One layer of a model on one GPU among equals."""
+
+    llm: Llm
+    gpu: Gpu
+    batch: int
+    """Sequences that this GPU works on; the `tp` GPUs of an attention group share the same ones."""
+    context: int
+    """Tokens that each sequence reads."""
+    tp: int = 1
+    """GPUs that cut attention, and the FFN where `ep` leaves room."""
+    ep: int = 1
+    """GPUs, or groups of them, that split the routed experts."""
+    precision: Precision = field(default_factory=Precision)
+    layer: int | None = None
+    """Index of the layer; None means the most frequent kind with experts."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "context", "tp", "ep"):
+            if getattr(self, name) < 1:
+                raise CatalogError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        if self.gpus % self.ep or self.gpus % self.tp:
+            raise CatalogError(
+                f"tp {self.tp} and ep {self.ep} do not divide {self.gpus} GPUs; one must divide the other"
+            )
+        if self.layer is not None and not 0 <= self.layer < len(self.llm.layers):
+            raise CatalogError(f"{self.llm.name} has layers 0 to {len(self.llm.layers) - 1}, not {self.layer}")
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the group that holds the layer once."""
+        return max(self.tp, self.ep)
+
+    @property
+    def tokens(self) -> float:
+        """Tokens that the FFN of the whole group works on."""
+        return float(self.batch * (self.gpus // self.tp))
+
+    @property
+    def split(self) -> Split:
+        """How the group cuts the FFN."""
+        return Split(ep=self.ep, tp=self.gpus // self.ep)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One operator of the answer."""
+
+    name: str
+    stage: str
+    """attention, ffn, gather, scatter or boundary."""
+    gpu: str
+    flops: float
+    """Useful FLOPs of one GPU."""
+    bytes: float
+    """HBM bytes of one GPU; bytes on the wire for a collective."""
+    seconds: float
+    bound: str
+    """compute, memory, network or launch."""
+    source: str
+    """Of the coefficients."""
+    status: str
+    """measured, transferred or assumed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anatomy:
+    """One layer and one step boundary, operator by operator."""
+
+    title: str
+    parts: tuple[Part, ...]
+
+    def seconds(self, stage: str) -> float:
+        """Return the seconds of all operators of `stage`."""
+        return sum(part.seconds for part in self.parts if part.stage == stage)
+
+
+def explain(setting: Setting, cost: Roofline | None = None) -> Anatomy:
+    """Return the anatomy of a layer of a bare model."""
+    index = representative(setting.llm) if setting.layer is None else setting.layer
+    layer, tokens = setting.llm.layers[index], float(setting.batch)
+    read = tokens * seen(layer, setting.context)
+    operators = (
+        *attention_operators(setting.llm, layer, tokens, precision=setting.precision, tp=setting.tp),
+        core_operator(layer, tokens, read, precision=setting.precision, tp=setting.tp),
+        *_ffn(setting, layer),
+        *boundary_operators(setting.llm, tokens, precision=setting.precision),
+    )
+    return Anatomy(title=describe(setting.llm, index), parts=parts(operators, setting.gpu, cost or Roofline()))
+
+
+def _ffn(setting: Setting, layer: Layer) -> tuple[Operator, ...]:
+    """Return the FFN on one GPU; under expert parallelism every GPU runs the whole shared expert on its own tokens."""
+    llm, precision = setting.llm, setting.precision
+    moe = layer.ffn
+    if not isinstance(moe, Moe) or setting.ep == 1 or not moe.shared:
+        return ffn_operators(llm, layer, setting.tokens, precision=precision, split=setting.split)
+    routed = replace(layer, ffn=replace(moe, shared=0, shared_inner=0))
+    inner = moe.shared * moe.shared_inner / setting.tp
+    shared = dense_operators(llm, float(setting.batch), inner, precision.ffn)
+    return (
+        *(replace(operator, name=f"shared expert{operator.name.removeprefix('ffn')}") for operator in shared),
+        small("shared expert add", 1, stage="ffn"),
+        *ffn_operators(llm, routed, setting.tokens, precision=precision, split=setting.split),
+    )
+
+
+def explain_afd(afd: Afd, *, batch: int, context: int, cost: Roofline | None = None) -> Anatomy:
+    """Return the anatomy of a layer of an AFD deployment: `batch` sequences of one micro-batch on every rank."""
+    model = cost or Roofline()
+    index = representative(afd.llm)
+    layer, tokens = afd.llm.layers[index], float(batch)
+    attention = (*_attention_stage(afd, layer, tokens, context), *_boundary(afd, tokens))
+    ffn = _ffn_stage(afd, layer, tokens * afd.attention.ranks)
+    return Anatomy(
+        title=describe(afd.llm, index),
+        parts=(*parts(attention, afd.attention.gpu, model), *parts(ffn, afd.ffn.gpu, model)),
+    )
+
+
+def explain_colocated(engine: Colocated, *, batch: int, context: int, cost: Roofline | None = None) -> Anatomy:
+    """Return the anatomy of a layer where all GPUs run both parts; the all-to-all between them is simulated."""
+    pool, experts = engine.attention, engine.experts
+    ep = experts.ep if isinstance(experts, TensorParallel) else engine.gpus
+    setting = Setting(
+        llm=engine.llm,
+        gpu=pool.gpu,
+        batch=batch,
+        context=context,
+        tp=pool.tp,
+        ep=ep,
+        precision=engine.precision,
+    )
+    return explain(setting, cost)
+
+
+def _attention_stage(afd: Afd, layer: Layer, tokens: float, context: int) -> tuple[Operator, ...]:
+    pool = afd.attention
+    read = tokens * seen(layer, context)
+    return (
+        reduction_operator(afd.llm, tokens, afd.ffn.instances),
+        *attention_operators(afd.llm, layer, tokens, precision=afd.precision, tp=pool.tp, o_proj=pool.o_proj),
+        core_operator(layer, tokens, read, precision=afd.precision, tp=pool.tp),
+    )
+
+
+def _boundary(afd: Afd, tokens: float) -> tuple[Operator, ...]:
+    last = replace(reduction_operator(afd.llm, tokens, afd.ffn.instances), name="last reduction", stage="boundary")
+    head = boundary_operators(afd.llm, tokens, precision=afd.precision, lm_head=afd.attention.lm_head)
+    return last, *head
+
+
+def _ffn_stage(afd: Afd, layer: Layer, tokens: float) -> tuple[Operator, ...]:
+    top_k = layer.ffn.top_k if isinstance(layer.ffn, Moe) else 0
+    gpus = afd.ffn.gpus_per_instance
+    return (
+        gather_operator(afd.llm, tokens, gpus=gpus, top_k=top_k, precision=afd.precision),
+        *ffn_operators(afd.llm, layer, tokens, precision=afd.precision, split=afd.ffn.split),
+        scatter_operator(afd.llm, tokens, gpus=gpus),
+    )
+
+
+def parts(operators: Iterable[Operator], gpu: Gpu, cost: Roofline) -> tuple[Part, ...]:
+    """Return what `operators` of scalar work cost on `gpu`; those that never launch are left out."""
+    return tuple(_part(operator, gpu, cost) for operator in operators if operator.launches)
+
+
+def _part(operator: Operator, gpu: Gpu, cost: Roofline) -> Part:
+    row = cost.coefficient(operator, gpu)
+    borrowed = row.status == "measured" and row.gpu not in (gpu.name, "*") and gpu.name not in row.source
+    return Part(
+        name=operator.name,
+        stage=operator.stage,
+        gpu=gpu.name,
+        flops=float(operator.flops),
+        bytes=float(operator.bytes),
+        seconds=float(cost.seconds(operator, gpu)),
+        bound=cost.bound(operator, gpu),
+        source=f"{row.gpu}: {row.source}" if borrowed else row.source,
+        status="transferred" if borrowed else row.status,
+    )
+
+
+def attention_seconds(setting: Setting, cost: Roofline | None = None) -> float:
+    """Return the seconds of attention alone: norm, projections, core, o_proj.
+
+    What Step-3's table 9 measures: without collectives, router and packing.
+    """
+    beside = ("post-norm", "router", "o_proj all-reduce")
+    own = (part for part in explain(setting, cost).parts if part.stage == "attention")
+    return sum(part.seconds for part in own if not part.name.startswith(beside))
+
+
+def representative(llm: Llm) -> int:
+    """Return the index of the first layer of the most frequent kind, with experts if the model has any."""
+    sparse = [layer for layer in llm.layers if isinstance(layer.ffn, Moe)] or list(llm.layers)
+    common, _ = Counter(sparse).most_common(1)[0]
+    return llm.layers.index(common)
+
+
+def describe(llm: Llm, index: int) -> str:
+    """Return which layer it is, and how many are like it: ``layer 4 of step3 (56 of its 61 are alike)``."""
+    alike = llm.layers.count(llm.layers[index])
+    return f"layer {index} of {llm.name} ({alike} of its {len(llm.layers)} are alike)"
+
+
+def seen(layer: Layer, context: int) -> int:
+    """Return the context tokens that a sequence of `context` tokens reads in `layer`."""
+    window = layer.attention.window
+    return context if window is None else min(context, window)

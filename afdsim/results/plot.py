@@ -1,0 +1,592 @@
+"""Pictures of runs and sweeps: every function takes a result or a table and returns the matplotlib Axes it drew on.
+
+Nothing here touches matplotlib's global state: a figure is made without pyplot, shown by `axes.figure`, written by
+`save`, which gives the same bytes every time. One deployment has one colour in every picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, get_args
+from zlib import crc32
+
+import numpy as np
+
+from afdsim import units
+from afdsim.results import metrics
+from afdsim.results.metrics import CAUSES, Columns, Floats, Run, Window
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+class Simulated(Protocol):
+    """A finished simulation; `afdsim.Result` is one."""
+
+    @property
+    def run(self) -> Run:
+        """Its columns."""
+
+
+One: TypeAlias = Run | Simulated
+Runs: TypeAlias = One | Mapping[str, One | Sequence[One]]
+"""One run, or runs by the name of their deployment; several runs of one deployment are its seeds."""
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; its black is kept for lines that are no data.
+COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6D31")
+CAUSE_COLOURS: Final = {
+    "busy": "#0072B2",
+    "wait_peer": "#E69F00",
+    "network": "#CC79A7",
+    "imbalance": "#F0E442",
+    "no_work": "#D9D9D9",
+    "down": "#404040",
+}
+CAUSE_HATCHES: Final = {"wait_peer": "///", "network": "\\\\\\", "imbalance": "xxx"}
+_STYLE: Final[dict[Any, Any]] = {
+    "font.size": 10,
+    "font.family": ["DejaVu Sans"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": 11,
+    "grid.color": "#E6E6E6",
+    "hatch.linewidth": 0.6,
+    "legend.frameon": False,
+    "svg.hashsalt": "afdsim",
+}
+
+
+# latency ------------------------------------------------------------------------------------------------------------
+
+
+def tpot_histogram(runs: Runs, ax: Axes | None = None, *, bins: metrics.Bins = "auto") -> Axes:
+    """Draw the share of requests by TPOT, with p50, p99 and the SLA."""
+    ax = _axes(ax)
+    samples = {name: np.concatenate(seeds) for name, seeds in _tpot_ms(runs).items()}
+    every, limit = np.concatenate(list(samples.values())), _limit_ms(runs)
+    edges, _ = metrics.hist(every[every <= _reach(every)], bins=bins)
+    if (inset := _inset(ax, every, limit)) is not None:
+        _draw_shares(inset, samples, edges)
+        edges = _coarser(edges, limit or 0.0)
+    _draw_shares(ax, samples, edges)
+    for name, colour in colours(samples).items():
+        _mark_percentiles(ax, samples[name], colour, not name)
+    ax.set(xlabel="TPOT of a request (ms)", ylabel="requests (%)", title="Time per output token")
+    ax.margins(y=0.12)
+    _finish_tpot(ax, every, limit)
+    return ax
+
+
+def itl_histogram(run: One, ax: Axes | None = None, *, bins: metrics.Bins = 40) -> Axes:
+    """Draw the share of all gaps between two tokens by length: jitter that a request's TPOT averages away."""
+    ax = _axes(ax)
+    gaps = metrics.latencies(_run(run))["itl"]
+    edges, counts = metrics.hist(1e3 * gaps.values, gaps.weights, bins)
+    ax.stairs(100 * counts / max(counts.sum(), 1.0), edges, fill=True, color=COLOURS[0], alpha=0.85)
+    if gaps.count:
+        for name, style, value in zip(("p50", "p99"), (":", "--"), metrics.percentiles(gaps, (50, 99)), strict=True):
+            ax.axvline(1e3 * value, color="black", linestyle=style, linewidth=1.2)
+            _mark_label(ax, f"{name} {1e3 * value:.4g} ms", style)
+    ax.set(xlabel="gap between two tokens (ms)", ylabel="gaps (%)", title="Inter-token latency")
+    _legend_below(ax)
+    return ax
+
+
+def _draw_shares(ax: Axes, samples: Mapping[str, Floats], edges: Floats) -> None:
+    for name, colour in colours(samples).items():
+        share = 100 * np.histogram(samples[name], edges)[0] / max(len(samples[name]), 1)
+        ax.stairs(share, edges, fill=True, color=colour, alpha=0.85 if len(samples) == 1 else 0.35)
+        ax.stairs(share, edges, color=colour, label=_legend(name, samples[name]))
+
+
+def tpot_cdf(runs: Runs, ax: Axes | None = None, *, tail: bool = False) -> Axes:
+    """Draw the share of requests at or below every TPOT, a band over seeds; `tail` draws those above, on a log axis."""
+    ax = _axes(ax)
+    samples, limit = _tpot_ms(runs), _limit_ms(runs)
+    every = np.concatenate([values for seeds in samples.values() for values in seeds])
+    for axes in (ax, _inset(ax, every, limit)):
+        if axes is not None:
+            _draw_cumulative(axes, samples, tail)
+            axes.set(yscale="log" if tail else "linear", ylim=(None, 130) if tail else (0, 103))
+    for name, colour in colours(samples).items():
+        _mark_percentiles(ax, np.concatenate(samples[name]), colour, not name)
+    ylabel = "requests above (%)" if tail else "requests at or below (%)"
+    ax.set(xlabel="TPOT of a request (ms)", ylabel=ylabel, title="Time per output token")
+    _finish_tpot(ax, every, limit, cut=not tail)
+    return ax
+
+
+def _draw_cumulative(ax: Axes, samples: Mapping[str, Sequence[Floats]], tail: bool) -> None:
+    for name, colour in colours(samples).items():
+        pooled = np.sort(np.concatenate(samples[name]))
+        ax.step(pooled, _shares(pooled, tail), where="post", color=colour, label=_legend(name, pooled))
+        filled = [values for values in samples[name] if len(values)]
+        if len(filled) > 1:
+            _seed_band(ax, filled, colour, tail)
+
+
+def throughput(run: One, ax: Axes | None = None, *, bins: int = 100) -> Axes:
+    """Draw output tokens per second over simulated time, the window of the metrics shaded."""
+    ax = _axes(ax)
+    run = _run(run)
+    times = np.asarray(run.tokens["t_s"], float)
+    whole = (min(0.0, run.window[0]), max(float(times.max(initial=0.0)), run.window[1]))
+    edges, rates = metrics.throughput_over_time(run.tokens, whole, bins)
+    ax.stairs(rates / 1e3, edges, color=COLOURS[0], linewidth=1.2)
+    mean = metrics.output_throughput(run.tokens, run.window) / 1e3
+    ax.axvspan(*run.window, color="#F2F2F2", zorder=0, label="window of the metrics")
+    ax.hlines(mean, *run.window, color="black", linewidth=1, linestyle="--", label=f"mean {mean:,.1f} k tok/s")
+    ax.set(xlabel="simulated time (s)", ylabel="output (1,000 tokens/s)", title="Throughput", ylim=(0, None))
+    ax.margins(x=0)
+    _legend_below(ax)
+    return ax
+
+
+# where the time went ------------------------------------------------------------------------------------------------
+
+
+def causes(runs: Runs, ax: Axes | None = None) -> Axes:
+    """Draw the GPU time of every pool by cause: bars that add up to 100 %; bubbles are hatched."""
+    named = _named(runs)
+    bars = [
+        (f"{name}\n{pool}".strip(), shares)
+        for name, seeds in named.items()
+        for pool, shares in metrics.causes(_joined(seeds)).items()
+    ]
+    ax = _axes(ax, height=1.7 + 0.55 * len(bars))
+    left = np.zeros(len(bars))
+    for cause in CAUSES:
+        width = np.array([100 * shares[cause] for _, shares in bars])
+        drawn = ax.barh(
+            range(len(bars)), width, left=left, height=0.62, color=CAUSE_COLOURS[cause],
+            hatch=CAUSE_HATCHES.get(cause), edgecolor="white", linewidth=0.8, label=cause.replace("_", " "),
+        )  # fmt: skip
+        texts = [f"{share:.0f}%" if share >= 6 else "" for share in width]
+        ax.bar_label(drawn, texts, label_type="center", color=_ink(cause), fontsize=9, bbox=_plate(cause))
+        left += width
+    ax.set_yticks(range(len(bars)), [label for label, _ in bars])
+    ax.set(xlabel="GPU time (%)", xlim=(0, 100), title="Where the GPU time went")
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    _legend_below(ax)
+    return ax
+
+
+def utilization(run: One, ax: Axes | None = None) -> Axes:
+    """Draw the busy share of every GPU: a row per instance, a column per rank."""
+    grid, names = _busy_grid(_run(run).gpus)
+    ax = _axes(ax, height=max(2.2, min(1.4 + 0.34 * len(names), 9.0)))
+    image = ax.imshow(grid, vmin=0, vmax=100, cmap="cividis", aspect="auto", interpolation="nearest")
+    if len(names) <= 24 and grid.shape[1] <= 16:
+        for (row, rank), busy in np.ndenumerate(grid):
+            shade = "black" if busy > 55 else "white"
+            ax.text(
+                rank, row, "" if math.isnan(busy) else f"{busy:.0f}", ha="center", va="center", color=shade, fontsize=8
+            )
+    stride = max(1, math.ceil(len(names) / 24))
+    ax.set_yticks(range(0, len(names), stride), names[::stride])
+    ax.set(xlabel="rank (GPU of the instance)", title="Busy share of every GPU")
+    ax.locator_params(axis="x", integer=True)
+    ax.grid(visible=False)
+    ax.figure.colorbar(image, ax=ax, label="busy (%)")
+    return ax
+
+
+def gantt(spans: Columns, ax: Axes | None = None, *, window: Window | None = None) -> Axes:
+    """Draw who worked on which micro-batch, and why a track stood still.
+
+    Columns: track, start_s, end_s, micro_batch (-1 for a gap), cause ("busy", or a cause of `metrics.CAUSES`). Tracks
+    are drawn in the order in which they first appear.
+    """
+    begin, end = (np.asarray(spans[name], float) for name in ("start_s", "end_s"))
+    zero, until = window or (float(begin.min(initial=np.inf)), float(end.max(initial=-np.inf)))
+    tracks = {track: row for row, track in enumerate(dict.fromkeys(np.asarray(spans["track"]).tolist()))}
+    rows = np.array([tracks[track] for track in np.asarray(spans["track"]).tolist()])
+    batch, cause = np.asarray(spans["micro_batch"], int), np.asarray(spans["cause"])
+    seen = (end > zero) & (begin < until)
+    ax = _axes(ax, width=9.0, height=1.6 + 0.42 * len(tracks))
+    groups = [(seen & (batch == each) & (cause == "busy"), _batch_look(each)) for each in np.unique(batch[batch >= 0])]
+    groups += [(seen & (cause == each), _gap_look(each)) for each in CAUSES[1:]]
+    for chosen, look in groups:
+        if chosen.any():
+            width = (np.minimum(end, until) - np.maximum(begin, zero))[chosen] * 1e3
+            left = (np.maximum(begin, zero)[chosen] - zero) * 1e3
+            ax.barh(rows[chosen], width, left=left, height=0.72, **look)
+    ax.set_yticks(range(len(tracks)), [str(track) for track in tracks])
+    ax.set(xlabel=f"time after {zero:.6g} s (ms)", xlim=(0, (until - zero) * 1e3), title="Pipeline")
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    _legend_below(ax)
+    return ax
+
+
+def _batch_look(micro_batch: int) -> dict[str, Any]:
+    colour = COLOURS[int(micro_batch) % len(COLOURS)]
+    return {"color": colour, "edgecolor": "white", "linewidth": 0.3, "label": f"micro-batch {micro_batch}"}
+
+
+def _gap_look(cause: str) -> dict[str, Any]:
+    label = cause.replace("_", " ")
+    return {"color": "white", "edgecolor": "#999999", "linewidth": 0.0, "hatch": _GAP_HATCHES[cause], "label": label}
+
+
+_GAP_HATCHES: Final = {
+    "wait_peer": "////",
+    "network": "\\\\\\\\",
+    "imbalance": "xxxx",
+    "no_work": "....",
+    "down": "++++",
+}
+
+
+# sweeps -------------------------------------------------------------------------------------------------------------
+
+
+def pareto(
+    table: Columns,
+    ax: Axes | None = None,
+    *,
+    x: str = "tokens_per_s_per_user",
+    y: str = "tgs",
+    hue: str | None = None,
+    met: str | None = "sla.met",
+) -> Axes:
+    """Draw every point of a sweep and the frontier of those that no other beats in both x and y.
+
+    Points where the column `met` is false are hollow and not part of a frontier.
+    """
+    ax = _axes(ax)
+    across, up = _numbers(table, x), _numbers(table, y)
+    groups = np.asarray(table[hue]) if hue is not None else np.full(len(across), "")
+    fine = _claims(table, met) if met is not None and met in table else np.ones(len(across), bool)
+    for name, colour in colours(map(str, dict.fromkeys(groups.tolist()))).items():
+        mine = (groups.astype(str) == name) & ~np.isnan(across) & ~np.isnan(up)
+        ax.plot(across[mine & ~fine], up[mine & ~fine], "o", mfc="none", color=colour, markersize=5)
+        best = np.flatnonzero(mine & fine)[frontier(across[mine & fine], up[mine & fine])]
+        ax.plot(across[mine & fine], up[mine & fine], "o", color=colour, markersize=5, alpha=0.45, mec="none")
+        ax.plot(across[best], up[best], "-o", color=colour, markersize=5, label=name or "frontier")
+    if x == "tokens_per_s_per_user":
+        _mark_slowest_speed(ax, table)
+    if not fine.all():
+        ax.plot([], [], "o", mfc="none", color="#666666", label="misses the SLA")
+    ax.set(xlabel=_title(x), ylabel=_title(y), title="Speed per user against throughput per GPU")
+    ax.set(xlim=(0, None), ylim=(0, None))
+    _legend_below(ax, title=None if hue is None else _title(hue))
+    return ax
+
+
+def _mark_slowest_speed(ax: Axes, table: Columns) -> None:
+    """Draw the speed per user that a limit on TPOT demands, if it is one for all points."""
+    if "sla.limit_ms" in table and "sla.metric" in table:
+        limits = {*zip(*(np.asarray(table[f"sla.{name}"]).tolist() for name in ("metric", "limit_ms")), strict=True)}
+        found = {limit for metric, limit in limits if metric == "tpot"}
+        if len(found) == 1:
+            limit = found.pop()
+            ax.axvline(1e3 / limit, color="#B00020", linewidth=1.6, label=f"SLA {limit:g} ms")
+
+
+def frontier(x: Floats, y: Floats) -> Any:
+    """Return the indices of the points that no other point beats in both, by rising x."""
+    order = np.lexsort((-y, -x))
+    best = np.maximum.accumulate(np.concatenate(([-np.inf], y[order])))[:-1]
+    return order[y[order] > best][::-1]
+
+
+def ratio(
+    table: Columns,
+    ax: Axes | None = None,
+    *,
+    x: str,
+    y: str = "tgs",
+    latency: str = "mean_tpot_ms",
+    busy: tuple[str, str] = ("pools.attention.busy", "pools.ffn.busy"),
+) -> Axes:
+    """Draw throughput and latency against one axis, a band over seeds; shaded where the second pool is busier."""
+    ax = _axes(ax)
+    twin = ax.twinx()
+    twin.grid(visible=False)
+    twin.spines["right"].set_visible(True)
+    lines = [_over_seeds(axes, table, (x, name), look) for axes, name, look in (
+        (ax, y, {"color": COLOURS[0], "marker": "o"}),
+        (twin, latency, {"color": COLOURS[1], "marker": "s", "linestyle": "--"}),
+    )]  # fmt: skip
+    ax.set(xlabel=_title(x), ylabel=_title(y), title="Throughput and latency by ratio")
+    twin.set(ylabel=_title(latency))
+    for axes in (ax, twin):
+        axes.set_ylim(0, 1.12 * axes.dataLim.y1)
+    places = np.unique(_numbers(table, x))
+    if (places == np.round(places)).all() and len(places) <= 12:
+        ax.set_xticks(places)
+    if all(name in table for name in busy):
+        _shade_bottleneck(ax, table, x, busy)
+    handles, labels = ax.get_legend_handles_labels()
+    _legend_below(ax, handles=[*lines, *handles], labels=[_title(y), _title(latency), *labels])
+    return ax
+
+
+def _over_seeds(ax: Axes, table: Columns, columns: tuple[str, str], look: dict[str, Any]) -> Any:
+    """Draw the mean and the range of y at every x."""
+    x, y = (_numbers(table, name) for name in columns)
+    places = np.unique(x)
+    groups = [y[(x == place) & ~np.isnan(y)] for place in places]
+    mean, low, high = (
+        np.array([reduce(group) if len(group) else np.nan for group in groups]) for reduce in (np.mean, np.min, np.max)
+    )
+    ax.fill_between(places, low, high, color=look["color"], alpha=0.2, linewidth=0)
+    return ax.plot(places, mean, markersize=5, **look)[0]
+
+
+def _shade_bottleneck(ax: Axes, table: Columns, x: str, busy: tuple[str, str]) -> None:
+    """Shade from the place where the second pool becomes the busier one."""
+    place = _numbers(table, x)
+    excess = _numbers(table, busy[1]) - _numbers(table, busy[0])
+    places = np.unique(place)
+    ahead = np.array([np.nanmean(excess[place == each]) for each in places])
+    name = busy[1].split(".")[-2] if "." in busy[1] else busy[1]
+    for left, right, one, two in zip(places[:-1], places[1:], ahead[:-1], ahead[1:], strict=True):
+        if max(one, two) > 0:
+            flip = left + (right - left) * min(max(one / (one - two), 0.0), 1.0) if one * two < 0 else left
+            ends = (flip, right) if two > 0 else (left, flip if one * two < 0 else right)
+            ax.axvspan(*ends, color="#EFEFEF", zorder=0, linewidth=0, label=f"{name} is the busier pool")
+
+
+# colours, names, data -----------------------------------------------------------------------------------------------
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """Give every name its colour: by the name itself, so that it is the same in every picture.
+
+    Where two names of one picture would share a colour, the later one takes the next that is free.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        first = crc32(name.encode()) % len(COLOURS) if name else 0
+        turns = [COLOURS[(first + turn) % len(COLOURS)] for turn in range(len(COLOURS))]
+        found[name] = next((each for each in turns if each not in found.values()), turns[0])
+    return found
+
+
+def _run(one: One) -> Run:
+    return one if isinstance(one, Run) else one.run
+
+
+def _named(runs: Runs) -> dict[str, list[Run]]:
+    if not isinstance(runs, Mapping):
+        return {"": [_run(runs)]}
+    return {name: [_run(one) for one in _several(each)] for name, each in runs.items()}
+
+
+def _several(each: One | Sequence[One]) -> Sequence[One]:
+    return each if isinstance(each, Sequence) else [each]
+
+
+def _tpot_ms(runs: Runs) -> dict[str, list[Floats]]:
+    """Return the sorted TPOTs of every seed of every deployment."""
+    return {
+        name: [np.sort(1e3 * metrics.latencies(run)["tpot"].values) for run in each]
+        for name, each in _named(runs).items()
+    }
+
+
+def _joined(seeds: Sequence[Run]) -> dict[str, Any]:
+    return {name: np.concatenate([np.asarray(run.gpus[name]) for run in seeds]) for name in ("pool", *CAUSES)}
+
+
+def _limit_ms(runs: Runs) -> float | None:
+    """Return the strictest TPOT limit of the runs."""
+    every = (run.sla for seeds in _named(runs).values() for run in seeds)
+    return min((1e3 * sla.limits["tpot"] for sla in every if sla is not None and "tpot" in sla.limits), default=None)
+
+
+def _busy_grid(gpus: Columns) -> tuple[Floats, list[str]]:
+    """(instance, rank) busy shares in percent, NaN where an instance has no such rank, and the instances' names."""
+    seats = list(zip(*(np.asarray(gpus[name]).tolist() for name in ("pool", "instance", "rank")), strict=True))
+    seconds = np.stack([np.asarray(gpus[cause], float) for cause in CAUSES])
+    share = 100 * seconds[0] / seconds.sum(axis=0)
+    rows = {key: row for row, key in enumerate(dict.fromkeys((pool, instance) for pool, instance, _ in seats))}
+    grid = np.full((len(rows), 1 + max(int(rank) for _, _, rank in seats)), np.nan)
+    for (pool, instance, rank), busy in zip(seats, share.tolist(), strict=True):
+        grid[rows[pool, instance], int(rank)] = busy
+    return grid, [f"{pool}[{instance}]" for pool, instance in rows]
+
+
+def _numbers(table: Columns, name: str) -> Floats:
+    """A column as numbers: quantities in SI units, NaN where a point has none."""
+    column = np.asarray(table[name])
+    if column.dtype.kind in "biuf":
+        return column.astype(float)
+    return np.array([_number(cell) for cell in column.tolist()], float)
+
+
+def _number(cell: object) -> float:
+    """A number, or the SI value of a text with a unit such as "60 req/s"."""
+    if not isinstance(cell, str):
+        return float(cell) if isinstance(cell, int | float) else math.nan
+    for quantity in get_args(units.Quantity):
+        with suppress(ValueError):
+            return units.parse(cell, quantity)
+    raise ValueError(f"{cell!r} is no number and no quantity with a unit")
+
+
+def _claims(table: Columns, name: str) -> Any:
+    """A column of truth values as a mask: false where a point has none."""
+    return np.array([cell is True for cell in np.asarray(table[name], object).tolist()], bool)
+
+
+_TITLES: Final = {
+    "tgs": "output tokens/s per GPU",
+    "output_throughput": "output tokens/s",
+    "tokens_per_s_per_user": "tokens/s per user",
+    "usd_per_1m_output_tokens": "USD per 1M output tokens",
+    "workload.arrival.request_rate": "request rate (req/s)",
+    "deployment.attention.instances": "attention instances",
+    "deployment.ffn.instances": "FFN instances",
+}
+
+
+def _title(column: str) -> str:
+    """Axis label of a result key, with its unit."""
+    if column in _TITLES or not column.endswith("_ms"):
+        return _TITLES.get(column, column.replace("_", " "))
+    *statistic, metric = column.removesuffix("_ms").split("_")
+    return f"{' '.join(statistic)} {metric.upper()} (ms)".strip()
+
+
+# figure parts -------------------------------------------------------------------------------------------------------
+
+
+def _axes(ax: Axes | None, *, width: float = 7.2, height: float = 4.2) -> Axes:
+    if ax is not None:
+        return ax
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        return Figure(figsize=(width, height), layout="constrained").subplots()
+
+
+def save(picture: Axes | Figure, path: str | Path, *, dpi: int = 150) -> Path:
+    """Write a picture as its file name's suffix says (.svg, .png, .pdf); the same picture gives the same bytes."""
+    import matplotlib as mpl
+    from matplotlib.axes import Axes
+
+    path = Path(path)
+    figure = picture.get_figure(root=True) if isinstance(picture, Axes) else picture
+    assert figure is not None
+    undated = {".svg": {"Date": None}, ".png": {"Software": None}, ".pdf": {"CreationDate": None}}
+    with mpl.rc_context(_STYLE):
+        figure.savefig(path, dpi=dpi, metadata=undated.get(path.suffix, {}))
+    return path
+
+
+def _legend(name: str, values: Floats) -> str | None:
+    """Name a run of several with its percentiles; a single one has them on its marks."""
+    if not len(values):
+        return f"{name}: no request" if name else "no request"
+    middle, high = np.percentile(values, (50, 99)).tolist()
+    return f"{name}: p50 {middle:.4g}, p99 {high:.4g} ms" if name else None
+
+
+def _mark_percentiles(ax: Axes, values: Floats, colour: str, alone: bool) -> None:
+    """Mark p50 and p99; the legend says which is which, and of a single run also where."""
+    found = np.percentile(values, (50, 99)).tolist() if len(values) else ()
+    for name, style, value in zip(("p50", "p99"), (":", "--"), found, strict=False):
+        ax.axvline(value, color="black" if alone else colour, linestyle=style, linewidth=1.2)
+        if alone:
+            _mark_label(ax, f"{name} {value:.4g} ms", style)
+
+
+def _mark_label(ax: Axes, label: str, style: str) -> None:
+    ax.plot([], [], color="#404040", linestyle=style, linewidth=1.2, label=label)
+
+
+def _finish_tpot(ax: Axes, values: Floats, limit: float | None, *, cut: bool = True) -> None:
+    """Draw the SLA and the legend; cut the axis before a few stragglers, and say so."""
+    if not any(label.startswith("p50") for label in ax.get_legend_handles_labels()[1]):
+        _mark_label(ax, "p50", ":")
+        _mark_label(ax, "p99", "--")
+    if limit is not None:
+        ax.axvline(limit, color="#B00020", linewidth=1.6, label=f"SLA {limit:g} ms")
+    reach = _reach(values)
+    beyond = int(np.count_nonzero(values > reach))
+    if cut and beyond:
+        ax.set_xlim(right=max(reach, 1.02 * (limit or 0.0)))
+        ax.set_xlabel(f"{ax.get_xlabel()}; {beyond:,} beyond, up to {values.max():,.1f} ms")
+    _legend_below(ax)
+
+
+def _inset(ax: Axes, values: Floats, limit: float | None) -> Axes | None:
+    """Return axes for a closer look where the limit is so far off that the values would be a sliver."""
+    if limit is None or not len(values):
+        return None
+    low, high = float(values.min()), _reach(values)
+    if high - low > 0.12 * (max(high, limit) - min(low, limit)):
+        return None
+    inset = ax.inset_axes((0.32 if limit > high else 0.14, 0.27, 0.5, 0.58))
+    inset.set_title("the same, closer", fontsize=9)
+    inset.tick_params(labelsize=8)
+    inset.locator_params(axis="x", nbins=5)
+    return inset
+
+
+def _coarser(edges: Floats, limit: float) -> Floats:
+    """Return bins that are wide enough to be seen beside the limit."""
+    width = max(abs(limit - edges[0]), abs(limit - edges[-1])) / 60
+    return np.asarray(edges[0] + width * np.arange(math.ceil((edges[-1] - edges[0]) / width * (1 + 1e-9)) + 1))
+
+
+def _reach(values: Floats) -> float:
+    """Return up to where an axis shows the values: all of them, or p99.5 and a little where a few lie far out."""
+    if not len(values):
+        return 0.0
+    middle, high = np.percentile(values, (50, 99.5)).tolist()
+    reach = high + 0.25 * (high - middle)
+    return float(values.max()) if values.max() <= reach + (high - middle) else float(reach)
+
+
+def _shares(ordered: Floats, tail: bool) -> Floats:
+    """Percent of the samples at or below each, or above it; the last one of a tail is not drawn at zero."""
+    below = np.arange(1, len(ordered) + 1) / max(len(ordered), 1)
+    return 100 * np.where(below < 1, 1 - below, np.nan) if tail else 100 * below
+
+
+def _seed_band(ax: Axes, seeds: Sequence[Floats], colour: str, tail: bool) -> None:
+    grid = np.linspace(min(each[0] for each in seeds), max(each[-1] for each in seeds), 400)
+    below = np.array([np.searchsorted(each, grid, side="right") / len(each) for each in seeds])
+    share = 100 * (1 - below if tail else below)
+    ax.fill_between(grid, share.min(axis=0), share.max(axis=0), color=colour, alpha=0.25, linewidth=0)
+
+
+def _ink(cause: str) -> str:
+    return "white" if cause in {"busy", "down"} else "black"
+
+
+def _plate(cause: str) -> dict[str, Any]:
+    """Put a plain plate behind a number that would stand on hatching."""
+    return {"facecolor": CAUSE_COLOURS[cause], "edgecolor": "none", "pad": 1.2}
+
+
+def _legend_below(ax: Axes, *, title: str | None = None, **given: Any) -> None:
+    """Put the legend under the axis label, where it hides no data; equal labels are shown once."""
+    from matplotlib.transforms import ScaledTranslation
+
+    handles, labels = (given["handles"], given["labels"]) if given else ax.get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    if not once:
+        return
+    room = ax.get_window_extent().width / ax.figure.dpi
+    columns = max(1, int(room / (0.55 + 0.085 * max(map(len, once)))))
+    place: dict[str, Any] = {
+        "loc": "upper center",
+        "bbox_to_anchor": (0.5, 0.0),
+        "bbox_transform": ax.transAxes + ScaledTranslation(0, -40 / 72, ax.figure.dpi_scale_trans),
+        "borderaxespad": 0.0,
+    }
+    ncols = min(columns, len(once))
+    ax.legend(list(once.values()), list(once), ncols=ncols, title=title, frameon=False, **place)

@@ -1,0 +1,459 @@
+"""What a run gives: columns, a summary, where it came from; saved to a folder and read back.
+
+Nothing saved but ``run.log`` knows the time of day, so the same scenario and seed give the same bytes. Every file is
+written beside its place and renamed, so that a full disk or an interruption leaves whole files only.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import platform
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property, partial
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from afdsim import __version__
+from afdsim.errors import ScenarioError
+from afdsim.results import metrics
+from afdsim.results.metrics import Run
+from afdsim.scenario import yamlfile
+from afdsim.scenario.document import Scenario, load
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+Metric = Literal["tpot", "itl", "e2el", "queue"]
+
+FRAMES = ("requests", "tokens", "gpus", "links")
+FIGURES = ("tpot_histogram", "tpot_cdf", "itl_histogram", "causes")
+
+_PACKAGES = ("numpy", "simpy")
+"""Packages that could move a figure: the streams and the order of events."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Where a result comes from; the same on every run of one scenario and seed on one machine."""
+
+    scenario: str
+    key: str
+    """SHA-256 of the resolved scenario."""
+    seed: int
+    afdsim: str
+    engine_requested: str
+    engine: str
+    engine_reason: str = ""
+    """Why `auto` chose this engine; empty where the scenario named it."""
+    coefficients: str = ""
+    """Digest of the fitted coefficients, or the name of the cost model that was given instead."""
+    packages: Mapping[str, str]
+
+
+def manifest(
+    scenario: Scenario, *, seed: int, engine: str, engine_reason: str = "", coefficients: str = ""
+) -> Manifest:
+    """Return the manifest of a run of `scenario` by `engine`."""
+    return Manifest(
+        scenario=scenario.name,
+        key=scenario.key,
+        seed=seed,
+        afdsim=__version__,
+        engine_requested=scenario.run.engine,
+        engine=engine,
+        engine_reason=engine_reason,
+        coefficients=coefficients or _coefficients(),
+        packages={name: _version(name) for name in _PACKAGES},
+    )
+
+
+@cache
+def _coefficients() -> str:
+    held = files("afdsim").joinpath("data", "coefficients.csv").read_bytes()
+    return f"sha256:{sha256(held).hexdigest()[:12]}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One simulated run. Frames are built when they are asked for."""
+
+    scenario: Scenario
+    run: Run
+    manifest: Manifest
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures should know: refused requests, assumed variation, transferred coefficients."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of every random stream of this run."""
+        return self.manifest.seed
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Flat keys as vLLM has them, and ours under "afdsim"; the content of ``result.json``."""
+        found = metrics.summary(self.run)
+        own = found["afdsim"] | {"window_s": list(self.run.window), "provenance": asdict(self.manifest)}
+        return found | {"afdsim": own | ({"notes": list(self.notes)} if self.notes else {})}
+
+    @cached_property
+    def requests(self) -> pd.DataFrame:
+        """One row per request; with queue_ms, tpot_ms and e2el_ms, which are NaN where not reached."""
+        frame = _frame(self.run.requests)
+        for metric, seconds in (("queue", metrics.queue), ("tpot", metrics.tpot), ("e2el", metrics.e2el)):
+            frame[f"{metric}_ms"] = seconds(self.run.requests) * 1e3
+        return frame
+
+    @cached_property
+    def tokens(self) -> pd.DataFrame:
+        """One row per step boundary of a micro-batch: every token of the run, without loss."""
+        return _frame(self.run.tokens)
+
+    @cached_property
+    def gpus(self) -> pd.DataFrame:
+        """One row per GPU: seconds of the window by cause."""
+        return _frame(self.run.gpus)
+
+    @cached_property
+    def links(self) -> pd.DataFrame:
+        """One row per port and direction: messages and bytes of the whole run."""
+        return _frame(self.run.links)
+
+    def samples(self, metric: Metric) -> metrics.Samples:
+        """Seconds of every counted request (of every gap for "itl")."""
+        return metrics.latencies(self.run)[metric]
+
+    def hist(self, metric: Metric = "tpot", bins: metrics.Bins = "auto") -> pd.DataFrame:
+        """Histogram of a latency: left_ms, right_ms, count, share."""
+        import pandas as pd
+
+        samples = self.samples(metric)
+        edges, counts = metrics.hist(samples.values * 1e3, samples.weights, bins)  # noqa: PD011 - no frame
+        share = counts / max(counts.sum(), 1.0)
+        return pd.DataFrame({"left_ms": edges[:-1], "right_ms": edges[1:], "count": counts.astype(int), "share": share})
+
+    @property
+    def plot(self) -> Plots:
+        """Figures of this run: ``result.plot.tpot_histogram()``."""
+        return Plots(self)
+
+    def save(self, folder: str | Path, *, force: bool = False, log: Iterable[str] = ()) -> Path:
+        """Write the run folder and return its path; `log` are further lines of ``run.log``."""
+        folder = Path(folder)
+        check_folder(folder, self.scenario, force=force)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("manifest.json", "seeds.json"):
+            (folder / name).unlink(missing_ok=True)
+        for name, text in self._texts().items():
+            write_text(folder / name, text)
+        for name in FRAMES:
+            write_frame(getattr(self, name), folder, name)
+        self._draw(folder / "figures")
+        write_text(folder / "run.log", _log(self.manifest, log))
+        # last, so that a folder with a manifest is a whole one
+        write_text(folder / "manifest.json", to_json(self._rest()))
+        return folder
+
+    def _texts(self) -> dict[str, str]:
+        # result.json comes first: it says which scenario the folder is for
+        return {
+            "result.json": to_json(self.summary),
+            "scenario.yaml": yamlfile.dump(self.scenario.given()),
+            "scenario.resolved.yaml": yamlfile.dump(self.scenario.resolved()),
+        }
+
+    def _rest(self) -> dict[str, Any]:
+        """Return what `load` needs beside the frames."""
+        return {"manifest": asdict(self.manifest), "run": _scalars(self.run), "notes": self.notes}
+
+    def _draw(self, folder: Path) -> None:
+        from afdsim.results import plot
+
+        try:
+            import matplotlib as mpl  # noqa: F401 - plot draws with it
+        except ImportError:
+            warnings.warn("no figures: matplotlib is missing; pip install 'afdsim[report]'", stacklevel=3)
+            return
+        folder.mkdir(exist_ok=True)
+        for name in FIGURES:
+            axes = getattr(self.plot, name)()
+            for suffix in ("svg", "png"):
+                write_whole(folder / f"{name}.{suffix}", partial(plot.save, axes))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Result:
+        """Read a run folder back; ScenarioError if it is none, or not a whole one."""
+        folder = Path(folder)
+        try:
+            saved = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            frames = {name: _read_frame(folder, name) for name in FRAMES}
+            run, made, notes = _run(saved["run"], frames), Manifest(**saved["manifest"]), tuple(saved["notes"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ScenarioError(f"{folder}: not a whole run folder: {error}; 'afdsim run -o' writes one") from None
+        return cls(scenario=load(folder / "scenario.resolved.yaml"), run=run, manifest=made, notes=notes)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self._headlines())
+        return f"<table><caption>{escape(self.manifest.scenario)}, seed {self.seed}</caption>{body}</table>"
+
+    def _headlines(self) -> Iterator[tuple[str, str]]:
+        own = self.summary["afdsim"]
+        yield "GPUs", f"{own['gpus']}"
+        yield "Output tok/s/GPU (TGS)", f"{own['tgs']:,.0f}"
+        for metric in ("tpot", "itl", "queue", "e2el"):
+            if f"mean_{metric}_ms" in self.summary:
+                middle, tail = self.summary[f"mean_{metric}_ms"], self.summary[f"p99_{metric}_ms"]
+                yield f"{metric.upper()} mean, p99 (ms)", f"{middle:.2f}, {tail:.2f}"
+        if "sla" in own:
+            yield "SLA", own["sla"]["verdict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plots:
+    """The figures of `afdsim.plot` with the data of one result filled in; each returns matplotlib Axes."""
+
+    result: Result
+
+    def tpot_histogram(self, ax: Axes | None = None, *, bins: metrics.Bins = "auto") -> Axes:
+        """Draw the share of requests by TPOT, with p50, p99 and the SLA."""
+        from afdsim.results import plot
+
+        return plot.tpot_histogram(self.result, ax, bins=bins)
+
+    def tpot_cdf(self, ax: Axes | None = None, *, tail: bool = False) -> Axes:
+        """Draw the share of requests at or below every TPOT; `tail` draws those above, on a log axis."""
+        from afdsim.results import plot
+
+        return plot.tpot_cdf(self.result, ax, tail=tail)
+
+    def itl_histogram(self, ax: Axes | None = None, *, bins: metrics.Bins = 40) -> Axes:
+        """Draw the share of all gaps between two tokens by length, with p50 and p99."""
+        from afdsim.results import plot
+
+        return plot.itl_histogram(self.result, ax, bins=bins)
+
+    def causes(self, ax: Axes | None = None) -> Axes:
+        """Draw the GPU time of every pool by cause."""
+        from afdsim.results import plot
+
+        return plot.causes(self.result, ax)
+
+    def throughput(self, ax: Axes | None = None, *, bins: int = 100) -> Axes:
+        """Draw output tokens per second over simulated time."""
+        from afdsim.results import plot
+
+        return plot.throughput(self.result, ax, bins=bins)
+
+    def utilization(self, ax: Axes | None = None) -> Axes:
+        """Draw the busy share of every GPU."""
+        from afdsim.results import plot
+
+        return plot.utilization(self.result, ax)
+
+
+# several seeds ------------------------------------------------------------------------------------------------------
+
+_SUMMED = frozenset(
+    {"completed", "duration", "total_input_tokens", "total_output_tokens", "refused", "unfinished", "steps", "events"}
+)
+"""Keys that count; every other number is averaged over the seeds, and maxima are kept."""
+
+
+def pooled(results: Sequence[Result]) -> dict[str, Any]:
+    """Return one summary of independent runs: counts added, all else averaged, intervals over the seeds.
+
+    The summary of a single run is its own.
+    """
+    first, *others = [result.summary for result in results]
+    if not others:
+        return first
+    found: dict[str, Any] = _together("", [first, *others])
+    own = found["afdsim"]
+    own["seeds"] = [result.seed for result in results]
+    own["tgs_ci"] = list(metrics.over_seeds(each["afdsim"]["tgs"] for each in (first, *others)))
+    if "sla" in own:
+        own["sla"] |= _pooled_sla([each["afdsim"]["sla"] for each in (first, *others)])
+    own["provenance"]["seed"] = own["seeds"][0]
+    return found
+
+
+def _together(key: str, values: Sequence[Any]) -> Any:
+    """Merge the values of one key over the seeds; what some seeds lack is left out."""
+    first = values[0]
+    if isinstance(first, Mapping):
+        shared = [name for name in first if all(name in each for each in values)]
+        return {name: _together(name, [each[name] for each in values]) for name in shared}
+    if isinstance(first, bool) or not isinstance(first, int | float):
+        return first
+    if key in _SUMMED:
+        return sum(values)
+    if key.startswith("max_"):
+        return max(values)
+    return first if len(set(values)) == 1 else sum(values) / len(values)
+
+
+def _pooled_sla(slas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Hold the mean over the seeds of every limited statistic against its limit."""
+    each = [sla.get("limits", {sla["metric"]: sla}) for sla in slas]
+    percentile = slas[0]["percentile"]
+    found = {metric: _pooled_limit(metric, [limits[metric] for limits in each], percentile) for metric in each[0]}
+    ordered = sorted(found.values(), key=lambda one: -(one.value or 0.0) / one.limit)
+    limits = {one.metric: _limit(one) for one in ordered}
+    worst = {"metric": ordered[0].metric, "met": all(one.met for one in ordered), **limits[ordered[0].metric]}
+    return worst | ({"limits": limits} if len(limits) > 1 else {})
+
+
+def _pooled_limit(metric: str, seeds: Sequence[Mapping[str, Any]], percentile: str) -> metrics.Verdict:
+    values = [seed["value_ms"] / 1e3 for seed in seeds if "value_ms" in seed]
+    return metrics.Verdict(
+        metric=metric,
+        percentile=percentile,
+        limit=seeds[0]["limit_ms"] / 1e3,
+        value=sum(values) / len(values) if len(values) == len(seeds) else None,
+        interval=metrics.over_seeds(values),
+    )
+
+
+def _limit(one: metrics.Verdict) -> dict[str, Any]:
+    if one.value is None:
+        return {"limit_ms": one.limit * 1e3, "verdict": one.word}
+    bounds = [end * 1e3 for end in one.interval]
+    return {"limit_ms": one.limit * 1e3, "value_ms": one.value * 1e3, "ci_ms": bounds, "verdict": one.word}
+
+
+def save_seeds(results: Sequence[Result], folder: Path) -> None:
+    """Write ``seeds.json``: the pooled summary and every seed's own, beside the folder's first seed."""
+    each = {str(result.seed): result.summary for result in results}
+    write_text(folder / "seeds.json", to_json({"pooled": pooled(results), "seeds": each}))
+
+
+# the run folder -----------------------------------------------------------------------------------------------------
+
+
+def check_folder(folder: str | Path, scenario: Scenario, *, force: bool = False) -> None:
+    """Refuse a folder that holds something else than a result of `scenario`."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ScenarioError(f"{folder} is a file; -o takes a folder")
+    if force or not folder.is_dir() or not any(folder.iterdir()):
+        return
+    held = _held_key(folder)
+    if held is None:
+        raise ScenarioError(f"{folder} exists and holds no afdsim result; -o or --force")
+    if held != scenario.key:
+        raise ScenarioError(f"{folder} exists and holds a different scenario; -o or --force")
+
+
+def _held_key(folder: Path) -> str | None:
+    try:
+        saved = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        return str(saved["afdsim"]["provenance"]["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def to_json(tree: object) -> str:
+    """Return JSON text with a stable order, and an error rather than a NaN."""
+    return json.dumps(tree, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is whole or not there."""
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file that then takes the place of `path`."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _frame(columns: metrics.Columns) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(dict(columns.items()))
+
+
+def _columns(frame: pd.DataFrame) -> dict[str, Any]:
+    return {str(name): frame[name].to_numpy() for name in frame.columns}
+
+
+def write_frame(frame: pd.DataFrame, folder: Path, name: str) -> None:
+    """Write Parquet, or CSV without pyarrow; never both."""
+    parquet, csv = folder / f"{name}.parquet", folder / f"{name}.csv.gz"
+    try:
+        import pyarrow as pa  # noqa: F401 - pandas writes with it
+    except ImportError:
+        warnings.warn(f"{csv.name} is written as CSV: pyarrow is missing; pip install 'afdsim[parquet]'", stacklevel=3)
+        write_whole(csv, lambda path: path.write_bytes(_csv(frame)))
+        parquet.unlink(missing_ok=True)
+        return
+    write_whole(parquet, lambda path: frame.to_parquet(path, engine="pyarrow", compression="zstd", index=False))
+    csv.unlink(missing_ok=True)
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    text = frame.to_csv(index=False, lineterminator="\n")
+    return gzip.compress(text.encode(), mtime=0)
+
+
+def _read_frame(folder: Path, name: str) -> pd.DataFrame:
+    import pandas as pd
+
+    parquet = folder / f"{name}.parquet"
+    if parquet.is_file():
+        return pd.read_parquet(parquet)
+    return pd.read_csv(folder / f"{name}.csv.gz", engine="python")  # which reads every float back exactly
+
+
+def _scalars(run: Run) -> dict[str, Any]:
+    """Return what of a run is not a frame."""
+    return {
+        "window": list(run.window),
+        "pools": {name: asdict(pool) for name, pool in run.pools.items()},
+        "engine": asdict(run.engine),
+        "sla": None if run.sla is None else {"limits": dict(run.sla.limits), "percentile": run.sla.percentile},
+        "open_loop": run.open_loop,
+    }
+
+
+def _run(scalars: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> Run:
+    derived = ["queue_ms", "tpot_ms", "e2el_ms"]
+    return Run(
+        requests=_columns(frames["requests"].drop(columns=derived)),
+        tokens=_columns(frames["tokens"]),
+        gpus=_columns(frames["gpus"]),
+        links=_columns(frames["links"]),
+        window=(scalars["window"][0], scalars["window"][1]),
+        pools={name: metrics.Pool(**pool) for name, pool in scalars["pools"].items()},
+        engine=metrics.Engine(**scalars["engine"]),
+        sla=None if scalars["sla"] is None else metrics.Sla(**scalars["sla"]),
+        open_loop=scalars["open_loop"],
+    )
+
+
+def _log(made: Manifest, lines: Iterable[str]) -> str:
+    """Return what is true of this one execution only."""
+    here = (f"python: {platform.python_version()}", f"platform: {platform.platform()}")
+    packages = (f"{name}: {number}" for name, number in made.packages.items())
+    return "".join(f"{line}\n" for line in (f"afdsim: {made.afdsim}", *here, *packages, *lines))

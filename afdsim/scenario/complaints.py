@@ -1,0 +1,243 @@
+"""What to say about a scenario that does not fit the tree, and the tree as a JSON schema.
+
+pydantic finds the faults; this module says them in the words of the file: position, dotted path, the limit, and the way
+out (the nearest key, or afdsim's word for a name that another tool uses).
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from afdsim.scenario.leaves import got
+from afdsim.scenario.yamlfile import Document, Keys, dotted
+from afdsim.units import suggestion
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+Model = type[BaseModel]
+
+_FOREIGN: Mapping[str, str] = MappingProxyType(
+    {
+        "isl": "workload.input_len",
+        "input_length": "workload.input_len",
+        "prompt_len": "workload.input_len",
+        "random_input_len": "workload.input_len",
+        "context_len": "workload.input_len",
+        "osl": "workload.output_len",
+        "output_length": "workload.output_len",
+        "random_output_len": "workload.output_len",
+        "max_tokens": "workload.output_len",
+        "num_prompts": "workload.num_requests",
+        "request_count": "workload.num_requests",
+        "qps": "workload.arrival.request_rate",
+        "rate": "workload.arrival.request_rate",
+        "rps": "workload.arrival.request_rate",
+        "arrival_rate": "workload.arrival.request_rate",
+        "max_concurrency": "workload.arrival.concurrency",
+        "batch_size": "deployment.max_num_seqs",
+        "max_batch_size": "deployment.max_num_seqs",
+        "a_batch_size": "deployment.max_num_seqs",
+        "num_ubatches": "deployment.num_microbatches",
+        "num_micro_batches": "deployment.num_microbatches",
+        "microbatches": "deployment.num_microbatches",
+        "dp_size": "deployment.attention.parallelism.dp",
+        "data_parallel_size": "deployment.attention.parallelism.dp",
+        "tp_size": "deployment.ffn.parallelism.tp",
+        "tensor_parallel_size": "deployment.ffn.parallelism.tp",
+        "ep_size": "deployment.ffn.parallelism.ep",
+        "expert_parallel_size": "deployment.ffn.parallelism.ep",
+        "nodes": "deployment.attention.instances",
+        "num_nodes": "deployment.attention.instances",
+        "replicas": "deployment.attention.instances",
+        "num_replicas": "deployment.attention.instances",
+        "gpus": "deployment.attention.gpus_per_instance",
+        "num_gpus": "deployment.attention.gpus_per_instance",
+        "gpus_per_node": "deployment.attention.gpus_per_instance",
+        "hardware": "deployment.attention.gpu",
+        "device": "deployment.attention.gpu",
+        "dtype": "precision",
+        "quantization": "precision",
+        "kv_cache_dtype": "precision.kv_cache",
+        "jitter": "variation",
+        "slo": "sla",
+        "goodput": "sla.tpot",
+        "seed": "run.seeds",
+        "llm": "model",
+        "model_name": "model",
+    }
+)
+"""Words of other tools -> ours. Never a silent alias: the file is refused with this hint."""
+
+_PLAIN: Mapping[str, str] = MappingProxyType(
+    {
+        "missing": "required key is missing",
+        "union_tag_not_found": "required key is missing",
+    }
+)
+"""pydantic's kind of fault -> our words."""
+
+_TAGS = ("type", "process", "distribution")
+"""Keys that choose between kinds of a part."""
+
+_TRACE_HINT = "needs the file to replay; write it here or give --set workload.trace.path=FILE"
+
+
+def lines(error: ValidationError, document: Document, root: Model) -> Iterator[str]:
+    """Yield every fault as ``file:line:col: path: message``."""
+    for item in error.errors(include_url=False):
+        keys = _keys(item["loc"], document.data)
+        if item["type"] == "faults":
+            for path, message in item["ctx"]["faults"]:
+                yield _line(document, (*keys, *(path.split(".") if path else ())), message)
+        elif item["type"] == "extra_forbidden":
+            yield _line(document, keys, _unknown(keys, root, document.data), key=True)
+        else:
+            if item["type"] == "union_tag_not_found":
+                keys = (*keys, _bare(item["ctx"]["discriminator"]))
+            yield _line(document, keys, _message(item, keys), key=item["loc"][-1:] == ("[key]",))
+
+
+def no_such_key(root: Model, keys: Keys, data: Any = None) -> str | None:
+    """Return why no scenario of the kinds chosen in `data` has a value at `keys`, or None if one may."""
+    for depth, key in enumerate(keys):
+        known = _known(root, keys[:depth], data)
+        if known is None:
+            return None
+        if not known:
+            return f"{dotted(keys[:depth])!r} has no keys"
+        if key not in known:
+            under = f" under {dotted(keys[:depth])!r}" if depth else ""
+            return f"no such key {str(key)!r}{under} (has: {', '.join(known)}){suggestion(str(key), known)}"
+    return None
+
+
+def described(root: Model) -> dict[str, Any]:
+    """Return the JSON schema of `root` with the docstrings of its attributes as descriptions."""
+    schema = root.model_json_schema()
+    texts = _docstrings(root)
+    for name, part in [(root.__name__, schema), *schema["$defs"].items()]:
+        part.pop("required", None)
+        for key, value in part.get("properties", {}).items():
+            if (name, key) in texts:
+                value["description"] = texts[name, key]
+    extends = {
+        "type": "string",
+        "description": "Scenario to inherit from: a file, relative to this one, or a shipped name.",
+    }
+    schema["properties"] = {"extends": extends, **schema["properties"]}
+    for key in ("input_len", "output_len"):
+        schema["$defs"]["Workload"]["properties"][key]["anyOf"].append({"type": "integer", "minimum": 1})
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _line(document: Document, keys: Keys, message: str, *, key: bool = False) -> str:
+    parts = (document.where(keys, key=key), dotted(keys), message)
+    return ": ".join(part for part in parts if part)
+
+
+def _keys(location: Sequence[str | int], data: Any) -> Keys:
+    """Return a location of pydantic as keys of the file: without the tags of unions."""
+    keys: list[str | int] = []
+    for item in location:
+        tagged = isinstance(data, dict) and item not in data and item in map(data.get, _TAGS)
+        if item == "[key]" or tagged:
+            continue
+        keys.append(item)
+        data = _below(data, item)
+    return tuple(keys)
+
+
+def _below(data: Any, key: str | int) -> Any:
+    if isinstance(data, dict):
+        return data.get(key)
+    return data[key] if isinstance(data, list) and isinstance(key, int) and key < len(data) else None
+
+
+def _message(item: ErrorDetails, keys: Keys) -> str:
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "missing" and keys == ("workload", "trace", "path"):
+        return _TRACE_HINT
+    if kind == "union_tag_invalid":
+        tag, known = context["tag"], [_bare(word) for word in context["expected_tags"].split(", ")]
+        near = suggestion(str(tag), known)
+        return f"unknown {_bare(context['discriminator'])} {tag!r}{near} (known: {', '.join(known)})"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind.endswith("_type"):
+        return f"must be a {'list' if kind == 'tuple_type' else 'map'} {got(item['input'])}"
+    return _PLAIN.get(kind, item["msg"])
+
+
+def _unknown(keys: Keys, root: Model, data: Any) -> str:
+    """Say what an unknown key may have been meant to be."""
+    key, parent = str(keys[-1]), dotted(keys[:-1])
+    if key in _FOREIGN:
+        return f"unknown key {key!r}; afdsim calls it {_FOREIGN[key].removeprefix(f'{parent}.')!r}"
+    known = _known(root, keys[:-1], data) or ()
+    if near := suggestion(key, known):
+        return f"unknown key {key!r}{near}"
+    homes = {path for path in _paths(root) if path.split(".")[-1] == key} - {dotted(keys)}
+    if len(homes) == 1:
+        return f"unknown key {key!r} here; it belongs to {homes.pop()!r}"
+    return f"unknown key {key!r} (known: {', '.join(known)})"
+
+
+def _known(root: Model, keys: Keys, data: Any = None) -> tuple[str, ...] | None:
+    """Return the keys of the map at `keys`; None where they are free. `data` decides between kinds of a part."""
+    parts = [root]
+    for key in keys:
+        data = _below(data, key)
+        fields = [part.model_fields[str(key)].annotation for part in parts if str(key) in part.model_fields]
+        if any(get_origin(field) in (dict, Mapping) for field in fields):
+            return None
+        parts = [part for field in fields for part in _parts(field)]
+    chosen = [part for part in parts if _is_kind(part, data)] or parts
+    return tuple(dict.fromkeys(name for part in chosen for name in part.model_fields))
+
+
+def _is_kind(part: Model, data: Any) -> bool:
+    tags = [(key, get_args(part.model_fields[key].annotation)) for key in _TAGS if key in part.model_fields]
+    return isinstance(data, dict) and any(data.get(key) in words for key, words in tags)
+
+
+def _parts(annotation: Any) -> list[Model]:
+    """Return the maps that an annotation allows."""
+    if get_origin(annotation) is Annotated:
+        return _parts(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [part for member in get_args(annotation) for part in _parts(member)]
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
+
+
+def _paths(part: Model, prefix: str = "") -> Iterator[str]:
+    for name, field in part.model_fields.items():
+        yield f"{prefix}{name}"
+        for below in _parts(field.annotation):
+            yield from _paths(below, f"{prefix}{name}.")
+
+
+def _docstrings(root: Model) -> dict[tuple[str, str], str]:
+    """Return (class, attribute) -> docstring of every part in the module of the tree."""
+    module = inspect.getmodule(root.__mro__[1])
+    classes = (
+        [node for node in ast.parse(inspect.getsource(module)).body if isinstance(node, ast.ClassDef)] if module else []
+    )
+    found = {}
+    for node in classes:
+        for first, second in itertools.pairwise(node.body):
+            match first, second:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[node.name, name] = " ".join(text.split())
+    return found
+
+
+def _bare(word: str) -> str:
+    return word.strip("'")

@@ -1,0 +1,420 @@
+"""One YAML file <-> one frozen tree.
+
+`load` reads a file, a shipped name or a dict, follows ``extends``, applies overrides and answers with a Scenario, or
+with a ScenarioError that lists every fault, each as ``file:line:col: path: message``. A Scenario knows its content key,
+where each value was written, and how to vary one of them. The random streams of a run are here too, because they are
+part of what a scenario with a seed means.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from enum import IntEnum
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, PrivateAttr, ValidationError
+
+from afdsim import units
+from afdsim.errors import ScenarioError
+from afdsim.scenario import complaints, leaves, tree, yamlfile
+from afdsim.scenario.yamlfile import Document, Keys, Mark
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Source = str | Path | Mapping[str, Any]
+"""A file, the name of a shipped scenario, or the data itself."""
+
+
+class Scenario(tree.Part):
+    """Everything that a run needs: model, cluster, workload, and how to simulate them."""
+
+    version: Annotated[int, leaves.Version()] = 1
+    name: Annotated[str, leaves.Text()] = "scenario"
+    model: Annotated[str, leaves.ModelName()]
+    precision: tree.Precision = tree.Precision()
+    deployment: tree.Deployment
+    network: tree.Network = tree.Network()
+    variation: tree.Variation = tree.Variation()
+    workload: tree.Workload
+    sla: tree.Sla | None = None
+    failures: Annotated[tuple[object, ...], leaves.NoFailures()] = ()
+    cost: Mapping[tree.Gpu, Annotated[float, leaves.Amount("price", positive=False)]] = Field(default_factory=dict)
+    run: tree.Run = tree.Run()
+
+    _document: Document = PrivateAttr(default_factory=lambda: Document(data={}))
+
+    def faults(self) -> Iterator[tree.Fault]:
+        """Check what no single part can know."""
+        pools = _instances(self.deployment)
+        for target in self.variation.straggler:
+            pool, index = target.rstrip("]").split("[")
+            if pool not in pools:
+                words = " and ".join(f"'{name}[i]'" for name in pools)
+                yield f"variation.straggler.{target}", f"a {self.deployment.type} deployment has {words}"
+            elif int(index) >= pools[pool]:
+                yield f"variation.straggler.{target}", f"{pool} has instances 0..{pools[pool] - 1}"
+        arrival = self.workload.arrival
+        if isinstance(arrival, tree.ClosedLoop) and (arrival.concurrency or 0) > self.deployment.slots:
+            yield "workload.arrival.concurrency", f"must be <= {self.deployment.slots:,}, all slots of the deployment"
+        if isinstance(self.deployment, tree.Afd):
+            yield from _experts_divide(self.model, self.deployment.ffn)
+        else:
+            yield from _colocated_faults(self.model, self.deployment, self.network)
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of the meaning: every resolved value, the content of the files it names, the version of afdsim."""
+        from afdsim import __version__
+
+        data = self.resolved()
+        data["model"] = _content(data["model"])
+        if "trace" in data["workload"]:
+            data["workload"]["trace"]["path"] = _content(data["workload"]["trace"]["path"])
+        if "path" in data["variation"]["experts"]:
+            data["variation"]["experts"]["path"] = _content(data["variation"]["experts"]["path"])
+        text = json.dumps({"afdsim": __version__, "scenario": data}, sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is allowed and may surprise, one line each, with its position."""
+        return tuple(": ".join(filter(None, (self.where(path), path, text))) for path, text in self.cautions)
+
+    @property
+    def cautions(self) -> tuple[tuple[str, str], ...]:
+        """What is allowed and may surprise: (path, sentence)."""
+        found = []
+        if isinstance(self.deployment, tree.Afd) and self.deployment.num_microbatches == 1:
+            found.append(("deployment.num_microbatches", "no overlap: with one micro-batch the pools take turns"))
+        if math.isinf(getattr(self.workload.arrival, "request_rate", 0.0)):
+            found.append(("workload.arrival.request_rate", "infinite: all requests arrive at time 0"))
+        return tuple(found)
+
+    def where(self, path: str) -> str:
+        """Return ``file:line:col`` of a dotted path or of its nearest given parent; empty if it came from a dict."""
+        return self._document.where(_keys(path))
+
+    def vary(self, path: str, value: object) -> Scenario:
+        """Return this scenario with the value at a dotted path replaced, and everything checked again."""
+        return self.varied({path: value})
+
+    def varied(self, changes: Mapping[str, object], *, folder: str = "") -> Scenario:
+        """Return this scenario with several values replaced at once; paths among them start from `folder`."""
+        document, mark = self._document, Mark(key="", value="", folder=folder)
+        for path, value in changes.items():
+            document = _put(document, path, _plain(value), mark)
+        return _validated(document)
+
+    def given(self) -> dict[str, Any]:
+        """Return what was written: ``extends`` and overrides applied, no defaults."""
+        return yamlfile.parse(yamlfile.dump(self._document.data), "given").data  # type: ignore[no-any-return]
+
+    def resolved(self) -> dict[str, Any]:
+        """Return every value including defaults, quantities as texts with units; it loads to the same key."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def load(source: Source | Scenario, overrides: Iterable[str] = ()) -> Scenario:
+    """Return the scenario in a file, of a shipped name or of a dict, with overrides such as ``"a.b=c"`` applied."""
+    if isinstance(source, Scenario):
+        document = source._document
+    elif isinstance(source, Mapping):
+        document = _extended(_from_mapping(source), ())
+    else:
+        path = locate(source)
+        document = _extended(yamlfile.read(path), (path.resolve(),))
+        document.data.setdefault("name", path.stem)
+    return _validated(_overridden(document, overrides))
+
+
+def vary(scenario: Scenario, path: str, value: object) -> Scenario:
+    """Return `scenario` with the value at a dotted path replaced, and everything checked again."""
+    return scenario.vary(path, value)
+
+
+def shipped() -> tuple[str, ...]:
+    """Return the names of the scenarios that travel with the package."""
+    return tuple(sorted(path.stem for path in _shelf().glob("*.yaml")))
+
+
+def locate(source: str | Path) -> Path:
+    """Return the file of a scenario: a path first, then a shipped name, with or without ``.yaml``."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    if str(path.parent) in (".", "scenarios") and path.name.removesuffix(".yaml") in shipped():
+        return _near(_shelf() / f"{path.name.removesuffix('.yaml')}.yaml")
+    near = units.suggestion(path.stem, shipped())
+    what = "is a folder" if path.is_dir() else "no such file"
+    raise ScenarioError(f"{source}: {what}, and no shipped scenario{near} (shipped: {', '.join(shipped())})")
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of scenario files, for editors.
+
+    Nothing is required in it, because a file may inherit any key with ``extends``.
+    """
+    return complaints.described(Scenario)
+
+
+class Kind(IntEnum):
+    """What a stream of random numbers is for; the numbers are part of the meaning of a seed and never change."""
+
+    arrivals = 1
+    input_lengths = 2
+    output_lengths = 3
+    event_attention = 4
+    event_ffn = 5
+    step_attention = 6
+    step_ffn = 7
+    link_out = 8
+    link_back = 9
+    experts = 10
+    failures = 11
+    acceptance = 12
+
+
+def stream(seed: int, kind: Kind | str, step: int = 0) -> np.random.Generator:
+    """Return the generator of one kind of draw at one step, independent of every other and of the order of events."""
+    import numpy as np
+
+    number = Kind[kind] if isinstance(kind, str) else kind
+    return np.random.Generator(np.random.Philox(key=[seed, int(number)], counter=[0, 0, step, 0]))
+
+
+class Streams:
+    """`stream` for one seed, many times over: a generator per kind is made once and set to each step.
+
+    The numbers are those of `stream`; take them before the same kind is asked for again.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._generators: dict[str, tuple[np.random.Generator, dict[str, Any]]] = {}
+
+    def __call__(self, kind: str, step: int = 0) -> np.random.Generator:
+        if kind not in self._generators:
+            generator = stream(self._seed, kind, step)
+            self._generators[kind] = generator, dict(generator.bit_generator.state)
+            return generator
+        generator, state = self._generators[kind]
+        state["state"]["counter"][2] = step
+        generator.bit_generator.state = state
+        return generator
+
+
+def _extended(document: Document, seen: tuple[Path, ...]) -> Document:
+    """Put `document` on top of the scenario that it extends."""
+    if "extends" not in document.data:
+        return _shorthand(document)
+    keys: Keys = ("extends",)
+    base, at = document.data.pop("extends"), document.where(keys)
+    try:
+        path = _base(base, document.folder(keys), seen)
+    except ScenarioError as error:
+        raise ScenarioError(f"{at}: extends: {error}".removeprefix(": ")) from None
+    parent = _extended(yamlfile.read(path), (*seen, path.resolve()))
+    parent.data.pop("name", None)  # a scenario is named by itself
+    return _shorthand(yamlfile.merged(parent, document))
+
+
+def _base(base: Any, folder: Path, seen: tuple[Path, ...]) -> Path:
+    """Return the file that ``extends`` names: beside the one that says so, or shipped."""
+    if not isinstance(base, str) or "\0" in base:
+        raise ScenarioError(f"must be a file or the name of a shipped scenario {leaves.got(base)}")
+    path = folder / base if (folder / base).is_file() else locate(base)
+    if path.resolve() in seen:
+        circle = " -> ".join(file.name for file in (*seen[seen.index(path.resolve()) :], path))
+        raise ScenarioError(f"goes in a circle: {circle}")
+    return path
+
+
+def _overridden(document: Document, overrides: Iterable[str]) -> Document:
+    wrong: list[str] = []
+    for override in overrides:
+        try:
+            document = _override(document, override)
+        except ScenarioError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ScenarioError("\n".join(wrong))
+    return document
+
+
+def _override(document: Document, override: str) -> Document:
+    path, equals, text = override.partition("=")
+    at = f"--set {override}"
+    if not equals or not path.strip():
+        raise ScenarioError(f"{at}: write path=value, for example 'deployment.max_num_seqs=256'")
+    value = yamlfile.parse(text, at)
+    if value.faults:
+        raise ScenarioError("\n".join(value.faults))
+    return _put(document, path.strip(), value.data, Mark(key=at, value=at, folder=""))
+
+
+def _put(document: Document, path: str, value: Any, mark: Mark) -> Document:
+    keys = _keys(path)
+    if (fault := complaints.no_such_key(Scenario, keys, document.data)) is not None:
+        raise ScenarioError(f"{mark.key}: {path}: {fault}".removeprefix(": "))
+    return _shorthand(yamlfile.put(document, keys, value, mark))
+
+
+def _validated(document: Document) -> Scenario:
+    """Return the scenario of plain data, or raise every fault at once."""
+    _anchor(document)
+    try:
+        scenario = Scenario.model_validate(document.data)
+    except ValidationError as error:
+        faults = [*document.faults, *complaints.lines(error, document, Scenario)]
+        raise ScenarioError("\n".join(sorted(dict.fromkeys(faults), key=_by_position))) from None
+    if document.faults:
+        raise ScenarioError("\n".join(document.faults))
+    scenario._document = document
+    return scenario
+
+
+def _shorthand(document: Document) -> Document:
+    """Write out what may be written briefly: a bare number of tokens, and arrivals that come with a trace."""
+    workload = document.data.get("workload")
+    if isinstance(workload, dict):
+        for key in ("input_len", "output_len"):
+            if isinstance(workload.get(key), int) and not isinstance(workload[key], bool):
+                workload[key] = {"distribution": "constant", "value": workload[key]}
+        if "trace" in workload and "arrival" not in workload:
+            workload["arrival"] = {"process": "trace"}
+    return document
+
+
+def _anchor(document: Document) -> None:
+    """Make the paths in `document` absolute, each from where it was written."""
+    model = document.data.get("model")
+    if isinstance(model, str) and leaves.is_path(model):
+        document.data["model"] = str((document.folder(("model",)) / model).resolve())
+    for keys in (("workload", "trace", "path"), ("variation", "experts", "path")):
+        part = document.data.get(keys[0])
+        inner = part.get(keys[1]) if isinstance(part, dict) else None
+        if isinstance(inner, dict) and isinstance(inner.get("path"), str) and "\0" not in inner["path"]:
+            inner["path"] = str((document.folder(keys) / inner["path"]).resolve())
+
+
+def _from_mapping(source: Mapping[str, Any]) -> Document:
+    data = _plain(source)
+    nowhere = Mark(key="", value="", folder="")
+    return Document(data=data, marks=dict.fromkeys(_all_keys(data, ()), nowhere))
+
+
+def _all_keys(data: Any, keys: Keys) -> Iterator[Keys]:
+    yield keys
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from _all_keys(value, (*keys, key))
+
+
+def _plain(value: object) -> Any:
+    """Return maps as dicts, sequences as lists, NumPy scalars as numbers."""
+    if isinstance(value, Mapping):
+        if strange := [key for key in value if not isinstance(key, str)]:
+            raise ScenarioError(f"key {strange[0]!r} must be text")
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    item = getattr(value, "item", None)
+    return item() if callable(item) and getattr(value, "ndim", 1) == 0 else value
+
+
+def _experts_divide(model: str, ffn: tree.FfnPool) -> Iterator[tree.Fault]:
+    """Check that every group of FFN GPUs gets the same number of experts."""
+    from afdsim.catalog import entries as catalog
+
+    instances, ep = (ffn.instances if ffn.across == "experts" else 1), ffn.parallelism.ep
+    groups = instances * ep
+    over = f"instances x ep = {instances} x {ep} = {groups}" if instances > 1 else f"ep={ep}"
+    for experts in sorted({getattr(layer.ffn, "experts", 0) for layer in catalog.llm(model).layers}):
+        if experts % groups:
+            fits = [n for n in range(1, experts + 1) if experts % n == 0]
+            near = [*[n for n in fits if n < groups][-1:], *[n for n in fits if n > groups][:1]]
+            nearest = ", ".join(map(str, near))
+            yield "deployment.ffn", f"{experts} experts do not divide over {over}; nearest: {nearest}"
+
+
+def _instances(deployment: tree.Afd | tree.Colocated | tree.TensorParallel) -> dict[str, int]:
+    """Return the instances of every pool, by the name that stragglers use."""
+    match deployment:
+        case tree.Afd():
+            return {"attention": deployment.attention.instances, "ffn": deployment.ffn.instances}
+        case tree.Colocated():
+            return {"instance": deployment.instances}
+        case tree.TensorParallel():
+            return {"instance": 1}
+
+
+def _colocated_faults(
+    model: str, engine: tree.Colocated | tree.TensorParallel, network: tree.Network
+) -> Iterator[tree.Fault]:
+    """Check that experts and copies divide over the GPUs, and that nothing is asked of a network that is not there."""
+    from afdsim.catalog import entries as catalog
+
+    experts = {getattr(layer.ffn, "experts", 0) for layer in catalog.llm(model).layers} - {0}
+    plain = network.model_copy(update={"link": network.link.model_copy(update={"bandwidth": None})})
+    if plain != tree.Network():
+        yield "network", "of a colocated deployment has link.bandwidth alone; its all-to-all kernels hold the rest"
+    if isinstance(engine, tree.TensorParallel):
+        groups, slots, key = engine.ep, 0, "deployment.ep"
+    else:
+        groups = engine.instances * engine.gpus_per_instance - engine.shared_expert_gpus
+        slots, key = engine.redundant_experts, "deployment.redundant_experts"
+        if not experts and engine.instances * engine.parallelism.dp > 1:
+            yield (
+                "deployment",
+                f"{model} has no experts, so its data-parallel ranks are independent; simulate one of them",
+            )
+    for count in sorted(experts):
+        if (count + slots) % groups:
+            more = -(count + slots) % groups
+            fix = f"divide with {slots + more} redundant" if key.endswith("experts") else f"ep must divide {count}"
+            yield key, f"{count} experts and {slots} copies do not divide over {groups} groups of GPUs; {fix}"
+
+
+def _content(path: str) -> str:
+    """Return the digest of a file that a scenario names, so that the key follows its content and not its place."""
+    file = Path(path)
+    if not leaves.is_path(path) and not file.is_file():
+        return path
+    state = file.stat()
+    return _digest(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=64)
+def _digest(path: str, modified: int, size: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _shelf() -> Path:
+    """Return the folder of shipped scenarios: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    inside = package / "scenarios"
+    return inside if inside.is_dir() else package.parent / "scenarios"
+
+
+def _near(path: Path) -> Path:
+    """Return `path` as seen from the working directory if it is below it, to keep positions short."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _keys(path: str) -> Keys:
+    return tuple(path.split("."))
+
+
+def _by_position(line: str) -> tuple[str, int, int]:
+    found = re.match(r"(?P<file>.*?):(?P<line>\d+):(?P<column>\d+): ", line)
+    return (found["file"], int(found["line"]), int(found["column"])) if found else ("", 0, 0)

@@ -1,0 +1,251 @@
+"""The values of a scenario: how each kind is read from a file, written back and described to an editor.
+
+Quantities come with units and become SI numbers; whole numbers are strict (``true`` and ``2.0`` are none); names are
+looked up in the catalog. A wrong value is a ValueError that says what would be right.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from afdsim import units
+from afdsim.errors import CatalogError
+
+
+def got(value: object) -> str:
+    """Return what was found, as a reader of YAML knows it."""
+    match value:
+        case None:
+            return "(got nothing)"
+        case bool():
+            return f"(got {str(value).lower()})"
+        case Mapping():
+            return "(got a map)"
+        case list() | tuple():
+            return "(got a list)"
+        case str():
+            return f"(got {units.clip(value)!r})"
+        case _:
+            return f"(got {units.clip(str(value))})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """A value that is read, written and described by its own rules."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        writer = core_schema.plain_serializer_function_ser_schema(self.write, when_used="json")
+        return core_schema.no_info_plain_validator_function(self.read, serialization=writer)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return self.describe()
+
+    def read(self, value: Any) -> Any:
+        """Return the value inside the tree; ValueError says what is wrong with it."""
+        raise NotImplementedError
+
+    def write(self, value: Any) -> Any:
+        """Return the value as a file holds it."""
+        return value
+
+    def describe(self) -> dict[str, Any]:
+        """Return the JSON schema."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Amount(_Leaf):
+    """A number with a unit."""
+
+    quantity: units.Quantity
+    positive: bool = True
+
+    def read(self, value: Any) -> float:
+        """Convert to SI."""
+        number = self._number(value)
+        if number < 0 or (self.positive and number == 0):
+            raise ValueError(f"must be {'>' if self.positive else '>='} 0 {got(value)}")
+        return number
+
+    def _number(self, value: Any) -> float:
+        if isinstance(value, str):
+            return units.parse(value, self.quantity)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"must be a {self.quantity}, e.g. '{units.usual(self.quantity)}' {got(value)}")  # noqa: TRY004 - pydantic collects ValueError only
+        if math.isinf(value) and value > 0 and self.quantity == "rate":
+            return math.inf
+        raise ValueError(units.needs_unit(value, self.quantity))
+
+    def write(self, value: float) -> str:
+        """Return the shortest text that reads back to the same number."""
+        return units.exact(value, self.quantity)
+
+    def describe(self) -> dict[str, Any]:
+        """Return a text with examples."""
+        return {"type": "string", "examples": [units.usual(self.quantity)]}
+
+
+@dataclass(frozen=True, slots=True)
+class Whole(_Leaf):
+    """A whole number; ``true`` and ``2.0`` are not."""
+
+    low: int = 1
+
+    def read(self, value: Any) -> int:
+        """Check it."""
+        if isinstance(value, bool) or not isinstance(value, int) or not self.low <= value < 2**63:
+            raise ValueError(f"must be a whole number >= {self.low} {got(value)}")
+        return value
+
+    def describe(self) -> dict[str, Any]:
+        """Return an integer with its minimum."""
+        return {"type": "integer", "minimum": self.low}
+
+
+@dataclass(frozen=True, slots=True)
+class Real(_Leaf):
+    """A finite number without a unit."""
+
+    low: float = 0.0
+    high: float = math.inf
+    positive: bool = False
+
+    def read(self, value: Any) -> float:
+        """Check it."""
+        known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not known or not self.low <= value <= self.high or (self.positive and value == self.low):
+            most = "" if math.isinf(self.high) else f" and <= {self.high:g}"
+            raise ValueError(f"must be a number {'>' if self.positive else '>='} {self.low:g}{most} {got(value)}")
+        return float(value)
+
+    def describe(self) -> dict[str, Any]:
+        """Return a number with its limits."""
+        low = {"exclusiveMinimum" if self.positive else "minimum": self.low}
+        return {"type": "number", **low, **({} if math.isinf(self.high) else {"maximum": self.high})}
+
+
+@dataclass(frozen=True, slots=True)
+class Text(_Leaf):
+    """A text, which must match `pattern` if there is one."""
+
+    pattern: str = ".+"
+    wanted: str = "a text"
+
+    def read(self, value: Any) -> str:
+        """Check it."""
+        if not isinstance(value, str) or not re.fullmatch(self.pattern, value, re.DOTALL):
+            raise ValueError(f"must be {self.wanted} {got(value)}")
+        return value
+
+    def describe(self) -> dict[str, Any]:
+        """Return a string."""
+        return {"type": "string"} if self.pattern == ".+" else {"type": "string", "pattern": f"^({self.pattern})$"}
+
+
+@dataclass(frozen=True, slots=True)
+class GpuName(Text):
+    """The name of a GPU of the catalog, spelled as there."""
+
+    def read(self, value: Any) -> str:
+        """Look it up."""
+        from afdsim.catalog import entries as catalog
+
+        try:
+            return catalog.gpu(Text.read(self, value)).name
+        except CatalogError as error:
+            raise ValueError(str(error)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(_Leaf):
+    """One of a few words; `later` are those that the design knows and this version does not model."""
+
+    known: tuple[str, ...]
+    later: tuple[str, ...] = ()
+
+    def read(self, value: Any) -> str:
+        """Check it."""
+        if isinstance(value, str) and value in self.known:
+            return value
+        if value in self.later:
+            raise ValueError(f"'{value}' is not modelled yet; this version simulates {', '.join(self.known)}")
+        near = units.suggestion(value, self.known) if isinstance(value, str) else ""
+        raise ValueError(f"must be one of {', '.join(self.known)} {got(value)}{near}")
+
+    def describe(self) -> dict[str, Any]:
+        """Return an enumeration."""
+        return {"enum": list(self.known)}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName(Text):
+    """The name of a language model of the catalog, or the path of its config.json."""
+
+    def read(self, value: Any) -> str:
+        """Look it up."""
+        from afdsim.catalog import entries as catalog
+
+        try:
+            catalog.llm(Text.read(self, value))
+        except CatalogError as error:
+            raise ValueError(str(error)) from None
+        return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Version(_Leaf):
+    """The version of the format."""
+
+    def read(self, value: Any) -> int:
+        """Check it."""
+        if isinstance(value, bool) or value != 1:
+            raise ValueError(f"must be 1, the only version of the format {got(value)}")
+        return 1
+
+    def describe(self) -> dict[str, Any]:
+        """Return the one value."""
+        return {"const": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Flag(_Leaf):
+    """True or false; ``yes`` and 1 are neither."""
+
+    def read(self, value: Any) -> bool:
+        """Check it."""
+        if not isinstance(value, bool):
+            raise ValueError(f"must be true or false {got(value)}")  # noqa: TRY004 - pydantic collects ValueError only
+        return value
+
+    def describe(self) -> dict[str, Any]:
+        """Return a boolean."""
+        return {"type": "boolean"}
+
+
+@dataclass(frozen=True, slots=True)
+class NoFailures(_Leaf):
+    """An empty list, until failures are modelled."""
+
+    def read(self, value: Any) -> tuple[object, ...]:
+        """Check it."""
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"must be a list {got(value)}")  # noqa: TRY004 - pydantic collects ValueError only
+        if value:
+            raise ValueError("failures are not modelled yet; remove them")
+        return ()
+
+    def describe(self) -> dict[str, Any]:
+        """Return an empty list."""
+        return {"type": "array", "maxItems": 0}
+
+
+def is_path(model: str) -> bool:
+    """Return whether a model is given by a file, not by a name."""
+    return "/" in model or "\\" in model or model.endswith(".json")

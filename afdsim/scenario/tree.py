@@ -1,0 +1,555 @@
+"""The frozen tree that a scenario becomes: every key, its unit, its range and its default.
+
+Attribute names are the YAML names. Values are SI numbers in here and texts with units in a file. Each part checks what
+it alone can know and reports all of its faults; `afdsim.scenario.document` adds positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from afdsim import units
+from afdsim.scenario.leaves import Amount, Choice, Flag, GpuName, Real, Text, Whole, got
+
+Fault = tuple[str, str]
+"""Dotted path below the part that found it, message."""
+
+
+Time = Annotated[float, Amount("time", positive=False)]
+Length = Annotated[int, Whole()]
+Sigma = Annotated[float, Real()]
+Rate = Annotated[float, Amount("rate")]
+Gpu = Annotated[str, GpuName()]
+DType = Literal["fp8", "bf16", "int8", "fp4"]
+Width = Annotated[DType, Choice(get_args(DType))]
+Shards = Annotated[str, Text(r"replicated|tp[1-9]\d{0,3}", "'replicated' or 'tp<n>', e.g. 'tp8'")]
+
+
+class Part(BaseModel):
+    """A map of the scenario: frozen, strict, and with checks across its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=True)
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield what is wrong among keys that are right one by one."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _sound(self) -> Part:
+        if found := tuple(self.faults()):
+            raise PydanticCustomError("faults", "faults across keys", {"faults": found})
+        return self
+
+
+class Precision(Part):
+    """Number formats, in the words of the Step-3 paper: "BF16 attention" is the core and its cache, no GEMM."""
+
+    attention: Width = "fp8"
+    """Core attention."""
+    ffn: Width = "fp8"
+    """Weights and GEMMs: FFN and projections (an FP4 model keeps its projections in FP8)."""
+    kv_cache: Width | None = None
+    """KV cache; default: as `attention`."""
+
+
+class AttentionParallelism(Part):
+    """How the GPUs of one attention instance share the work; the product is the GPUs of the instance."""
+
+    dp: Length
+    """Data parallel ranks, each with its own requests."""
+    tp: Length
+    """GPUs that split the heads of one rank."""
+
+
+class FfnParallelism(Part):
+    """How the GPUs of one FFN instance share the work; the product is the GPUs of the instance."""
+
+    ep: Length
+    """Groups that hold different experts."""
+    tp: Length
+    """GPUs that split the width of each expert."""
+
+
+class AttentionPool(Part):
+    """The attention instances, the x of xAyF."""
+
+    gpu: Gpu
+    instances: Length
+    gpus_per_instance: Length = 8
+    parallelism: AttentionParallelism
+    """Default: every GPU is a data parallel rank."""
+    o_proj: Shards = "replicated"
+    lm_head: Shards = "replicated"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, data: Any) -> Any:
+        return _with_parallelism(data, narrow="tp", wide="dp")
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that the parallel degrees cover the instance."""
+        yield from _product(self.parallelism.dp, self.parallelism.tp, self.gpus_per_instance, "dp")
+        for key in ("o_proj", "lm_head"):
+            degree = int(getattr(self, key).removeprefix("tp").replace("replicated", "1"))
+            if self.gpus_per_instance % degree:
+                yield key, f"tp{degree} does not divide the {self.gpus_per_instance} GPUs of an instance"
+
+
+class FfnPool(Part):
+    """The FFN instances, the y of xAyF."""
+
+    gpu: Gpu
+    instances: Length
+    gpus_per_instance: Length = 8
+    parallelism: FfnParallelism
+    """Default: the width of every expert is split over all GPUs of the instance."""
+    across: Annotated[Literal["experts", "width"], Choice(("experts", "width"))] = "experts"
+    """What is split over instances: the routed experts, or the width of each of them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, data: Any) -> Any:
+        return _with_parallelism(data, narrow="ep", wide="tp")
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that the parallel degrees cover the instance."""
+        yield from _product(self.parallelism.ep, self.parallelism.tp, self.gpus_per_instance, "ep")
+
+
+class Mtp(Part):
+    """Multi-token prediction."""
+
+    draft: Length
+    """Tokens proposed beyond the one that is certain."""
+    acceptance: Annotated[float, Real(0.0, 1.0)]
+    """Probability that a proposed token is kept."""
+
+
+class Afd(Part):
+    """Attention-FFN disaggregation, xAyF."""
+
+    type: Literal["afd"]
+    attention: AttentionPool
+    ffn: FfnPool
+    num_microbatches: Length = 3
+    max_num_seqs: Length
+    """Sequences in flight per attention rank, over all micro-batches."""
+    boundary: Annotated[Literal["stream", "drain"], Choice(("stream", "drain"))] = "stream"
+    """Whether a micro-batch starts its next step at once or waits for the others of its instance."""
+    gap: Time = 0.0
+    """Pause between steps of a drained pipeline."""
+    mtp: Mtp | None = None
+
+    @property
+    def slots(self) -> int:
+        """Sequences that can be in flight over the whole deployment."""
+        return self.attention.instances * self.attention.parallelism.dp * self.max_num_seqs
+
+    def faults(self) -> Iterator[Fault]:
+        """Check what belongs to one boundary only."""
+        if self.gap and self.boundary == "stream":
+            yield "gap", "is a pause of drained pipelines; add 'boundary: drain' or remove it"
+
+
+class _Engine(Part):
+    """What every colocated engine has."""
+
+    gpu: Gpu
+    max_num_seqs: Length
+    """Sequences in flight per attention rank, over all micro-batches."""
+    kernels: tuple[Annotated[str, Text(wanted="a kernel library, e.g. 'flashinfer'")], ...] = ()
+    """Kernel libraries to prefer over the defaults, e.g. [swapab]."""
+    framework_overhead: Time = 0.0
+    """GPU time per layer and step beyond the modelled kernels; wall-clock figures of open frameworks need it."""
+    host_overhead: Time = 0.0
+    """Pause between two steps in which the GPU waits for the host."""
+    mtp: Mtp | None = None
+
+    def faults(self) -> Iterator[Fault]:
+        """Check the kernel libraries."""
+        from afdsim.cost.roofline import known_backends
+
+        for name in self.kernels:
+            if name not in known_backends():
+                yield "kernels", f"no kernel was measured for {name!r} (known: {', '.join(sorted(known_backends()))})"
+
+
+class Colocated(_Engine):
+    """Data-parallel attention and expert parallelism on the same GPUs: one engine, EP over all of them."""
+
+    type: Literal["colocated"]
+    instances: Length
+    """Servers."""
+    gpus_per_instance: Length = 8
+    parallelism: AttentionParallelism
+    """Of attention, inside an instance. Default: every GPU is a data parallel rank."""
+    lm_head: Shards = "replicated"
+    redundant_experts: Annotated[int, Whole(0)] = 0
+    """Copies of experts beyond one each, over all GPUs."""
+    shared_expert_gpus: Annotated[int, Whole(0)] = 0
+    """GPUs that hold nothing but the shared expert; 0: every GPU holds it beside its routed ones."""
+    two_batch_overlap: Annotated[bool, Flag()] = False
+    """Two micro-batches, one computing while the other's tokens fly."""
+    single_batch_overlap: Annotated[bool, Flag()] = False
+    """The combine overlaps with the last matrix of the experts."""
+    all_to_all: Annotated[Literal["low_latency", "normal"], Choice(("low_latency", "normal"))] = "low_latency"
+    """Communication kernels: DeepEP's low-latency ones, or its normal ones, which hold a share of the SMs."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, data: Any) -> Any:
+        return _with_parallelism(data, narrow="tp", wide="dp")
+
+    @property
+    def num_microbatches(self) -> int:
+        """Micro-batches that take turns."""
+        return 2 if self.two_batch_overlap else 1
+
+    @property
+    def slots(self) -> int:
+        """Sequences that can be in flight over the whole deployment."""
+        return self.instances * self.parallelism.dp * self.max_num_seqs
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that the parallel degrees cover the instance, and that one overlap is chosen."""
+        yield from super().faults()
+        yield from _product(self.parallelism.dp, self.parallelism.tp, self.gpus_per_instance, "dp")
+        gpus = self.instances * self.gpus_per_instance
+        if self.shared_expert_gpus >= gpus:
+            yield "shared_expert_gpus", f"must be < {gpus}, the GPUs of the deployment {got(self.shared_expert_gpus)}"
+        if self.two_batch_overlap and self.single_batch_overlap:
+            yield "single_batch_overlap", "excludes two_batch_overlap; choose one"
+        if self.two_batch_overlap and self.max_num_seqs < 2:
+            yield "max_num_seqs", f"must be >= 2, one sequence per micro-batch {got(self.max_num_seqs)}"
+
+
+class TensorParallel(_Engine):
+    """Every GPU works on every token: heads and widths are cut, sums are all-reduced."""
+
+    type: Literal["tensor_parallel"]
+    gpus: Length
+    """GPUs of the engine, all inside one NVLink domain."""
+    ep: Length = 1
+    """Groups that hold different experts."""
+
+    @property
+    def num_microbatches(self) -> int:
+        """Return 1: nothing overlaps."""
+        return 1
+
+    @property
+    def slots(self) -> int:
+        """Sequences that can be in flight over the whole deployment."""
+        return self.max_num_seqs
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that the GPUs reach one another, and that the expert groups divide them."""
+        yield from super().faults()
+        from afdsim.catalog import entries as catalog
+
+        gpu = catalog.gpu(self.gpu)
+        if self.gpus > gpu.scale_up:
+            yield (
+                "gpus",
+                f"must be <= {gpu.scale_up}, the NVLink domain of {gpu.name} {got(self.gpus)}; or use colocated",
+            )
+        if self.gpus % self.ep:
+            yield "ep", f"must divide gpus, {self.gpus} {got(self.ep)}"
+
+
+Deployment = Annotated[Afd | Colocated | TensorParallel, Field(discriminator="type")]
+
+
+class Link(Part):
+    """One NIC and the path behind it."""
+
+    bandwidth: Annotated[float, Amount("bandwidth")] | None = None
+    """Line rate; default: that of the NIC of the GPU."""
+    latency: Time = 9e-6
+    """The whole one-way path."""
+
+
+class Network(Part):
+    """What moves tokens between the pools, and what each message costs besides its bytes."""
+
+    type: Annotated[Literal["ports", "dedicated"], Choice(("ports", "dedicated"), ("fifo", "shared"))] = "ports"
+    link: Link = Link()
+    efficiency: Annotated[float, Real(0.0, 1.0, positive=True)] = 0.8
+    """Achieved over line rate."""
+    post: Time = 1.5e-6
+    """CPU time to post a message."""
+    poll: Time = 1.5e-6
+    """Time until a completed message is seen."""
+    synchronise: Time = 8e-6
+    """GPU to CPU hand-over before a message is posted."""
+
+
+_LAWS = ("uniform", "power_law", "trace", "slowest")
+_A_LAW: Mapping[str, str] = MappingProxyType({"uniform": "a uniform", "trace": "a trace", "slowest": "a slowest-rank"})
+
+
+class Experts(Part):
+    """How tokens spread over experts."""
+
+    law: Annotated[Literal["uniform", "power_law", "trace", "slowest"], Choice(_LAWS)] = "uniform"
+    skew: Sigma = 0.0
+    """Exponent of the power law."""
+    path: Annotated[str, Text(wanted="a file")] | None = None
+    """With 'law: trace': a CSV file of tokens per expert, one row per MoE layer or one for all."""
+    max_over_mean: Annotated[float, Real(1.0)] = 1.0
+    """With 'law: slowest': load of the busiest rank of every layer over the mean, where a source states only that."""
+    placement: Annotated[Literal["contiguous", "balanced"], Choice(("contiguous", "balanced"))] = "contiguous"
+    """Where experts and their copies lie: in order, or packed by load (EPLB)."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that every key belongs to its law."""
+        if self.law == "power_law" and not self.skew:
+            yield "skew", "must be > 0 with 'law: power_law', e.g. 0.5"
+        if self.law != "power_law" and self.skew:
+            yield "skew", f"is the exponent of 'law: power_law'; {_A_LAW[self.law]} law has none"
+        if self.law == "trace" and (self.path is None or not Path(self.path).is_file()):
+            yield "path", f"no such file '{self.path}'" if self.path else "required key is missing"
+        if self.law != "trace" and self.path is not None:
+            yield "path", "is the file of 'law: trace'; remove it"
+        if (self.law == "slowest") != (self.max_over_mean > 1.0):
+            yield "max_over_mean", "must be > 1 with 'law: slowest', e.g. 1.11, and belongs to no other law"
+        if self.placement == "balanced" and self.law in ("uniform", "slowest"):
+            yield "placement", f"of experts makes no difference to 'law: {self.law}'; remove it"
+
+
+class Variation(Part):
+    """Lognormal multipliers of mean 1, given by the sigma of their logarithm, and constant factors."""
+
+    event: Sigma = 0.0
+    """Per operation."""
+    step: Sigma = 0.0
+    """Per step and instance."""
+    link: Sigma = 0.027
+    """Per transfer; p99/p50 = 1.065 was published for StepMesh."""
+    straggler: Mapping[
+        Annotated[
+            str, Text(r"(attention|ffn|instance)\[\d{1,6}\]", "'attention[i]' or 'ffn[i]'; colocated: 'instance[i]'")
+        ],
+        Annotated[float, Real(positive=True)],
+    ] = Field(default_factory=dict)
+    """Constant slow-down of single instances."""
+    experts: Experts = Experts()
+
+
+class ClosedLoop(Part):
+    """A finished request is replaced at once."""
+
+    process: Literal["closed_loop"]
+    concurrency: Length | None = None
+    """Requests in flight; default: all slots."""
+
+
+class Poisson(Part):
+    """Independent arrivals."""
+
+    process: Literal["poisson"]
+    request_rate: Rate
+
+
+class Constant(Part):
+    """Evenly spaced arrivals."""
+
+    process: Literal["constant"]
+    request_rate: Rate
+
+
+class Gamma(Part):
+    """Gamma distributed gaps, burstier than Poisson for a shape below 1."""
+
+    process: Literal["gamma"]
+    request_rate: Rate
+    burstiness: Annotated[float, Real(positive=True)] | None = None
+    """Shape of the gamma law."""
+    cv: Annotated[float, Real(positive=True)] | None = None
+    """Coefficient of variation of the gaps, 1/sqrt(burstiness)."""
+
+    @property
+    def shape(self) -> float:
+        """Shape of the gamma law, from whichever was given."""
+        return self.burstiness if self.burstiness is not None else (self.cv or 1.0) ** -2
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that exactly one of two words for one thing is given."""
+        if self.burstiness is not None and self.cv is not None:
+            yield "burstiness", "give one of burstiness and cv: burstiness (gamma shape) = 1/cv^2"
+        if self.burstiness is None and self.cv is None:
+            yield "", "process gamma needs burstiness (the gamma shape) or cv (= 1/sqrt(burstiness))"
+
+
+class Replay(Part):
+    """Arrivals and lengths of `workload.trace`."""
+
+    process: Literal["trace"]
+
+
+class ConstantLength(Part):
+    """Every request alike."""
+
+    distribution: Literal["constant"]
+    value: Length
+
+
+class _Bounded(Part):
+    min: Length = 1
+    max: Length | None = None
+
+    def faults(self) -> Iterator[Fault]:
+        """Check the order of the limits."""
+        if self.max is not None and self.max < self.min:
+            yield "max", f"must be >= min ({self.min}) {got(self.max)}"
+
+
+class LognormalLength(_Bounded):
+    """Lognormal, rounded and clipped."""
+
+    distribution: Literal["lognormal"]
+    mean: Annotated[float, Real(positive=True)]
+    """Mean before clipping."""
+    cv: Sigma
+    """Standard deviation over mean."""
+
+
+class UniformLength(_Bounded):
+    """Every whole number from min to max, equally often."""
+
+    distribution: Literal["uniform"]
+    max: Length
+
+
+class Trace(Part):
+    """A file of recorded requests."""
+
+    path: Annotated[str, Text(wanted="a file")]
+    format: Annotated[str, Text(wanted="a trace format, e.g. 'azure'")] = "auto"
+    time_scale: Annotated[float, Real(positive=True)] = 1.0
+    """Stretches the gaps: 0.5 replays twice as fast."""
+    start: Time = 0.0
+    """Where to begin, counted from the first request."""
+    end: Annotated[float, Amount("time")] | None = None
+    spread: Annotated[bool, Flag()] = False
+    """Space requests that share a timestamp evenly up to the next one, for traces recorded in buckets."""
+    skip_bad_rows: Annotated[bool, Flag()] = True
+    """Skip and count rows that cannot be, up to one in a hundred."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check the window, the format and that the file is there."""
+        from afdsim.workload.traces import FORMATS
+
+        if self.end is not None and self.end <= self.start:
+            yield "end", f"must be > start ({units.show_time(self.start)})"
+        if self.format not in ("auto", *FORMATS):
+            yield "format", f"must be one of auto, {', '.join(FORMATS)} {got(self.format)}"
+        if not Path(self.path).is_file():
+            yield "path", f"no such file '{self.path}'"
+
+
+Arrival = Annotated[ClosedLoop | Poisson | Constant | Gamma | Replay, Field(discriminator="process")]
+Lengths = Annotated[ConstantLength | LognormalLength | UniformLength, Field(discriminator="distribution")]
+
+
+class Workload(Part):
+    """Who asks for how much, and when."""
+
+    arrival: Arrival
+    input_len: Lengths | None = None
+    """Tokens in the KV cache before the first decode step."""
+    output_len: Lengths | None = None
+    num_requests: Length | None = None
+    """Requests that are counted; with a trace: the first ones, default all of it."""
+    trace: Trace | None = None
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that requests come from exactly one place."""
+        given = ("input_len", "output_len", "num_requests")
+        if isinstance(self.arrival, Replay):
+            if self.trace is None:
+                yield "trace", "process trace needs a file; give workload.trace.path"
+            for key in given[:2]:
+                if getattr(self, key) is not None:
+                    yield key, "comes from the trace; remove it (or set it to null)"
+            return
+        for key in given:
+            if getattr(self, key) is None:
+                yield key, "required key is missing"
+        if self.trace is not None:
+            yield "trace", f"is not used by process {self.arrival.process}; write 'process: trace' or remove it"
+
+
+class Sla(Part):
+    """Limits that a deployment must meet."""
+
+    tpot: Annotated[float, Amount("time")] | None = None
+    """Time per output token."""
+    e2el: Annotated[float, Amount("time")] | None = None
+    """From arrival to the last token."""
+    percentile: Annotated[Literal["mean", "p50", "p90", "p95", "p99"], Choice(("mean", "p50", "p90", "p95", "p99"))] = (
+        "p99"
+    )
+    """Which statistic over requests is held against the limits."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that there is something to meet."""
+        if self.tpot is None and self.e2el is None:
+            yield "", "needs a limit, for example 'tpot: 50ms'"
+
+
+class Stop(Part):
+    """When to stop early."""
+
+    max_sim_time: Annotated[float, Amount("time")] | None = None
+
+
+class RecordOptions(Part):
+    """What to keep besides the frame of requests."""
+
+    tokens: Annotated[bool, Flag()] = True
+
+
+class Run(Part):
+    """How to simulate; nothing here describes the cluster."""
+
+    engine: Annotated[Literal["auto", "processes", "kernel"], Choice(("auto", "processes", "kernel"))] = "auto"
+    granularity: Annotated[Literal["instance", "gpu"], Choice(("instance", "gpu"))] = "instance"
+    seeds: tuple[Annotated[int, Whole(0)], ...] = (0,)
+    warmup: Time = 0.0
+    """Requests that arrive before are simulated and not counted."""
+    stop: Stop = Stop()
+    record: RecordOptions = RecordOptions()
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that there is a seed, and each only once."""
+        if not self.seeds:
+            yield "seeds", "must name at least one seed, e.g. [0]"
+        if len(set(self.seeds)) < len(self.seeds):
+            yield "seeds", "names a seed twice"
+
+
+def _with_parallelism(data: Any, narrow: str, wide: str) -> Any:
+    """Complete the degrees of a pool so that they cover an instance; `narrow` is 1 if neither is given."""
+    if not isinstance(data, dict) or not isinstance(data.get("parallelism", {}), dict):
+        return data
+    given, gpus = data.get("parallelism", {}), data.get("gpus_per_instance", 8)
+    if isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 1:
+        gpus = 8  # its own fault is reported; a second one here would confuse
+    if narrow in given or wide in given:
+        degree = given.get(narrow, given.get(wide))
+        divides = isinstance(degree, int) and degree > 0 and gpus % degree == 0
+        rest = gpus // degree if divides else gpus
+        return {**data, "parallelism": {narrow: rest, wide: rest, **given}}
+    return {**data, "parallelism": {narrow: 1, wide: gpus, **given}}
+
+
+def _product(first: int, second: int, gpus: int, name: str) -> Iterator[Fault]:
+    if first * second != gpus:
+        yield "parallelism", f"{name} x tp = {first} x {second} = {first * second} but an instance has {gpus} GPUs"

@@ -1,0 +1,11 @@
+"""Many runs: axes, cache, workers, published figures.
+
+grid          points of a sweep, from axes of values
+points        the outcome of a point, cached under its key
+pool          fresh Python processes as an executor
+sweeps        every point of a grid as a frame or a folder
+comparison    deployments side by side
+validation    published figures against ours
+bench         speed of the engines
+recording     one run and the timeline of a part of it
+"""

@@ -1,0 +1,140 @@
+"""One point of a sweep: simulate it, flatten what it gives, keep it in a file.
+
+A file is named by the content of the scenario and the seed, in a folder named by the code that computed it, so it is
+right whenever it is found: an edited scenario, engine or catalog looks elsewhere. Files are written whole or not at
+all; a torn one (a machine lost power) counts as absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from afdsim import __version__
+from afdsim.errors import AfdsimError, SimulationError
+from afdsim.scenario.document import Scenario
+
+Status = Literal["ok", "error"]
+
+UNTOLD = ("definitions",)
+"""Keys of a summary that say the same for every point; they are documentation and no column."""
+
+PRESENTATION = ("cli/", "plot", "results/plot", "results/terminal")
+"""Beginnings of the paths of modules that only show what others compute."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a point gave; the same whoever computed it, but for the wall time."""
+
+    status: Status
+    error: str | None = None
+    wall_s: float = 0.0
+    columns: Mapping[str, Any]
+    """Flat keys of the summary."""
+
+    def text(self) -> str:
+        """Return the content of its file."""
+        data = {"status": self.status, "error": self.error, "wall_s": self.wall_s, "columns": self.columns}
+        return json.dumps(data, allow_nan=False, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def read(cls, text: str) -> Outcome:
+        """Return the outcome in the content of a file; ValueError or KeyError if it is torn."""
+        data = json.loads(text)
+        return cls(status=data["status"], error=data["error"], wall_s=data["wall_s"], columns=data["columns"])
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """A folder of outcomes."""
+
+    folder: Path
+
+    def file(self, key: str, seed: int) -> Path:
+        """Return where the outcome of a scenario and a seed is kept."""
+        return self.folder / code()[:16] / key[:2] / f"{key}-{seed}.json"
+
+    @staticmethod
+    def get(file: Path) -> Outcome | None:
+        """Return the outcome in a file, or None if there is none."""
+        try:
+            return Outcome.read(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @staticmethod
+    def put(file: Path, text: str) -> None:
+        """Write an outcome: whole, or OSError and nothing."""
+        from afdsim.results.result import write_text
+
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, text)
+
+
+def compute(scenario: Scenario, seed: int, file: Path | None, expected: str) -> str:
+    """Simulate one point wherever this runs, keep it in `file`, and return the text of its outcome.
+
+    `expected` is the `code` of who asks: a worker with another one must not answer.
+    """
+    if expected != code():
+        raise SimulationError("this worker runs another version of afdsim than the sweep; install the same everywhere")
+    text = outcome(scenario, seed).text()
+    if file is not None:
+        # a worker may have no such disk, or a full one: who asked keeps the outcome too, and notices
+        with suppress(OSError):
+            Cache.put(file, text)
+    return text
+
+
+def outcome(scenario: Scenario, seed: int) -> Outcome:
+    """Simulate one point; a failure that afdsim explains is an outcome, any other is a bug and raised."""
+    from afdsim.simulation import simulate
+
+    started = time.perf_counter()
+    try:
+        summary = simulate(scenario, seed=seed).summary
+    except AfdsimError as error:
+        return Outcome(status="error", error=str(error), wall_s=time.perf_counter() - started, columns={})
+    return Outcome(status="ok", wall_s=time.perf_counter() - started, columns=flat(summary))
+
+
+def flat(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a summary as one row: its keys joined by dots, without ``afdsim.``."""
+    own = {key: value for key, value in summary["afdsim"].items() if key not in UNTOLD}
+    return dict(_leaves({key: value for key, value in summary.items() if key != "afdsim"} | own, ""))
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            yield f"{prefix}{key}", "; ".join(value)
+        elif isinstance(value, list | tuple):
+            yield from _leaves({str(index): item for index, item in enumerate(value)}, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@cache
+def code() -> str:
+    """Return a digest of all that an outcome depends on beside the scenario: source, data, and NumPy and SimPy."""
+    package = Path(__file__).parent.parent
+    digest = hashlib.sha256(f"{__version__} {[version(name) for name in ('numpy', 'simpy')]}".encode())
+    source = [
+        path for path in package.rglob("*.py") if not path.relative_to(package).as_posix().startswith(PRESENTATION)
+    ]
+    data = [path for path in (package / "data").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    for file in sorted([*source, *data]):
+        digest.update(f"{file.relative_to(package).as_posix()} {file.stat().st_size}\n".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,214 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from afdsim.results import plot
+from afdsim.results.metrics import CAUSES, Engine, Pool, Run, Sla
+
+pytest.importorskip("matplotlib")
+
+
+def simulated(seed=0, *, n=400, mean=0.042, stragglers=0):
+    rng = np.random.default_rng(seed)
+    arrival = np.sort(rng.uniform(0, 9, n))
+    tpot = mean * np.exp(rng.normal(0, 0.04, n))
+    tpot[:stragglers] *= 3
+    times, eight = np.arange(1, 201) / 20, np.full(8, 1.0)
+    gpus = {cause: eight * share for cause, share in zip(CAUSES, (8.0, 1.0, 0.5, 0.3, 0.2, 0.0), strict=True)}
+    return Run(
+        requests={
+            "arrival_s": arrival, "admitted_s": arrival, "first_token_s": arrival + 0.05,
+            "finish_s": arrival + 0.05 + 99 * tpot, "input_len": np.full(n, 10), "output_len": np.full(n, 100),
+            "status": np.full(n, "finished"), "counted": np.ones(n, bool),
+        },
+        tokens={"t_s": times, "batch": np.full(200, 50), "gaps": np.full(200, 50), "itl_s": np.full(200, 0.05)},
+        gpus={"pool": ["attention"] * 4 + ["ffn"] * 4, "instance": [0, 0, 1, 1] * 2, "rank": [0, 1] * 4, **gpus},
+        window=(2.0, 10.0),
+        pools={"attention": Pool(gpu="H800", gpus=4), "ffn": Pool(gpu="H800", gpus=4)},
+        engine=Engine(name="kernel", steps=1, events=1),
+        sla=Sla(limits={"tpot": 0.05}),
+    )  # fmt: skip
+
+
+class Simulation:
+    """A result: something that has a run."""
+
+    def __init__(self, seed):
+        self.run = simulated(seed)
+
+
+SPANS = {
+    "track": ["attention[0]", "ffn[0]", "attention[0]", "ffn[0]"],
+    "start_s": [0.0, 0.0, 0.001, 0.0012],
+    "end_s": [0.001, 0.0012, 0.002, 0.002],
+    "micro_batch": [0, -1, 1, 0],
+    "cause": ["busy", "wait_peer", "busy", "busy"],
+}
+SWEEP = {
+    "instances": [1, 1, 2, 2, 4, 4],
+    "tgs": [900.0, 950.0, 2000.0, 2050.0, 1500.0, 1550.0],
+    "tokens_per_s_per_user": [30.0, 29.0, 24.0, 25.0, 18.0, 19.0],
+    "mean_tpot_ms": [33.0, 34.0, 41.0, 40.0, 55.0, 53.0],
+    "sla.met": [True, True, True, True, False, False],
+    "pools.attention.busy": [0.9, 0.9, 0.8, 0.8, 0.4, 0.4],
+    "pools.ffn.busy": [0.5, 0.5, 0.7, 0.7, 0.9, 0.9],
+}
+TWO = {"2A2F (32 GPUs)": [simulated(1), Simulation(2)], "EP128 (128 GPUs)": simulated(3, mean=0.047, stragglers=1)}
+
+PICTURES = {
+    "tpot_histogram": lambda: plot.tpot_histogram(simulated()),
+    "tpot_histogram of two": lambda: plot.tpot_histogram(TWO),
+    "tpot_cdf": lambda: plot.tpot_cdf(Simulation(0)),
+    "tpot_cdf of two": lambda: plot.tpot_cdf(TWO),
+    "itl_histogram": lambda: plot.itl_histogram(Simulation(0)),
+    "tail": lambda: plot.tpot_cdf(TWO, tail=True),
+    "throughput": lambda: plot.throughput(simulated()),
+    "causes": lambda: plot.causes(simulated()),
+    "causes of two": lambda: plot.causes(TWO),
+    "utilization": lambda: plot.utilization(simulated()),
+    "gantt": lambda: plot.gantt(SPANS),
+    "pareto": lambda: plot.pareto(SWEEP, hue="instances"),
+    "ratio": lambda: plot.ratio(SWEEP, x="instances"),
+}
+
+
+def boxes(texts):
+    return [text.get_window_extent() for text in texts if text.get_visible() and text.get_text().strip()]
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_every_picture_is_labelled_and_inside_its_figure(name):
+    ax = PICTURES[name]()
+    ax.figure.draw_without_rendering()
+    legend = ax.get_legend()
+    parts = boxes([ax.title, ax.xaxis.label, ax.yaxis.label, *(legend.get_texts() if legend else [])])
+    width, height = ax.figure.bbox.width, ax.figure.bbox.height
+
+    assert ax.get_title()
+    assert "(" in ax.get_xlabel() or name in {"pareto", "ratio"}
+    assert all(box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1 for box in parts)
+    assert not any(one.overlaps(two) for index, one in enumerate(parts) for two in parts[index + 1 :])
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_same_picture_has_the_same_bytes(name, tmp_path):
+    pages = [plot.save(PICTURES[name](), tmp_path / f"{turn}.svg").read_bytes() for turn in range(2)]
+
+    assert pages[0] == pages[1]
+    assert b"<dc:date>" not in pages[0]
+
+
+def test_a_legend_hides_no_data():
+    ax = plot.tpot_histogram(TWO)
+    ax.figure.draw_without_rendering()
+
+    assert not ax.get_legend().get_window_extent().overlaps(ax.get_window_extent())
+
+
+def test_histogram_says_percentiles_and_limit():
+    ax = plot.tpot_histogram(simulated())
+
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+
+    assert labels[0].startswith("p50 4")
+    assert labels[1].startswith("p99 4")
+    assert labels[2] == "SLA 50 ms"
+
+
+def test_a_few_stragglers_do_not_flatten_the_histogram():
+    ax = plot.tpot_histogram(simulated(stragglers=1))
+
+    assert ax.get_xlim()[1] < 60
+    assert ax.get_xlabel().startswith("TPOT of a request (ms); 1 beyond, up to 1")
+
+
+def test_a_limit_far_away_leaves_the_distribution_readable():
+    ax = plot.tpot_histogram(simulated(mean=0.005))
+    (inset,) = ax.child_axes
+    left, right = inset.get_xlim()
+
+    assert ax.get_xlim()[1] > 50
+    assert 4 < left < right < 6
+    assert not plot.tpot_histogram(simulated()).child_axes
+
+
+def test_causes_fill_their_bars():
+    ax = plot.causes(simulated())
+    ends = [bar.get_x() + bar.get_width() for bar in ax.containers[-1]]
+
+    assert ends == pytest.approx([100.0, 100.0])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["attention", "ffn"]
+
+
+def test_pictures_are_drawn_on_the_axes_given():
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots(2)
+
+    assert plot.tpot_cdf(simulated(), axes[1]) is axes[1]
+    assert plot.causes(simulated(), axes[0]) is axes[0]
+
+
+def test_runs_without_a_request_are_drawn_empty(tmp_path):
+    nothing = simulated(n=0)
+
+    for draw in (plot.tpot_histogram, plot.tpot_cdf):
+        assert plot.save(draw(nothing), tmp_path / "empty.png", dpi=30).stat().st_size
+
+
+def test_gantt_clips_to_its_window():
+    ax = plot.gantt(SPANS, window=(0.0005, 0.0015))
+
+    assert ax.get_xlim() == pytest.approx((0.0, 1.0))
+    assert max(bar.get_x() + bar.get_width() for bars in ax.containers for bar in bars) <= 1.0 + 1e-9
+
+
+def test_frontier_keeps_what_no_point_beats():
+    x, y = np.array([1.0, 2.0, 3.0, 2.0, 3.0]), np.array([9.0, 5.0, 4.0, 8.0, 1.0])
+
+    assert plot.frontier(x, y).tolist() == [0, 3, 2]
+    assert plot.frontier(x[:0], y[:0]).tolist() == []
+
+
+def test_a_deployment_keeps_its_colour():
+    alone, together = plot.colours(["2A2F"]), plot.colours(["2A2F", "4A2F", "EP32"])
+
+    assert alone["2A2F"] == together["2A2F"]
+    assert len(set(together.values())) == 3
+    assert len(plot.colours(map(str, range(20)))) == 20
+
+
+def test_plot_needs_no_matplotlib_until_it_draws():
+    code = "import sys, afdsim.results.plot; sys.exit('matplotlib' in sys.modules or 'pandas' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_quantities_with_units_are_numbers_on_an_axis():
+    sweep = {
+        **SWEEP,
+        "workload.arrival.request_rate": ["60 req/s", "60 req/s", "120 req/s", "120 req/s", "2e2 req/s", "200 req/s"],
+    }
+    ax = plot.ratio(sweep, x="workload.arrival.request_rate")
+
+    assert ax.get_lines()[0].get_xdata().tolist() == [60.0, 120.0, 200.0]
+    assert ax.get_xlabel() == "request rate (req/s)"
+
+
+def test_points_that_failed_are_left_out_of_a_frontier():
+    sweep = {
+        **SWEEP,
+        "sla.met": [True, True, True, True, None, None],
+        "tgs": [900.0, 950.0, 2000.0, 2050.0, None, None],
+    }
+    ax = plot.pareto({**sweep, "sla.metric": ["tpot"] * 6, "sla.limit_ms": [50.0] * 6}, hue="instances")
+
+    assert "SLA 50 ms" in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert all(len(line.get_xdata()) == 0 for line in ax.get_lines() if line.get_label() == "4")
+
+
+def test_a_column_that_is_no_number_is_told():
+    with pytest.raises(ValueError, match="'fast' is no number"):
+        plot.ratio({**SWEEP, "instances": ["fast"] * 6}, x="instances")

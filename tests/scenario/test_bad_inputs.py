@@ -1,0 +1,422 @@
+"""Every wrong scenario gets one clear answer: where it is wrong, what was found, and what to write instead."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from afdsim import ScenarioError
+from afdsim.scenario.document import load, locate
+
+GOOD = """\
+version: 1
+model: step3
+precision: {attention: fp8, ffn: fp8, kv_cache: fp8}
+deployment:
+  type: afd
+  attention:
+    gpu: H800
+    instances: 2
+    gpus_per_instance: 8
+    parallelism: {dp: 8, tp: 1}
+  ffn:
+    gpu: H800
+    instances: 2
+    gpus_per_instance: 8
+    parallelism: {ep: 2, tp: 4}
+  num_microbatches: 3
+  max_num_seqs: 384
+network:
+  link:
+    bandwidth: 400Gbps
+    latency: 9us
+variation:
+  straggler: {"attention[1]": 1.2}
+workload:
+  arrival:
+    process: poisson
+    request_rate: 180 req/s
+  input_len: {distribution: constant, value: 4096}
+  output_len: 512
+  num_requests: 100
+sla: {tpot: 50ms, percentile: p99}
+cost: {H800: 2.80 USD/h}
+run:
+  seeds: [0, 1]
+"""
+
+# old text -> new text, then the message; several lines of message are several faults
+# fmt: off
+ROWS = (
+    ("  output_len:", "  otput_len:",
+     "29:3: workload.otput_len: unknown key 'otput_len'; did you mean 'output_len'?"),
+    ("  input_len: {distribution: constant, value: 4096}", "  input_len: 9\n  isl: 4096",
+     "29:3: workload.isl: unknown key 'isl'; afdsim calls it 'input_len'"),
+    ("  num_requests: 100", "  num_requests: 100\n  num_prompts: 1",
+     "31:3: workload.num_prompts: unknown key 'num_prompts'; afdsim calls it 'num_requests'"),
+    ("  max_num_seqs: 384", "  max_num_seqs: 384\n  batch_size: 64",
+     "18:3: deployment.batch_size: unknown key 'batch_size'; afdsim calls it 'max_num_seqs'"),
+    ("{ep: 2, tp: 4}", "{ep: 2, tp_size: 4}",
+     "15:26: deployment.ffn.parallelism.tp_size: unknown key 'tp_size'; afdsim calls it 'tp'"),
+    ("  num_requests: 100", "  num_requests: 100\n  seed: 1",
+     "31:3: workload.seed: unknown key 'seed'; afdsim calls it 'run.seeds'"),
+    ("  num_requests: 100", "  num_requests: 100\n  request_rate: 1 req/s",
+     "31:3: workload.request_rate: unknown key 'request_rate' here; it belongs to 'workload.arrival.request_rate'"),
+    ("version: 1", "version: 1\nzebra: 1",
+     "2:1: zebra: unknown key 'zebra' (known: version, name, model, precision, deployment, network, variation, workload, sla, failures, cost, run)"),
+    ("9us", "20",
+     "21:14: network.link.latency: needs a unit, for example '20us' or '20ms'"),
+    ("400Gbps", "400",
+     "20:16: network.link.bandwidth: needs a unit, for example '400Gbps' or '400GB/s'"),
+    ("400Gbps", "400GBps",
+     "20:16: network.link.bandwidth: unknown unit 'GBps'; 'Gbps' (gigabits) or 'GB/s' (gigabytes)?"),
+    ("400Gbps", "50ms",
+     "20:16: network.link.bandwidth: '50ms' is a time; a bandwidth is needed, e.g. '400Gbps'"),
+    ("400Gbps", "0Gbps",
+     "20:16: network.link.bandwidth: must be > 0 (got '0Gbps')"),
+    ("9us", "-9us",
+     "21:14: network.link.latency: must be >= 0 (got '-9us')"),
+    ("9us", "[9us]",
+     "21:14: network.link.latency: must be a time, e.g. '20us' (got a list)"),
+    ("  num_microbatches: 3", "  ffn: {}\n  num_microbatches: 3",
+     "16:3: deployment.ffn: duplicate key 'ffn' (first on line 11)"),
+    ("  type: afd", "\ttype: afd",
+     "5:1: YAML does not allow tabs for indentation (line 5)"),
+    ("    instances: 2\n    gpus_per_instance: 8\n    parallelism: {dp", "    instances: 0\n    gpus_per_instance: 8\n    parallelism: {dp",
+     "8:16: deployment.attention.instances: must be a whole number >= 1 (got 0)"),
+    ("    instances: 2\n    gpus_per_instance: 8\n    parallelism: {dp", "    instances: -2\n    gpus_per_instance: 8\n    parallelism: {dp",
+     "8:16: deployment.attention.instances: must be a whole number >= 1 (got -2)"),
+    ("    instances: 2\n    gpus_per_instance: 8\n    parallelism: {dp", "    instances: 2.5\n    gpus_per_instance: 8\n    parallelism: {dp",
+     "8:16: deployment.attention.instances: must be a whole number >= 1 (got 2.5)"),
+    ("    instances: 2\n    gpus_per_instance: 8\n    parallelism: {dp", "    instances: true\n    gpus_per_instance: 8\n    parallelism: {dp",
+     "8:16: deployment.attention.instances: must be a whole number >= 1 (got true)"),
+    ("  max_num_seqs: 384", "  max_num_seqs:",
+     "17:3: deployment.max_num_seqs: must be a whole number >= 1 (got nothing)"),
+    ("  attention:\n    gpu: H800", "  attention:\n    gpu: H2O",
+     "7:10: deployment.attention.gpu: unknown GPU 'H2O'; did you mean 'H20'? afdsim list gpus"),
+    ("cost: {H800:", "cost: {H8OO:",
+     "32:8: cost.H8OO: unknown GPU 'H8OO'; did you mean 'H800'? afdsim list gpus"),
+    ("2.80 USD/h", "2.80",
+     "32:14: cost.H800: needs a unit, for example '2.8 USD/h'"),
+    ("{ep: 2, tp: 4}", "{ep: 3, tp: 8}",
+     "15:18: deployment.ffn.parallelism: ep x tp = 3 x 8 = 24 but an instance has 8 GPUs"),
+    ("{ep: 2, tp: 4}", "{ep: 3}",
+     "15:18: deployment.ffn.parallelism: ep x tp = 3 x 8 = 24 but an instance has 8 GPUs"),
+    ("{dp: 8, tp: 1}", "{dp: 8, tp: 2}",
+     "10:18: deployment.attention.parallelism: dp x tp = 8 x 2 = 16 but an instance has 8 GPUs"),
+    ("    instances: 2\n    gpus_per_instance: 8\n    parallelism: {ep", "    instances: 5\n    gpus_per_instance: 8\n    parallelism: {ep",
+     "12:5: deployment.ffn: 48 experts do not divide over instances x ep = 5 x 2 = 10; nearest: 8, 12"),
+    ("    process: poisson", "    process: gamma\n    burstiness: 0.5\n    cv: 2",
+     "27:17: workload.arrival.burstiness: give one of burstiness and cv: burstiness (gamma shape) = 1/cv^2"),
+    ("    process: poisson", "    process: gamma\n    burstiness: 0",
+     "27:17: workload.arrival.burstiness: must be a number > 0 (got 0)"),
+    ("    process: poisson", "    process: gamma",
+     "26:5: workload.arrival: process gamma needs burstiness (the gamma shape) or cv (= 1/sqrt(burstiness))"),
+    ("180 req/s", "-1 req/s",
+     "27:19: workload.arrival.request_rate: must be > 0 (got '-1 req/s')"),
+    ("180 req/s", "180",
+     "27:19: workload.arrival.request_rate: needs a unit, for example '180 req/s'"),
+    ("    request_rate: 180 req/s\n", "",
+     "26:5: workload.arrival.request_rate: required key is missing"),
+    ("process: poisson", "process: poison",
+     "26:5: workload.arrival: unknown process 'poison'; did you mean 'poisson'? (known: closed_loop, poisson, constant, gamma, trace)"),
+    ("    process: poisson\n", "",
+     "26:5: workload.arrival.process: required key is missing"),
+    ("process: poisson", "process: closed_loop",
+     "27:5: workload.arrival.request_rate: unknown key 'request_rate' (known: process, concurrency)"),
+    ("    process: poisson\n    request_rate: 180 req/s", "    process: closed_loop\n    concurrency: 7000",
+     "27:18: workload.arrival.concurrency: must be <= 6,144, all slots of the deployment"),
+    ("  num_requests: 100", "  num_requests: 100\n  trace: {format: azure}",
+     "31:10: workload.trace.path: needs the file to replay; write it here or give --set workload.trace.path=FILE"),
+    ("{distribution: constant, value: 4096}", "{distribution: uniform, min: 9, max: 3}",
+     "28:51: workload.input_len.max: must be >= min (9) (got 3)"),
+    ("{distribution: constant, value: 4096}", "{distribution: normal, value: 4096}",
+     "28:14: workload.input_len: unknown distribution 'normal'; did you mean 'lognormal'? (known: constant, lognormal, uniform)"),
+    ("{distribution: constant, value: 4096}", "{distribution: constant, value: 0}",
+     "28:46: workload.input_len.value: must be a whole number >= 1 (got 0)"),
+    ('"attention[1]"', '"ffn[5]"',
+     "23:25: variation.straggler.ffn[5]: ffn has instances 0..1"),
+    ('"attention[1]"', '"decode[1]"',
+     "23:15: variation.straggler.decode[1]: must be 'attention[i]' or 'ffn[i]'; colocated: 'instance[i]' (got 'decode[1]')"),
+    ("1.2}", "0}",
+     "23:31: variation.straggler.attention[1]: must be a number > 0 (got 0)"),
+    ("sla: {tpot: 50ms, percentile: p99}", "sla: {tpot: 50ms, percentile: p98}",
+     "31:31: sla.percentile: must be one of mean, p50, p90, p95, p99 (got 'p98'); did you mean 'p99'?"),
+    ("sla: {tpot: 50ms, percentile: p99}", "sla: {}",
+     "31:6: sla: needs a limit, for example 'tpot: 50ms'"),
+    ("type: afd", "type: colocatd",
+     "5:3: deployment: unknown type 'colocatd'; did you mean 'colocated'? (known: afd, colocated, tensor_parallel)"),
+    ("network:", "network:\n  type: fifo",
+     "19:9: network.type: 'fifo' is not modelled yet; this version simulates ports, dedicated"),
+    ("network:", "network:\n  type: prots",
+     "19:9: network.type: must be one of ports, dedicated (got 'prots'); did you mean 'ports'?"),
+    ("network:", "network:\n  efficiency: 1.2",
+     "19:15: network.efficiency: must be a number > 0 and <= 1 (got 1.2)"),
+    ("run:", "failures: [{target: 'ffn[1]', kind: crash, at: 30s}]\nrun:",
+     "33:11: failures: failures are not modelled yet; remove them"),
+    ("  max_num_seqs: 384", "  max_num_seqs: 384\n  gap: 1ms",
+     "18:8: deployment.gap: is a pause of drained pipelines; add 'boundary: drain' or remove it"),
+    ("  max_num_seqs: 384", "  max_num_seqs: 384\n  mtp: {draft: 1, acceptance: 1.8}",
+     "18:31: deployment.mtp.acceptance: must be a number >= 0 and <= 1 (got 1.8)"),
+    ("    gpus_per_instance: 8\n    parallelism: {dp", "    gpus_per_instance: 8\n    o_proj: tp3\n    parallelism: {dp",
+     "10:13: deployment.attention.o_proj: tp3 does not divide the 8 GPUs of an instance"),
+    ("version: 1", "version: 2",
+     "1:10: version: must be 1, the only version of the format (got 2)"),
+    ("model: step3\n", "",
+     "1:1: model: required key is missing"),
+    ("[0, 1]", "5",
+     "34:10: run.seeds: must be a list (got 5)"),
+    ("[0, 1]", "[]",
+     "34:10: run.seeds: must name at least one seed, e.g. [0]"),
+    ("[0, 1]", "[0, 0]",
+     "34:10: run.seeds: names a seed twice"),
+    ("[0, 1]", "[0, yes]",
+     "34:14: run.seeds[1]: must be a whole number >= 0 (got 'yes')"),
+    ("run:", "run:\n  record: {tokens: yes}",
+     "34:20: run.record.tokens: must be true or false (got 'yes')"),
+    ("  link:\n    bandwidth: 400Gbps\n    latency: 9us", "  link: fast",
+     "19:9: network.link: must be a map (got 'fast')"),
+    ("version: 1", "version: 1\nextends: [a]",
+     "2:10: extends: must be a file or the name of a shipped scenario (got a list)"),
+    ("version: 1", "version: 1\n5: 1",
+     "2:1: 5: key '5' must be text, not a number\n2:1: 5: unknown key '5' (known: version, name, model, precision, deployment, network, variation, workload, sla, failures, cost, run)"),
+    ("version: 1", "version: !!int 1",
+     "1:10: version: YAML tags (!...) are not used in scenarios"),
+    ("version: 1", "version: *one",
+     "1:10: version: alias '*one' has no finished anchor before it"),
+    ("version: 1", "version: [1",
+     "2:6: not valid YAML: expected ',' or ']', but got ':'"),
+)
+# fmt: on
+
+
+def faults(path):
+    with pytest.raises(ScenarioError) as caught:
+        load(path)
+    return str(caught.value)
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text):
+        path = tmp_path / "a.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+def test_the_scenario_of_this_table_is_good(file):
+    assert load(file(GOOD)).deployment.slots == 6144
+
+
+@pytest.mark.parametrize(("old", "new", "message"), ROWS)
+def test_a_fault_is_answered_where_it_is(file, old, new, message):
+    assert GOOD.count(old) >= 1
+    path = file(GOOD.replace(old, new, 1))
+
+    assert faults(path) == "\n".join(f"{path}:{line}" for line in message.split("\n"))
+
+
+def test_an_unknown_model_is_suggested(file):
+    path = file(GOOD.replace("model: step3", "model: step33"))
+
+    assert faults(path).startswith(f"{path}:2:8: model: unknown ")
+    assert "did you mean 'step3'" in faults(path)
+
+
+def test_a_model_path_starts_at_the_file(file):
+    path = file(GOOD.replace("model: step3", "model: ./config.json"))
+
+    assert faults(path).startswith(f"{path}:2:8: model: ")
+    assert str(path.parent / "config.json") in faults(path)
+
+
+def test_a_base_that_is_not_there_is_reported_at_extends(file):
+    path = file("extends: nowhere.yaml\n")
+
+    assert faults(path).startswith(
+        f"{path}:1:10: extends: nowhere.yaml: no such file, and no shipped scenario (shipped: "
+    )
+
+
+def test_a_trace_that_is_not_there_is_reported(file, tmp_path):
+    path = file("extends: azure_conversation\nworkload: {trace: {path: no.csv, end: 1s, start: 2s, format: azur}}\n")
+
+    assert faults(path).split("\n")[
+        0
+    ] == f"{path}:2:25: workload.trace.path: no such file '{tmp_path / 'no.csv'}'".replace(":25:", ":26:")
+    assert f"{path}:2:39: workload.trace.end: must be > start (2.00 s)" in faults(path)
+    assert "workload.trace.format: must be one of auto, " in faults(path)
+
+
+def test_all_faults_are_reported_at_once_in_the_order_of_the_file(file):
+    text = GOOD
+    for old, new in [
+        ("H800", "H2O"),
+        ("400Gbps", "400GBps"),
+        ("  num_requests", "  num_request"),
+        ("[0, 1]", "[-1]"),
+        ("9us", "9"),
+    ]:
+        text = text.replace(old, new, 1)
+    path = file(text)
+
+    assert [line.removeprefix(f"{path}:").split(": ")[:2] for line in faults(path).split("\n")] == [
+        ["7:10", "deployment.attention.gpu"],
+        ["20:16", "network.link.bandwidth"],
+        ["21:14", "network.link.latency"],
+        ["30:3", "workload.num_request"],
+        ["34:11", "run.seeds[0]"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", ":1:1: the file is empty; 'afdsim init' writes a scenario to start from"),
+        ("# only a comment\n", ":1:1: the file is empty; 'afdsim init' writes a scenario to start from"),
+        ("- a\n- b\n", ":1:1: a scenario is a map of keys, such as 'model: step3'"),
+        ("step3\n", ":1:1: a scenario is a map of keys, such as 'model: step3'"),
+        (b"\xff\xfe\x00\x01", ":1:1: not a text file in UTF-8 (byte 0)"),
+        ("a: \x00", ":1:1: not valid YAML: unacceptable character #x0000: special characters are not allowed"),
+        ("--- 1\n--- 2\n", ":1:1: holds more than one YAML document ('---'); one scenario per file"),
+        ("a: {? [b] : c}", ":1:7: a: a key must be plain text"),
+        ("a: b: c\n", ":1:5: not valid YAML: mapping values are not allowed here"),
+    ],
+)
+def test_what_is_no_scenario_at_all_is_said_in_one_line(file, content, message):
+    path = file(content)
+
+    assert faults(path) == f"{path}{message}"
+
+
+def test_nesting_and_aliases_are_bounded(file):
+    assert "nested more than 32 levels deep" in faults(file("a: " + "[" * 5000))
+    laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
+    )
+
+    assert "more than 20,000 values; a scenario is a short text" in faults(file(laughs))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "deployment.max_num_seqs",
+            "--set deployment.max_num_seqs: write path=value, for example 'deployment.max_num_seqs=256'",
+        ),
+        (
+            "deployment.max_num_seqs=0",
+            "--set deployment.max_num_seqs=0: deployment.max_num_seqs: must be a whole number >= 1 (got 0)",
+        ),
+        (
+            "deployment.atn.instances=1",
+            "--set deployment.atn.instances=1: deployment.atn.instances: no such key 'atn' under 'deployment' (has: type, attention, ffn, num_microbatches, max_num_seqs, boundary, gap, mtp)",
+        ),
+        (
+            "netwrk.post=1us",
+            "--set netwrk.post=1us: netwrk.post: no such key 'netwrk' (has: version, name, model, precision, deployment, network, variation, workload, sla, failures, cost, run); did you mean 'network'?",
+        ),
+        ("model.name=1", "--set model.name=1: model.name: 'model' has no keys"),
+        ("run.seeds=[1", "--set run.seeds=[1:1:3: not valid YAML: expected ',' or ']', but got '<stream end>'"),
+        ("network.post=3", "--set network.post=3: network.post: needs a unit, for example '3us' or '3ms'"),
+        ("workload.trace.path=x.csv", None),
+    ],
+)
+def test_an_override_is_cited_as_it_was_typed(override, message):
+    with pytest.raises(ScenarioError) as caught:
+        load("small", overrides=[override])
+
+    assert message is None or str(caught.value) == message
+    assert str(caught.value).startswith(f"--set {override}")
+
+
+def test_a_trace_scenario_says_that_it_needs_its_trace():
+    path = locate("azure_conversation")
+
+    assert re.fullmatch(
+        rf"{re.escape(str(path))}:\d+:\d+: workload\.trace\.path: needs the file to replay; "
+        r"write it here or give --set workload\.trace\.path=FILE",
+        faults("azure_conversation"),
+    )
+
+
+def test_what_is_allowed_and_surprising_is_noted(file):
+    path = file(GOOD.replace("num_microbatches: 3", "num_microbatches: 1").replace("180 req/s", ".inf"))
+
+    assert load(path).notes == (
+        f"{path}:16:21: deployment.num_microbatches: no overlap: with one micro-batch the pools take turns",
+        f"{path}:27:19: workload.arrival.request_rate: infinite: all requests arrive at time 0",
+    )
+    assert load("small").notes == ()
+
+
+def test_a_dict_is_answered_without_positions():
+    with pytest.raises(ScenarioError) as caught:
+        load({"extends": "small", "deployment": {"max_num_seqs": "many"}, "run": {"seeds": 3}})
+
+    assert str(caught.value).split("\n") == [
+        "deployment.max_num_seqs: must be a whole number >= 1 (got 'many')",
+        "run.seeds: must be a list (got 3)",
+    ]
+
+
+PIECES = st.sampled_from(
+    ["\t", "\n", "  ", ":", "- ", "[", "]", "{", "}", "&a ", "*a", "!!x ", "'", '"', "#", "? ", "| ", "> ", "%YAML 1.1\n", "---\n", "...\n",
+     "null", "true", "1e9", ".inf", "-.nan", "0x1F", "<<: ", "\x00", "\ud800", "\ufeff", "\u2028", "é", "9" * 70, "extends: small\n", "@", "`"]
+)  # fmt: skip
+
+
+@given(data=st.data(), name=st.sampled_from(["small", "step3_2a2f_4k", "step3_poisson"]))
+def test_a_mutated_scenario_is_a_scenario_or_an_error_with_a_position(data, name, tmp_path_factory):
+    text = locate(name).read_text(encoding="utf-8")
+    for _ in range(data.draw(st.integers(1, 4))):
+        cut = data.draw(st.integers(0, len(text)))
+        removed = data.draw(st.integers(0, 12))
+        text = text[:cut] + data.draw(PIECES | st.text(max_size=4)) + text[cut + removed :]
+    path = tmp_path_factory.mktemp("mutated") / "m.yaml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+
+    message = ""
+    try:
+        load(path)
+    except ScenarioError as error:
+        message = str(error)
+
+    for line in message.split("\n") if message else []:
+        assert re.match(r".+\.yaml:\d+:\d+: .", line), line
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+        max_leaves=8,
+    ),
+    st.sampled_from(
+        [
+            "deployment",
+            "workload.arrival",
+            "workload.input_len",
+            "network.link",
+            "variation.straggler",
+            "cost",
+            "run.seeds",
+            "model",
+            "failures",
+            "sla",
+            "workload.trace",
+        ]
+    ),
+)
+def test_any_value_anywhere_is_a_scenario_or_a_scenario_error(value, path):
+    base = load("small")
+    try:
+        base = base.vary(path, value)
+    except ScenarioError as error:
+        assert str(error)  # noqa: PT017 - either outcome is fine
+
+    assert base.key

@@ -1,0 +1,90 @@
+"""Deployments side by side."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+import afdsim
+from afdsim.cli.main import main
+from afdsim.errors import ScenarioError
+
+ENGINE = {
+    "name": "engine",
+    "model": "step3-small",
+    "deployment": {"type": "tensor_parallel", "gpu": "H800", "gpus": 8, "max_num_seqs": 16},
+    "workload": {
+        "arrival": {"process": "closed_loop"},
+        "input_len": {"distribution": "constant", "value": 64},
+        "output_len": {"distribution": "uniform", "min": 2, "max": 20},
+        "num_requests": 64,
+    },
+}
+
+
+def engine(name, **deployment):
+    return {**ENGINE, "name": name, "deployment": {**ENGINE["deployment"], **deployment}}
+
+
+def test_a_deployment_does_not_differ_from_itself():
+    found = afdsim.compare(engine("a"), engine("b"), seeds=[0, 1])
+
+    assert [each.value for each in found.differences] == [0.0] * len(found.differences)
+    assert all(each.low == each.high == 0.0 for each in found.differences)
+
+
+def test_requests_are_the_same_everywhere():
+    found = afdsim.compare(engine("a"), engine("b", max_num_seqs=8))
+
+    a, b = (runs[0].requests for runs in found.runs.values())
+    both = min(len(a), len(b))
+    assert a.output_len[:both].tolist() == b.output_len[:both].tolist()
+
+
+def test_the_first_workload_and_limit_count():
+    other = engine("b") | {"workload": {**ENGINE["workload"], "num_requests": 8}}
+
+    found = afdsim.compare(engine("a") | {"sla": {"tpot": "1ms", "percentile": "mean"}}, other)
+
+    assert found.notes == ("b: workload replaced by that of a", "b: sla replaced by that of a")
+    assert {summary["completed"] for summary in found.summaries.values()} == {64}
+    assert sum("SLA" in line for line in found.verdict) == 2
+
+
+def test_more_gpus_are_faster_and_the_verdict_says_so():
+    found = afdsim.compare(engine("one", gpus=4), engine("two"), seeds=[0, 1, 2])
+
+    tpot = next(each for each in found.differences if each.key == "mean_tpot_ms")
+    assert tpot.certain
+    assert tpot.value < 0
+    assert "two gives" in found.verdict[0]
+
+
+def test_two_of_one_name_are_told_apart():
+    assert list(afdsim.compare(engine("a"), engine("a")).runs) == ["a", "a'"]
+
+
+def test_one_scenario_is_nothing_to_compare():
+    with pytest.raises(ScenarioError, match="two scenarios or more"):
+        afdsim.compare(engine("a"))
+
+
+def test_the_command_prints_and_saves(tmp_path):
+    out = tmp_path / "out"
+    fewer = ["--set", "workload.num_requests=64", "--set", "workload.output_len.value=4"]
+
+    done = CliRunner().invoke(main, ["compare", "small", "small", *fewer, "-o", str(out)])
+
+    assert done.exit_code == 0, done.output
+    assert "Output tok/s/GPU (TGS)" in done.stdout
+    assert "GPU time (%)" in done.stdout
+    saved = json.loads((out / "compare.json").read_text())
+    assert set(saved) == {"deployments", "differences", "verdict"}
+    assert {path.name for path in (out / "figures").iterdir()} >= {"tpot_cdf.svg", "tpot_cdf.png", "causes.png"}
+
+
+def test_the_frame_has_one_row_per_figure():
+    frame = afdsim.compare(engine("a"), engine("b", max_num_seqs=8)).frame
+
+    assert set(frame.columns) == {"deployment", "key", "value", "difference", "low", "high"}
+    assert frame.deployment.unique().tolist() == ["a", "b"]
