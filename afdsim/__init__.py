@@ -4,59 +4,96 @@
 >>> afdsim.load("small").name
 'small'
 
-Names are resolved on first use, so that ``import afdsim`` costs nothing.
+Names are resolved on first use, so that ``import afdsim`` costs nothing:
+
+{names}
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from afdsim.errors import AfdsimError, CapacityError, CatalogError, ScenarioError, SimulationError
-
-if TYPE_CHECKING:
-    from afdsim.results import plot
-    from afdsim.results.result import Result
-    from afdsim.scenario.document import Scenario, load
-    from afdsim.simulation import simulate
-    from afdsim.studies.comparison import compare
-    from afdsim.studies.sweeps import sweep
+if TYPE_CHECKING:  # what type checkers read of the table below
+    from afdsim import chrome as chrome
+    from afdsim import plot as plot
+    from afdsim import timeline as timeline
+    from afdsim.errors import AfdsimError as AfdsimError
+    from afdsim.errors import CapacityError as CapacityError
+    from afdsim.errors import CatalogError as CatalogError
+    from afdsim.errors import ScenarioError as ScenarioError
+    from afdsim.errors import SimulationError as SimulationError
+    from afdsim.results.result import Result as Result
+    from afdsim.scenario.document import Scenario as Scenario
+    from afdsim.scenario.document import load as load
+    from afdsim.simulation import simulate as simulate
+    from afdsim.studies.comparison import compare as compare
+    from afdsim.studies.sweeps import sweep as sweep
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "AfdsimError",
-    "CapacityError",
-    "CatalogError",
-    "Result",
-    "Scenario",
-    "ScenarioError",
-    "SimulationError",
-    "__version__",
-    "compare",
-    "load",
-    "plot",
-    "simulate",
-    "sweep",
-]
-
-_HOME = (
-    ("Result", "results.result"),
-    ("Scenario", "scenario.document"),
-    ("compare", "studies.comparison"),
-    ("load", "scenario.document"),
-    ("plot", ""),
-    ("simulate", "simulation"),
-    ("sweep", "studies.sweeps"),
+_TABLE = (
+    (
+        "A scenario and its run",
+        (
+            ("load", "scenario.document", "a scenario from a shipped name, a file or a dict"),
+            ("Scenario", "scenario.document", "one YAML file as a frozen tree"),
+            ("simulate", "simulation", "run a scenario once"),
+            ("Result", "results.result", "what a run gives: columns, a summary, figures; saved and read back"),
+        ),
+    ),
+    (
+        "Many runs",
+        (
+            ("sweep", "studies.sweeps", "every point of a grid of values, as one table"),
+            ("compare", "studies.comparison", "deployments side by side under one workload"),
+        ),
+    ),
+    (
+        "Pictures",
+        (
+            ("plot", "", "figures of runs and sweeps"),
+            ("timeline", "", "who did what when in a part of a run"),
+            ("chrome", "", "a timeline as a Chrome trace"),
+        ),
+    ),
+    (
+        "Errors",
+        (
+            ("AfdsimError", "errors", "the base of them all"),
+            ("ScenarioError", "errors", "a scenario that cannot be"),
+            ("CapacityError", "errors", "weights or caches that do not fit"),
+            ("CatalogError", "errors", "a GPU, a model or a coefficient that is not known"),
+            ("SimulationError", "errors", "a run that cannot go on"),
+        ),
+    ),
 )
-"""Public name, module that defines it (none for a module itself)."""
+"""Headings; under each the public names, the room that defines them (none for a public module), and what they are."""
+
+_HOME = tuple((name, room) for _, rows in _TABLE for name, room, _ in rows)
+"""Public name, room that defines it (none for a public module)."""
+
+__all__ = sorted(  # noqa: PLE0605 - it comes from the table
+    ("__version__", *(name for name, _ in _HOME)), key=lambda name: (not name[0].isupper(), name)
+)
+
+__doc__ = (__doc__ or "").format(
+    names="\n\n".join(
+        "\n".join([heading, "-" * len(heading), *(f"{name:<18}{what}" for name, _, what in rows)])
+        for heading, rows in _TABLE
+    )
+)
 
 
 def __getattr__(name: str) -> object:
-    """Import the module of a public name when it is first asked for."""
+    """Import the room of a public name when it is first asked for."""
     from importlib import import_module
 
-    for public, module in _HOME:
+    for public, room in _HOME:
         if public == name:
-            found = import_module(f"afdsim.{module or f'results.{name}'}")
-            return getattr(found, name) if module else found
+            return getattr(import_module(f"afdsim.{room}"), name) if room else import_module(f"afdsim.{name}")
     raise AttributeError(f"module 'afdsim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names, whether they are resolved or not, and what the module holds."""
+    return sorted({*globals(), *__all__})

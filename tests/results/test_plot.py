@@ -181,7 +181,7 @@ def test_a_deployment_keeps_its_colour():
 
 
 def test_plot_needs_no_matplotlib_until_it_draws():
-    code = "import sys, afdsim.results.plot; sys.exit('matplotlib' in sys.modules or 'pandas' in sys.modules)"
+    code = "import sys, afdsim.plot; sys.exit('matplotlib' in sys.modules or 'pandas' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
