@@ -38,5 +38,7 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "afdsim needs Python 3.11 or newer; try make PYTHON=python3.12")'
 	@echo "installing afdsim into .venv (a minute, once)" >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@{ $(BIN)/afdsim run small --engine kernel >/dev/null 2>&1 & } ; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all,dev]' && wait   # compiles meanwhile
 	@touch $@

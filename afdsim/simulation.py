@@ -1,19 +1,21 @@
-"""The whole line: scenario -> program -> engine -> record -> result."""
+"""The whole line: scenario -> cell -> engine -> record -> result."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
+from typing import Literal
+
+import numpy as np
 
 from afdsim.cluster.network import Network
 from afdsim.cost.roofline import CostModel
-from afdsim.engine.admission import FOREVER, Demand
-from afdsim.engine.clock import Layers, Observer, Run
-from afdsim.engine.colocated_program import ColocatedProgram
-from afdsim.engine.compiler import compile_program
-from afdsim.engine.program import Program
+from afdsim.engine.blocks import Blocks, Observer
+from afdsim.engine.cell import Cell
+from afdsim.engine.desk import Demand, lonely_step
+from afdsim.engine.lowering import lower
 from afdsim.engine.record import Record
+from afdsim.engine.seats import FOREVER
 from afdsim.errors import CapacityError, SimulationError
 from afdsim.results import metrics, outcome
 from afdsim.results.remarks import remarks, unmeasured
@@ -37,9 +39,12 @@ Progress = Callable[[float, str], None]
 LONGEST_REQUEST = 131_072
 """Tokens at which an unbounded length law is clipped."""
 
-COMPILING_PAYS, STARTING_PAYS = 2e7, 7e5
-"""Operations (layers x micro-batches x messages x steps) above which numba is worth compiling for, or starting where
-its machine code is kept from an earlier run."""
+Engine = Literal["processes", "kernel"]
+
+LOADING, COMPILING = 0.6, 20.0
+"""Seconds to start numba where its machine code is kept from an earlier run, and to compile it."""
+TURN = 1e-5
+"""Seconds of a turn of one unit, or of a copy, by processes."""
 
 COLUMNS = {"arrival": "arrivals", "input_len": "input_lengths", "output_len": "output_lengths"}
 
@@ -60,36 +65,36 @@ def simulate(
     scenario = scenario if isinstance(scenario, Scenario) else load(scenario)
     seed = scenario.run.seeds[0] if seed is None else seed
     try:
-        program = compile_program(scenario, seed=seed, cost=cost, network=network)
-        demand = demanded(scenario, program, seed)
-        layers, reason = chosen_layers(scenario, program, demand)
+        cell = lower(scenario, seed=seed, cost=cost, network=network)
+        demand = demanded(scenario, cell, seed)
+        engine, reason = chosen_engine(scenario, cell, demand)
         report = None if progress is None else lambda fraction: progress(fraction, scenario.name)
-        record = execute(program, demand, layers, progress=report, observer=observer)
+        record = execute(cell, demand, engine, progress=report, observer=observer)
     except CapacityError as error:
         raise placed(error, scenario) from None
-    found = _result(scenario, program, demand, record, (seed, layers, reason))
+    found = _result(scenario, cell, demand, record, (seed, engine, reason))
     if cost is None:
-        return replace(found, notes=(*found.notes, *unmeasured(program)))
+        return replace(found, notes=(*found.notes, *unmeasured(cell)))
     return replace(found, manifest=replace(found.manifest, coefficients=type(cost).__name__))
 
 
 def execute(
-    program: Program | ColocatedProgram,
+    cell: Cell,
     demand: Demand,
-    layers: Layers,
+    engine: Engine,
     *,
     progress: Callable[[float], None] | None = None,
     observer: Observer | None = None,
 ) -> Record:
-    """Run a program by one of the engines."""
-    if layers == "kernel-numba" and isinstance(program, Program) and program.compiles:
-        from afdsim.engine.compiled_run import CompiledRun
+    """Run a cell by one of the engines."""
+    if engine == "kernel":
+        return Blocks(cell, demand, progress=progress, observer=observer).execute()
+    from afdsim.engine.clock import Run
 
-        return CompiledRun(program, demand, progress=progress, observer=observer).execute()
-    return Run(program, demand, layers=layers, progress=progress, observer=observer).execute()
+    return Run(cell, demand, progress=progress, observer=observer).execute()
 
 
-def demanded(scenario: Scenario, program: Program | ColocatedProgram, seed: int) -> Demand:
+def demanded(scenario: Scenario, cell: Cell, seed: int) -> Demand:
     """What the workload of a scenario asks of a deployment."""
     asked = scenario.workload
     law = arrival_law(scenario)
@@ -103,7 +108,7 @@ def demanded(scenario: Scenario, program: Program | ColocatedProgram, seed: int)
         source=source,
         closed=closed,
         num_requests=min(count, asked.num_requests or count),
-        concurrency=(law.concurrency or program.deployment.slots) if isinstance(law, workload.ClosedLoop) else 0,
+        concurrency=(law.concurrency or cell.deployment.slots) if isinstance(law, workload.ClosedLoop) else 0,
         warmup=(scenario.run.warmup or None) if closed else scenario.run.warmup,
         horizon=scenario.run.stop.max_sim_time or FOREVER,
     )
@@ -146,9 +151,9 @@ def _lengths(law: ConstantLength | LognormalLength | UniformLength | None) -> wo
             return None
 
 
-def chosen_layers(scenario: Scenario, program: Program | ColocatedProgram, demand: Demand) -> tuple[Layers, str]:
-    """How to run the layers, and why, where the scenario leaves it open."""
-    asked, refusal = scenario.run.engine, program.kernel_refuses
+def chosen_engine(scenario: Scenario, cell: Cell, demand: Demand) -> tuple[Engine, str]:
+    """Which engine runs, and why, where the scenario leaves it open: the kernel, unless it refuses or hardly starts."""
+    asked, refusal = scenario.run.engine, cell.refuses
     if asked == "processes":
         return "processes", ""
     if refusal is not None:
@@ -157,25 +162,35 @@ def chosen_layers(scenario: Scenario, program: Program | ColocatedProgram, deman
                 f"run.engine: the kernel does not run this scenario: {refusal}; use processes or auto"
             )
         return "processes", f"the kernel does not run this scenario: {refusal}"
-    messages = 2 * program.units * program.ffns + program.units + program.ffns
-    if isinstance(program, ColocatedProgram):
-        messages = 5 * program.units
-    operations = program.layers * program.micro_batches * messages * _steps_expected(program, demand)
-    return ("kernel-numba" if _numba_pays(operations) else "kernel-python"), ""
+    return ("kernel" if asked == "kernel" or _kernel_pays(cell, demand) else "processes"), ""
 
 
-def _numba_pays(operations: float) -> bool:
-    if operations < STARTING_PAYS or find_spec("numba") is None:
+def _kernel_pays(cell: Cell, demand: Demand) -> bool:
+    """Whether the processes would take longer than to have the machine code."""
+    copies = len(cell.wiring.lane) / len(cell.wiring.routes) * len(cell.schedule.exchanges)
+    seconds = TURN * (cell.schedule.at[-1] + copies) * steps_expected(cell, demand)
+    if seconds < LOADING:
         return False
     from afdsim.engine.native import kept
 
-    return operations > COMPILING_PAYS or kept()
+    return kept() or seconds > COMPILING
 
 
-def _steps_expected(program: Program | ColocatedProgram, demand: Demand) -> float:
-    """Decode steps of a run, roughly: it only decides whether compiling pays."""
-    _, output_len = demand.source.columns(min(demand.num_requests, 1000))
-    return float(output_len.mean()) * (1.0 + demand.num_requests / program.deployment.slots)
+def steps_expected(cell: Cell, demand: Demand) -> float:
+    """Decode steps of a run, roughly: it only decides which engine runs.
+
+    A closed loop refills its slots until all requests are done. An open one steps while anything is in flight, at the
+    pace of a nearly empty cell.
+    """
+    _, output_len = demand.source.columns(demand.num_requests if not demand.closed else min(demand.num_requests, 1000))
+    step = max(lonely_step(cell), 1e-9)
+    if demand.closed:
+        rounds = 1.0 + demand.num_requests / max(min(demand.concurrency, cell.deployment.slots), 1)
+        return min(float(output_len.mean()) * rounds, demand.horizon / step)
+    arrival = demand.source.times(demand.num_requests)
+    ends = np.maximum.accumulate(arrival + output_len * step)
+    idle = np.maximum(arrival[1:] - ends[:-1], 0.0).sum()
+    return float(min(ends[-1] - arrival[0] - idle, demand.horizon) / step)
 
 
 def placed(error: CapacityError, scenario: Scenario) -> CapacityError:
@@ -187,21 +202,20 @@ def placed(error: CapacityError, scenario: Scenario) -> CapacityError:
 
 def _result(
     scenario: Scenario,
-    program: Program | ColocatedProgram,
+    cell: Cell,
     demand: Demand,
     record: Record,
-    how: tuple[int, Layers, str],
+    how: tuple[int, Engine, str],
 ) -> Result:
-    seed, layers, reason = how
-    name = layers.split("-")[0]
+    seed, name, reason = how
     sla = scenario.sla
     run = metrics.Run(
-        requests=outcome.requests(record, program),
-        tokens=outcome.tokens(record, program),
-        gpus=outcome.gpus(record, program),
-        links=outcome.links(record, program),
+        requests=outcome.requests(record, cell),
+        tokens=outcome.tokens(record, cell),
+        gpus=outcome.gpus(record, cell),
+        links=outcome.links(record, cell),
         window=record.window,
-        pools=outcome.pools(record, program, dict(scenario.cost)),
+        pools=outcome.pools(record, cell, dict(scenario.cost)),
         engine=metrics.Engine(name=name, steps=record.steps, events=record.events),
         sla=None if sla is None else metrics.Sla(limits=_limits(sla.tpot, sla.e2el), percentile=sla.percentile),
         open_loop=not demand.closed,
@@ -210,7 +224,7 @@ def _result(
         scenario=scenario,
         run=run,
         manifest=manifest(scenario, seed=seed, engine=name, engine_reason=reason),
-        notes=tuple(remarks(scenario, program, demand, record)),
+        notes=tuple(remarks(scenario, cell, demand, record)),
     )
 
 

@@ -13,14 +13,13 @@ from afdsim.catalog.llm import Array
 from afdsim.cluster.network import Network
 from afdsim.cost.operators import Operator
 from afdsim.cost.roofline import CostModel
-from afdsim.engine.admission import Demand
-from afdsim.engine.causes import Trace
-from afdsim.engine.clock import Layers
-from afdsim.engine.compiler import compile_program
-from afdsim.engine.program import Program
+from afdsim.engine.books import Trace
+from afdsim.engine.cell import Cell
+from afdsim.engine.lowering import lower
 from afdsim.engine.record import Record
+from afdsim.engine.schedule import Boundary, Compute, Schedule
 from afdsim.scenario.document import Scenario, load
-from afdsim.simulation import demanded, execute
+from afdsim.simulation import Engine, demanded, execute
 
 
 @cache
@@ -131,29 +130,51 @@ class Wires:
 class Outcome:
     """A run with the start and finish of every operation."""
 
-    program: Program
+    cell: Cell
     record: Record
     traces: dict[int, Trace]
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.cell.schedule
 
     @property
     def step_times(self) -> np.ndarray:
         """Times between consecutive boundaries of micro-batch 0 on unit 0."""
         rows = self.record.boundaries
-        lane = (np.array(rows.unit) == 0) & (np.array(rows.micro_batch) == 0)
-        return np.diff(np.array(rows.time)[lane])
+        return np.diff(rows.time[(rows.unit == 0) & (rows.micro_batch == 0)])
+
+    def span(self, step: int, name: str, *, layer: int = 0, micro_batch: int = 0, unit: int = 0) -> tuple[float, float]:
+        """Start and finish of an operation of one step; `unit` counts all units of the cell."""
+        at, trace = place(self.schedule, name, layer=layer, micro_batch=micro_batch, unit=unit), self.traces[step]
+        return float(trace.start[at]), float(trace.finish[at])
+
+
+def place(schedule: Schedule, name: str, *, layer: int = 0, micro_batch: int = 0, unit: int = 0) -> int:
+    """Where an operation of a unit stands in a trace; a boundary has no layer."""
+    (number,) = (
+        number
+        for number, turn in enumerate(schedule.turns)
+        if isinstance(turn, Boundary | Compute)
+        and unit in turn.units
+        and turn.micro_batch == micro_batch
+        and (name == "boundary" if isinstance(turn, Boundary) else (turn.name, turn.layer) == (name, layer))
+    )
+    turn = schedule.turns[number]
+    assert isinstance(turn, Boundary | Compute)
+    return schedule.at[number] + unit - turn.units.start
 
 
 def run(
     scenario: Scenario,
-    layers: Layers = "kernel-python",
+    engine: Engine = "kernel",
     *,
     cost: CostModel | None = None,
     network: Network | None = None,
     seed: int = 0,
 ) -> Outcome:
     """One run with everything that it did."""
-    program = compile_program(scenario, seed=seed, cost=cost, network=network)
-    demand: Demand = demanded(scenario, program, seed)
+    cell = lower(scenario, seed=seed, cost=cost, network=network)
     traces: dict[int, Trace] = {}
-    record = execute(program, demand, layers, observer=traces.__setitem__)
-    return Outcome(program=program, record=record, traces=traces)
+    record = execute(cell, demanded(scenario, cell, seed), engine, observer=traces.__setitem__)
+    return Outcome(cell=cell, record=record, traces=traces)

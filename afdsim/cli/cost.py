@@ -333,13 +333,13 @@ def _roofline(coefficients: Path | None) -> Roofline:
 def _explain_scenario(name: str, *, overrides: tuple[str, ...], **asked: Any) -> Anatomy:
     from afdsim.cluster.deployment import Afd
     from afdsim.cost.anatomy import explain_afd, explain_colocated
-    from afdsim.engine.compiler import any_deployment
+    from afdsim.engine.lowering import deployment
     from afdsim.scenario.document import load
 
     if asked["gpu"] or asked["precision"] or asked["tp"] != 1 or asked["ep"] != 1 or asked["layer"] is not None:
         raise ScenarioError("a scenario states its own GPUs, precision and parallelism; change them with --set")
     scenario = load(name, overrides=overrides)
-    found = any_deployment(scenario)
+    found = deployment(scenario)
     found.check_memory()
     context = asked["context"] or _mean_context(scenario)
     batch = asked["batch"] or found.micro_batch_slots[0]

@@ -277,16 +277,16 @@ def _bar() -> Iterator[Progress]:
 @_SET
 def check(scenario: str, overrides: tuple[str, ...]) -> None:
     """Say whether SCENARIO is sound; simulate nothing."""
-    from afdsim.engine.admission import too_long
-    from afdsim.engine.compiler import any_deployment
+    from afdsim.engine.desk import too_long
+    from afdsim.engine.lowering import deployment
     from afdsim.results.terminal import deployment_line, memory_lines, model_line
     from afdsim.simulation import arrival_law, placed
 
     loaded = _load(scenario, overrides)
-    afd, length = any_deployment(loaded), _whole_length(loaded)
+    afd, length = deployment(loaded), _whole_length(loaded)
     try:
         afd.check_memory()
-        if length is not None and afd.sequences_that_fit(length) == 0:
+        if length is not None and afd.kv_cache.sequences(length) == 0:
             raise too_long(afd, length)
     except CapacityError as error:
         raise placed(error, loaded) from None

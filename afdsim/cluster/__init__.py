@@ -1,8 +1,9 @@
 """Where things are, what fits, and how ports share.
 
+memory        KV cache of a rank: what a sequence takes, what fits
 deployment    attention and FFN pools: GPUs, cuts of the weights, memory
 colocated     instances that hold attention and experts together: the same for them
-network       seconds that a message occupies a NIC port
-topology      GPUs, NICs, rails and switches, and who meets whom
+network       how NIC ports share: a ladder of disciplines, and the wiring they read
+topology      GPUs, NICs, rails and switches, who meets whom, through which ports
 experts       how popular experts are, where their copies lie, how loaded their GPUs are
 """

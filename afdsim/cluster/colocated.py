@@ -6,22 +6,17 @@ tensor parallelism (`TensorParallel`). One `Colocated` is one engine: all its GP
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from afdsim.catalog.llm import (
-    Attention,
     Dense,
-    Llm,
     Moe,
-    Precision,
     Split,
-    attention_weight_bytes,
     ffn_weight_bytes,
-    stored_bytes,
 )
-from afdsim.cluster.deployment import GB, USABLE_MEMORY, AttentionPool, even_slots
+from afdsim.cluster.deployment import Served
+from afdsim.cluster.memory import GB, USABLE_MEMORY
 from afdsim.errors import CapacityError
 
 
@@ -44,18 +39,10 @@ class TensorParallel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Colocated:
+class Colocated(Served):
     """One engine whose GPUs run attention and FFN alike."""
 
-    llm: Llm
-    precision: Precision
-    attention: AttentionPool
-    """All GPUs, with the way attention is cut over them."""
     experts: ExpertParallel | TensorParallel
-    num_microbatches: int
-    """2: one computes while the other's tokens travel."""
-    max_num_seqs: int
-    """Sequences per attention rank, over all its micro-batches (vLLM's name)."""
 
     def __str__(self) -> str:
         pool = self.attention
@@ -65,16 +52,6 @@ class Colocated:
     @property
     def gpus(self) -> int:
         return self.attention.gpus
-
-    @property
-    def slots(self) -> int:
-        """Sequences that the whole deployment can decode at once."""
-        return self.attention.ranks * self.max_num_seqs
-
-    @cached_property
-    def micro_batch_slots(self) -> tuple[int, ...]:
-        """`max_num_seqs` split evenly over the micro-batches, the first ones one more."""
-        return even_slots(self.max_num_seqs, self.num_microbatches)
 
     @property
     def expert_gpus(self) -> int:
@@ -96,12 +73,6 @@ class Colocated:
         return Split(ep=self.expert_gpus)
 
     # memory ----------------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def attention_weights(self) -> float:
-        """Bytes of attention weights, embedding and LM head on one GPU."""
-        pool = self.attention
-        return attention_weight_bytes(self.llm, self.precision, tp=pool.tp, o_proj=pool.o_proj, lm_head=pool.lm_head)
 
     @cached_property
     def ffn_weights(self) -> float:
@@ -137,19 +108,6 @@ class Colocated:
     def kv_budget(self) -> float:
         """Bytes left for KV cache on one GPU."""
         return USABLE_MEMORY * self.attention.gpu.memory - self.attention_weights - self.ffn_weights
-
-    def kv_reserved(self, context: int) -> float:
-        """Bytes of KV cache on one GPU for a sequence of `context` tokens."""
-        kinds = self._attention_kinds.items()
-        return float(sum(n * stored_bytes(kind, context, self.precision, self.attention.tp) for kind, n in kinds))
-
-    @cached_property
-    def _attention_kinds(self) -> Counter[Attention]:
-        return Counter(layer.attention for layer in self.llm.layers)
-
-    def sequences_that_fit(self, context: int) -> int:
-        """Sequences of `context` tokens that the KV budget of one attention rank holds."""
-        return int(self.kv_budget // self.kv_reserved(context)) if self.kv_budget > 0 else 0
 
     def check_memory(self) -> None:
         """Raise `CapacityError` with the smallest fix when the weights leave no room for KV cache."""

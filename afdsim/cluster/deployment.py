@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 from afdsim.catalog.hardware import Gpu
 from afdsim.catalog.llm import (
-    Attention,
     Llm,
     Precision,
     Split,
     attention_weight_bytes,
     ffn_weight_bytes,
-    layer_kv_bytes,
-    stored_bytes,
 )
+from afdsim.cluster.memory import GB, USABLE_MEMORY, KvCache, even_slots
 from afdsim.errors import CapacityError
-
-USABLE_MEMORY = 0.9
-"""Share of HBM that weights and KV cache may fill; vLLM's `gpu_memory_utilization` default."""
-
-GB = 1e9
-
-
-def even_slots(sequences: int, parts: int) -> tuple[int, ...]:
-    """`sequences` split evenly over `parts`, the first ones one more.
-
-    >>> even_slots(8, 3)
-    (3, 3, 2)
-    """
-    each, more = divmod(sequences, parts)
-    return tuple(each + (index < more) for index in range(parts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,23 +68,16 @@ class FfnPool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Afd:
-    """Attention-FFN disaggregation, written xAyF in the Step-3 paper (section 3)."""
+class Served:
+    """What every deployment says of the model and of the ranks that hold its requests."""
 
     llm: Llm
     precision: Precision
     attention: AttentionPool
-    ffn: FfnPool
+    """The GPUs that run attention, with the way it is cut over them."""
     num_microbatches: int
     max_num_seqs: int
     """Sequences per attention rank, over all its micro-batches (vLLM's name)."""
-
-    def __str__(self) -> str:
-        return f"{self.attention.instances}A{self.ffn.instances}F"
-
-    @property
-    def gpus(self) -> int:
-        return self.attention.gpus + self.ffn.gpus
 
     @property
     def slots(self) -> int:
@@ -117,40 +91,38 @@ class Afd:
 
     @cached_property
     def attention_weights(self) -> float:
-        """Bytes of weights on one attention GPU, embedding and LM head included."""
+        """Bytes of attention weights, embedding and LM head on one of its GPUs."""
         pool = self.attention
         return attention_weight_bytes(self.llm, self.precision, tp=pool.tp, o_proj=pool.o_proj, lm_head=pool.lm_head)
+
+    @cached_property
+    def kv_budget(self) -> float:
+        """Bytes left for KV cache on one of its GPUs."""
+        return USABLE_MEMORY * self.attention.gpu.memory - self.attention_weights
+
+    @cached_property
+    def kv_cache(self) -> KvCache:
+        """The KV cache of an attention rank."""
+        return KvCache(llm=self.llm, precision=self.precision, tp=self.attention.tp, budget=self.kv_budget)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Afd(Served):
+    """Attention-FFN disaggregation, written xAyF in the Step-3 paper (section 3)."""
+
+    ffn: FfnPool
+
+    def __str__(self) -> str:
+        return f"{self.attention.instances}A{self.ffn.instances}F"
+
+    @property
+    def gpus(self) -> int:
+        return self.attention.gpus + self.ffn.gpus
 
     @cached_property
     def ffn_weights(self) -> float:
         """Bytes of weights on one FFN GPU."""
         return ffn_weight_bytes(self.llm, self.precision, self.ffn.split)
-
-    @cached_property
-    def kv_budget(self) -> float:
-        """Bytes left for KV cache on one attention GPU."""
-        return USABLE_MEMORY * self.attention.gpu.memory - self.attention_weights
-
-    def kv_reserved(self, context: int) -> float:
-        """Bytes of KV cache on one attention GPU for a sequence of `context` tokens."""
-        kinds = self._attention_kinds.items()
-        return float(sum(n * stored_bytes(kind, context, self.precision, self.attention.tp) for kind, n in kinds))
-
-    def kv_law(self, windows: Sequence[int | None]) -> tuple[float, list[float]]:
-        """Bytes of a sequence whatever its context, and per context token that each of `windows` lets in."""
-        fixed, per_token = 0.0, [0.0] * len(windows)
-        for kind, layers in self._attention_kinds.items():
-            fixed += layers * float(stored_bytes(kind, 0, self.precision, self.attention.tp))
-            per_token[windows.index(kind.window)] += layers * layer_kv_bytes(kind, self.precision, self.attention.tp)
-        return fixed, per_token
-
-    @cached_property
-    def _attention_kinds(self) -> Counter[Attention]:
-        return Counter(layer.attention for layer in self.llm.layers)
-
-    def sequences_that_fit(self, context: int) -> int:
-        """Sequences of `context` tokens that the KV budget of one attention rank holds."""
-        return int(self.kv_budget // self.kv_reserved(context)) if self.kv_budget > 0 else 0
 
     def check_memory(self) -> None:
         """Raise `CapacityError` with the smallest fix when the weights of a role do not fit its GPUs."""

@@ -1,12 +1,24 @@
-"""The seam for a network: seconds that a message occupies a NIC port."""
+"""How NIC ports share: a small ladder of disciplines, one text for both engines.
+
+`DEDICATED`: a wire per pair, nothing is shared. `PORTS`: a port sends one copy at a time in index order and receives
+one at a time in order of headers. `SHARED`: the queue pairs of a port share it equally, which is what an RNIC does
+(fair bandwidth allocation); the copies of a broadcast leave together, equal ones end together, and a receiver is a
+work-conserving server of everything that arrives.
+
+A copy's header and tail arrive `lag` after they left. Plain functions over flat sequences: `send` fills places low ..
+high - 1 of `header` and `tail`; `receive` reads them in whatever order those of its `order` name.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 Array = np.ndarray
+Values = Any
+DEDICATED, PORTS, SHARED = range(3)
+DISCIPLINES = ("dedicated", "ports", "shared")
 
 
 class Network(Protocol):
@@ -22,3 +34,181 @@ class Wire:
 
     def seconds(self, nbytes: Array, bandwidth: float) -> Array:
         return nbytes / bandwidth
+
+
+class Wiring(NamedTuple):
+    """Who sends to whom through which port; a copy has one place in the arrays of `recurrence.Flight`."""
+
+    discipline: int
+    wait: float
+    """Seconds between the end of an operation and its first copy: synchronise and post."""
+    lag: float
+    """Seconds from a sender's port to the receiver's."""
+    rest: float
+    """Seconds from the receiver's port on, without `poll`."""
+    poll: float
+    routes: Values  # route, (first and last leg out, first and last leg in)
+    leaving: Values  # leg out, (unit, egress port, low, high): places of its copies
+    arriving: Values  # leg in, (unit, ingress port, low, high): places in `order`
+    order: Values  # place: copy
+    lane: Values  # copy: first lane of the unit whose rows it carries
+    draw: Values  # copy: where its factors begin
+    ports: tuple[int, int]
+    """Egress ports, ingress ports."""
+
+
+def unwired(units: int) -> Wiring:
+    """One port a unit and direction, and no pairs."""
+    routes, legs, none = (np.zeros(shape, dtype=np.uint64) for shape in ((1, 4), (0, 4), 0))
+    order = none.astype(np.int64)
+    return Wiring(DEDICATED, 0.0, 0.0, 0.0, 0.0, routes, legs, legs, order, none, none, (units, units))
+
+
+def send(
+    discipline: int,
+    start: float,
+    lag: float,
+    wire: Values,
+    copies: tuple[Values, Values, Values],
+    span: tuple[int, int],
+) -> float:
+    """Put a broadcast on the wire from `start` on; returns when the port is free. `copies`: header, tail, scratch."""
+    header, tail, _ = copies
+    if discipline == SHARED:
+        return send_together(start, lag, wire, copies, span)
+    for x in range(span[0], span[1]):
+        header[x] = start + lag
+        start = start + wire[x]
+        tail[x] = start + lag
+    return start
+
+
+def send_together(
+    start: float, lag: float, wire: Values, copies: tuple[Values, Values, Values], span: tuple[int, int]
+) -> float:
+    """Equal shares: a copy ends when every other has had as many seconds as it, or all of its own."""
+    header, tail, order = copies
+    low, high = span
+    for x in range(low, high):
+        order[x] = x
+    rank(order, wire, low, high)
+    shorter, last = 0.0, start
+    for place in range(low, high):
+        x = order[place]
+        last = start + (shorter + wire[x] * (high - place))
+        header[x] = start + lag
+        tail[x] = last + lag
+        shorter += wire[x]
+    return last
+
+
+def receive(
+    discipline: int,
+    free: float,
+    into: Values,
+    copies: tuple[Values, Values, Values],
+    order: Values,
+    span: tuple[int, int],
+) -> float:
+    """When a port that is free at `free` has received the copies of a turn; `into` are their seconds on it."""
+    header, tail, _ = copies
+    low, high = span
+    if discipline == SHARED:
+        return receive_together(free, into, copies, order, span)
+    if discipline == DEDICATED:
+        for place in range(low, high):
+            free = max(free, tail[order[place]])
+        return free
+    settle_order(order, header, low, high)
+    for place in range(low, high):
+        x = order[place]
+        free = max(max(free, header[x]) + into[x], tail[x])
+    return free
+
+
+def settle_order(order: Values, keys: Values, low: int, high: int) -> None:
+    """Sort an order that was sorted a turn ago: an insertion sort, by (key, place)."""
+    for place in range(low + 1, high):
+        moving, to = order[place], place
+        while to > low and precedes(keys, moving, order[to - 1]):
+            order[to] = order[to - 1]
+            to -= 1
+        order[to] = moving
+
+
+def receive_together(
+    free: float,
+    into: Values,
+    copies: tuple[Values, Values, Values],
+    order: Values,
+    span: tuple[int, int],
+) -> float:
+    """A work-conserving server of copies that each arrive at a constant rate from header to tail.
+
+    It is done at the latest of t + (work that arrives after t) over headers and tails t, and free + all work.
+    """
+    header, tail, scratch = copies
+    low, high = span
+    for place in range(low, high):
+        scratch[place] = order[place]
+    rank(order, tail, low, high)
+    rank(scratch, header, low, high)
+    work = 0.0
+    for place in range(low, high):
+        work += into[order[place]]
+    return max(free + work, drained(into, (header, tail, scratch), order, low, high - 1))
+
+
+def drained(into: Values, copies: tuple[Values, Values, Values], tails: Values, low: int, last: int) -> float:
+    """When a server that is free from the start is done; walks from the last tail to the first header.
+
+    `after` is the work still to arrive; it grows by the rate of the copies that are on.
+    """
+    header, tail, headers = copies
+    ends = begins = last
+    after = rate = done = 0.0
+    on, t = 0, tail[tails[last]]
+    while begins >= low:
+        ending = ends >= low and tail[tails[ends]] >= header[headers[begins]]
+        x = tails[ends] if ending else headers[begins]
+        now, length = tail[x] if ending else header[x], tail[x] - header[x]
+        after += rate * (t - now)
+        t = now
+        own = into[x] / length if length > 0.0 else 0.0
+        if ending:
+            ends, on, rate = ends - 1, on + 1, rate + own
+            after += 0.0 if length > 0.0 else into[x]
+        else:
+            begins, on = begins - 1, on - 1
+            rate = rate - own if on > 0 else 0.0
+        done = max(done, t + after)
+    return done
+
+
+def rank(order: Values, keys: Values, low: int, high: int) -> None:
+    """Sort places low .. high - 1 of `order` by (key, place): a heap sort, n log n whatever the keys."""
+    count = high - low
+    for top in range(count // 2 - 1, -1, -1):
+        sink(order, keys, low, top, count)
+    for last in range(count - 1, 0, -1):
+        order[low], order[low + last] = order[low + last], order[low]
+        sink(order, keys, low, 0, last)
+
+
+def sink(order: Values, keys: Values, low: int, top: int, count: int) -> None:
+    """Let the entry at `top` of a heap of `count` sink to its place."""
+    moving = order[low + top]
+    while 2 * top + 1 < count:
+        child = 2 * top + 1
+        if child + 1 < count and precedes(keys, order[low + child], order[low + child + 1]):
+            child += 1
+        if not precedes(keys, moving, order[low + child]):
+            break
+        order[low + top] = order[low + child]
+        top = child
+    order[low + top] = moving
+
+
+def precedes(keys: Values, one: int, other: int) -> bool:
+    """Whether `one` comes before `other`: smaller key, ties by index."""
+    return bool(keys[one] < keys[other] or (keys[one] == keys[other] and one < other))

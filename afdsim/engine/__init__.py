@@ -1,23 +1,21 @@
 """What happens when.
 
-variation              jitter, stragglers and skew of a run
-drafts                 tokens that speculation drafts and accepts
-causes                 why a resource stood still
-program                a deployment with attention and FFN apart, lowered to tables
-record                 what a run leaves: boundaries, requests, ledger
-colocated_causes       why a colocated unit stood still
-colocated_program      a colocated deployment, lowered to tables
-colocated_compiler     from a scenario to that
-compiler               from a scenario to a program
-batching               who sits in which micro-batch
-admission              who is let in, and when
-kernel                 layers of a step as a recurrence
-colocated_kernel       the same for colocated instances
-processes              layers of a step as SimPy processes
-colocated_processes    the same for colocated instances
-clock                  a run on the SimPy clock
-seating                batching and admission over flat arrays
-compiled               whole steps over flat arrays
-native                 machine code of those, kept on disk
-compiled_run           a run without a clock
+books         where the seconds of a step went, and the ledger of a run
+schedule      a step of a cell as a static list of turns
+variation     jitter, stragglers and skew of a run
+drafts        tokens that speculation drafts and accepts
+seats         who sits in which micro-batch: continuous batching, admission, KV accounting
+tables        seconds as the engines look them up, and what a lane's membership costs
+passes        what one GPU of each role does in a pass
+record        what a run leaves: boundaries, requests, causes
+cell          a lowered deployment, and what every lowering needs
+afd           attention-FFN disaggregation as a schedule
+colocated     expert and tensor parallelism as a schedule
+lowering      from a scenario to its cell, whatever its kind
+recurrence    whole steps over flat arrays, for machine code
+native        machine code of those, kept on disk
+desk          what both engines share of a run
+blocks        a run by the recurrence, block by block of steps
+processes     the turns of a schedule as SimPy processes
+clock         a run by processes on the SimPy clock
 """

@@ -1,4 +1,4 @@
-"""Machine code of the compiled steps, kept on disk between runs under a key of their sources."""
+"""Machine code of the recurrence, kept on disk between runs under a key of its sources."""
 
 from __future__ import annotations
 
@@ -7,22 +7,39 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 
-from afdsim.engine import causes, kernel, seating
-from afdsim.engine import compiled as steps
+from afdsim.cluster import network
+from afdsim.engine import books, recurrence, schedule, seats, tables
 
-CALLED = (
-    *(getattr(seating, name) for name in (
-        "need", "issue", "queue", "emptiest", "arrive", "refill", "grow", "steps_of", "leave", "stand_up",
-        "chain_leaving", "join", "sit_down", "emit", "first_tokens", "turn_over",
-    )),
-    *(getattr(steps, name) for name in ("measure", "schedule", "attend", "open_step", "tabulate", "close_step")),
-    kernel.advance_ports,
-    kernel.advance_dedicated,
-    causes.book,
-)  # fmt: skip
+ROOMS = (schedule, seats, books, network, tables, recurrence)
+"""Whose sources the machine code depends on."""
+CALLED = {
+    seats: (
+        "need", "tokens_of", "steps_of", "pace_of", "growth", "issue", "queue", "emptiest", "arrive", "refill", "emit",
+        "first_tokens", "grow", "stand_up", "chain_leaving", "leave", "sit_down", "join", "turn_over",
+    ),
+    books: ("settle", "book", "close"),
+    network: (
+        "precedes", "sink", "rank", "settle_order", "send_together", "send", "drained", "receive_together", "receive",
+    ),
+    tables: ("between", "on_grid", "core_seconds", "measure", "head_seconds", "seconds"),
+    recurrence: (
+        "work", "exchange_pairs", "exchange_all", "signed", "approach", "turn_page", "open_step", "run_list",
+        "lacks_prices", "note_idle",
+    ),
+}  # fmt: skip
 """What the entry points call, callees first."""
+HOT = frozenset(
+    {"work", "exchange_pairs", "exchange_all", "seconds", "send", "receive", "precedes", "settle_order", "book"}
+)
+"""What runs for every turn: put into its callers whole."""
+
+
+def functions(room: ModuleType) -> list[FunctionType]:
+    """Functions of a room that are compiled, callees first."""
+    return [getattr(room, name) for name in CALLED[room]]
 
 
 @cache
@@ -31,13 +48,16 @@ def compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
     import numba
     from numba.extending import register_jitable
 
-    for function in CALLED:
-        register_jitable(function)
+    # machine code only reads and writes what it is handed: without reference counts a call costs a tenth
+    options: dict[str, Any] = {"_nrt": False}
+    for room in CALLED:
+        for function in functions(room):
+            register_jitable(**options, forceinline=function.__name__ in HOT)(function)
+    options |= {"cache": _keeps(), "error_model": "numpy"}  # no division here can meet a zero
     config: Any = numba.config
     elsewhere, config.CACHE_DIR = config.CACHE_DIR, str(_cache_folder())
     try:
-        machine_code = numba.njit(cache=_keeps(), error_model="numpy")  # no division here can meet a zero
-        return machine_code(steps.run_steps), machine_code(steps.populate)
+        return numba.njit(**options)(recurrence.run_steps), numba.njit(**options)(seats.populate)
     finally:
         config.CACHE_DIR = elsewhere
 
@@ -59,7 +79,7 @@ def _keeps() -> bool:
 def _cache_folder() -> Path:
     """Numba looks at one file only to tell whether code is stale; the folder's name covers all of them."""
     digest = hashlib.sha256()
-    for module in (seating, steps, kernel, causes):
-        digest.update(Path(str(module.__file__)).read_bytes())
+    for room in ROOMS:
+        digest.update(Path(str(room.__file__)).read_bytes())
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "afdsim" / f"native-{digest.hexdigest()[:16]}"

@@ -1,52 +1,53 @@
-"""The reference engine: one SimPy process per attention unit, per FFN instance and per NIC port and direction.
+"""The reference engine: one SimPy process per unit and resource, and one per port and direction.
 
-Each process is a loop of three words: wait, work, announce. What it announces is a value, its finish time, computed
-exactly as in `kernel`; `env.now` follows it and keeps the processes in order.
+Each process is a loop of three words, wait, work, announce, over its own turns of the schedule. What it announces is a
+value, its finish time, computed exactly as in `recurrence`; `env.now` follows it and keeps the processes in order.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
-from functools import partial
+from collections.abc import Generator
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
 import simpy
 
-from afdsim.engine.program import Program
+from afdsim.cluster.network import receive, send
+from afdsim.engine.books import Trace
+from afdsim.engine.cell import Cell
+from afdsim.engine.schedule import ALL_TO_ALL, COMPUTE, GATHER, NO_TURN, SCATTER, Boundary, Compute, Exchange, Source
 
 Steps = Generator[simpy.Event, Any, None]
-Turn = tuple[int, int, int]
-"""(step, layer, micro-batch): the unit of work, and the order on every resource."""
+Turn = tuple[int, int]
+"""(step, place in the schedule): the unit of work."""
 Port = tuple[str, int, int, str]
-"""(pool, unit or FFN instance, rail, direction)."""
+"""(pool, unit of the pool, port of the unit, direction)."""
 
 
-class Message(NamedTuple):
-    """A micro-batch's rows on their way; sorts by header time, ties by source."""
+class Copy(NamedTuple):
+    """Rows on their way to one receiver; sorts by source."""
 
+    number: int
     header: float
-    source: int
     tail: float
-    wire: float
+    into: float
     """Seconds on the receiver's port."""
+    nbytes: float
+
+
+class Aggregate(NamedTuple):
+    """A unit's rows on their way to all the others."""
+
+    begin: float
+    end: float
     nbytes: float
 
 
 class Clock(Protocol):
     """What a pipeline needs of the clock of a run (`clock.Run`)."""
 
-    base: list[list[list[float]]]
-    """Seconds of attention by kind, micro-batch and unit, set at the boundary."""
-    rows: list[list[int]]
-    """Batch of the largest rank by micro-batch and unit."""
-    rank_rows: list[list[int]]
-    """Tokens of all ranks by micro-batch and unit."""
-    tokens: list[int]
-    """Tokens of the micro-batch over all units."""
-
-    def head(self, j: int, unit: int) -> float:
+    def head(self, unit: int, micro_batch: int) -> float:
         """Seconds of the boundary of a micro-batch on a unit."""
         ...
 
@@ -54,7 +55,7 @@ class Clock(Protocol):
         """The moment of a boundary's end; ties are served by unit."""
         ...
 
-    def boundary(self, step: int, j: int, unit: int, span: tuple[float, float]) -> None:
+    def boundary(self, turn: Turn, unit: int, span: tuple[float, float]) -> None:
         """A boundary ends now: tokens are out, requests leave and join."""
         ...
 
@@ -62,8 +63,28 @@ class Clock(Protocol):
         """A unit has passed all boundaries of the step."""
         ...
 
-    def trace(self, step: int) -> Any:
-        """Where the step's operations are noted: the program's kind of trace."""
+    def trace(self, step: int) -> Trace:
+        """Where the step's operations are noted."""
+        ...
+
+    def seconds(self, source: Source, unit: int, micro_batch: int, batch: int) -> float:
+        """What a source says of a unit now."""
+        ...
+
+    def factor(self, step: int, unit: int, draw: int) -> float:
+        """Random factor of an operation."""
+        ...
+
+    def wire(self, step: int, place: int) -> float:
+        """Random factor of a transfer."""
+        ...
+
+    def sequences(self, unit: int, micro_batch: int) -> int:
+        """Sequences of a unit in a micro-batch."""
+        ...
+
+    def tokens(self, batch: int) -> int:
+        """Sequences of a micro-batch over all units."""
         ...
 
     def carried(self, step: int, port: Port, nbytes: float) -> None:
@@ -98,248 +119,305 @@ class Mailbox:
 
 
 class Gate:
-    """Collects one item from each of `sources` per turn, then delivers the whole turn.
+    """Collects the items of a turn from its sources; one reader asks for whole turns in the order of the schedule."""
 
-    Sources keep their own order, so turns fill in order even when a fast source is several turns ahead.
-    """
+    __slots__ = ("_env", "_events", "_turns")
 
-    __slots__ = ("_deliver", "_sources", "_turns")
-
-    def __init__(self, deliver: Callable[[tuple[Turn, list[Any]]], None], sources: int) -> None:
-        self._deliver, self._sources = deliver, sources
+    def __init__(self, env: simpy.Environment) -> None:
+        self._env = env
         self._turns: dict[Turn, list[Any]] = {}
+        self._events: dict[Turn, simpy.Event] = {}
 
-    def put(self, turn: Turn, item: Any) -> None:
+    def put(self, turn: Turn, item: Any, sources: int) -> None:
         items = self._turns.setdefault(turn, [])
         items.append(item)
-        if len(items) == self._sources:
-            self._deliver((turn, self._turns.pop(turn)))
+        if len(items) == sources:
+            self.get(turn).succeed(self._turns.pop(turn))
 
-
-class Factors(NamedTuple):
-    """`variation.Multipliers` as nested lists: scalars are read one by one here."""
-
-    attention: list[list[list[float]]]
-    ffn: list[list[list[float]]]
-    out: list[list[list[list[float]]]]
-    back: list[list[list[list[float]]]]
-
-
-def receive(free: float, messages: list[Message]) -> float:
-    """When an ingress port that is free at `free` has received a turn's messages, cut through."""
-    for message in sorted(messages):
-        free = max(max(free, message.header) + message.wire, message.tail)
-    return free
+    def get(self, turn: Turn) -> simpy.Event:
+        """The event of a turn: of the last source and the reader, the first makes it and the second takes it."""
+        event = self._events.pop(turn, None)
+        if event is None:
+            event = self._events[turn] = self._env.event()
+        return event
 
 
 class Pipeline:
     """The processes of one burst of steps, from `step` on, with every resource free at `start`."""
 
-    def __init__(self, env: simpy.Environment, program: Program, clock: Clock, step: int, start: float) -> None:
-        self.env, self.program, self.clock = env, program, clock
+    def __init__(self, env: simpy.Environment, cell: Cell, clock: Clock, step: int, start: float) -> None:
+        self.env, self.cell, self.clock, self.schedule = env, cell, clock, cell.schedule
         self.step, self.start = step, start
         self.retired = False
         """Set when the pipeline parks: units stop at their next boundary."""
-        self._factors: dict[int, Factors] = {}
-        units, ffns = range(program.units), range(program.ffns)
-        self._returned = [Mailbox(env) for _ in units]
-        self._arrived = [Mailbox(env) for _ in ffns]
-        for unit in units:
-            for _ in range(program.micro_batches):
-                self._returned[unit].put(start)
-        if program.timing.dedicated:
-            self._wire_up()
-        else:
-            self._plug_in()
-        for f in ffns:
-            env.process(self._ffn_instance(f))
-        for unit in units:
-            env.process(self._attention(unit))
-
-    def _plug_in(self) -> None:
-        """One process per NIC port and direction."""
-        program, env = self.program, self.env
-        rails = range(program.fabric.rails)
-        inboxes = [[Mailbox(env) for _ in rails] for _ in range(program.ffns)]
-        self._to_ffn = [[Gate(box.put, len(program.fabric.peers[r])) for r, box in enumerate(row)] for row in inboxes]
-        self._arrivals = [Gate(box.put, program.fabric.rails) for box in self._arrived]
-        unit_inboxes = [Mailbox(env) for _ in range(program.units)]
-        self._to_unit = [Gate(box.put, program.ffns) for box in unit_inboxes]
-        self._unit_posts = [[Mailbox(env)] for _ in range(program.units)]
-        self._ffn_posts = [[Mailbox(env) for _ in rails] for _ in range(program.ffns)]
-        for unit, inbox in enumerate(unit_inboxes):
-            env.process(self._unit_egress(unit, self._unit_posts[unit][0]))
-            env.process(self._unit_ingress(unit, inbox))
-        for f in range(program.ffns):
-            for r in rails:
-                env.process(self._ffn_ingress(f, r, inboxes[f][r]))
-                env.process(self._ffn_egress(f, r, self._ffn_posts[f][r]))
-
-    def _wire_up(self) -> None:
-        """One process per pair of instances and direction."""
-        program, env = self.program, self.env
-        units, ffns = range(program.units), range(program.ffns)
-        arrivals = [Gate(box.put, program.units) for box in self._arrived]
-        returns = [Gate(self._reduced(unit), program.ffns) for unit in units]
-        self._unit_posts = [[Mailbox(env) for _ in ffns] for _ in units]
-        self._ffn_posts = [[Mailbox(env) for _ in units] for _ in ffns]
-        for unit in units:
-            for f in ffns:
-                env.process(self._wire(self._unit_posts[unit][f], partial(self._out, unit=unit, f=f), arrivals[f]))
-                env.process(self._wire(self._ffn_posts[f][unit], partial(self._back, f=f, unit=unit), returns[unit]))
-
-    def _reduced(self, unit: int) -> Callable[[tuple[Turn, list[float]]], None]:
-        box, poll = self._returned[unit], self.program.timing.poll
-        return lambda message: box.put(max(message[1]) + poll)
+        self._passed = 0
+        self._closed = env.event()
+        """The boundaries of a step are over everywhere."""
+        units = range(self.schedule.units)
+        self._inbox = [[Mailbox(env) for _ in range(self.schedule.batches)] for _ in units]
+        self._own = [[Mailbox(env) for _ in (COMPUTE, GATHER, SCATTER)] for _ in units]
+        self._followers = {
+            turn.after: turn.resource
+            for turn in self.schedule.turns
+            if isinstance(turn, Compute)
+            and turn.after != NO_TURN
+            and not isinstance(self.schedule.turns[turn.after], Exchange)
+        }
+        self._sent = {self.schedule.turns[x].sent: number for x, number in self.schedule.exchanges.items()}  # type: ignore[union-attr]
+        self._plug_in()
+        for pool in self.schedule.pools:
+            for resource in (COMPUTE, GATHER, SCATTER):
+                turns = self.schedule.of(pool, resource)
+                for unit in pool if turns else ():
+                    env.process(self._unit(unit, turns))
 
     # compute ---------------------------------------------------------------------------------------------------------
 
-    def _attention(self, unit: int) -> Steps:
-        """Wait for the summed result of the layer before, compute, announce to the NIC."""
-        program, clock, returned = self.program, self.clock, self._returned[unit]
-        turns = [(layer, j) for layer in range(1, program.layers) for j in range(program.micro_batches)]
-        free = self.start
+    def _unit(self, unit: int, turns: list[int]) -> Steps:
+        """Wait for what a turn needs, compute, announce its end."""
+        free = due = self.start
+        opening = [turn for turn in turns if turn < self.schedule.opening]
         for step in count(self.step):
-            for j, boundary in program.first_layer:
-                if boundary:
-                    begin = max((yield returned.get()), free)
-                    free = begin + clock.head(j, unit)
-                    yield clock.at(free, unit)
+            for place in turns:
+                turn = self.schedule.turns[place]
+                if isinstance(turn, Boundary):
+                    arrived = (
+                        due
+                        if turn.after == NO_TURN or step == self.step
+                        else (yield self._inbox[unit][turn.micro_batch].get())
+                    )
+                    begin = max(arrived, free)
+                    free = begin + self.clock.head(unit, turn.micro_batch)
+                    yield self.clock.at(free, unit)
                     if self.retired:
                         return
-                    clock.boundary(step, j, unit, (begin, free))
-                    continue
-                free = self._attend((step, 0, j), unit, free + program.gap(j))
-                yield self._until(free)
-                self._post(self._unit_posts[unit], (step, 0, j), free)
-            clock.opened(step)
-            for layer, j in turns:
-                free = self._attend((step, layer, j), unit, max((yield returned.get()), free))
-                yield self._until(free)
-                self._post(self._unit_posts[unit], (step, layer, j), free)
+                    self.clock.boundary((step, place), unit, (begin, free))
+                else:
+                    assert isinstance(turn, Compute)
+                    ready = yield from self._awaited(turn, unit)
+                    free = yield from self._work((step, place), unit, max(ready, free) + turn.pause)
+                if opening and place == opening[-1]:
+                    yield from self._opened(step)
+            due = free + self.schedule.host
 
-    def _attend(self, turn: Turn, unit: int, begin: float) -> float:
-        """Finish time of one attention operation that begins at `begin`."""
-        step, layer, j = turn
-        base = self.clock.base[self.program.attention_kind[layer]][j][unit]
-        finish = begin + base * self._noise(step).attention[layer][j][unit]
-        trace, index = self.clock.trace(step), (layer * self.program.micro_batches + j) * self.program.units + unit
-        trace.attention_start[index], trace.attention[index] = begin, finish
+    def _awaited(self, turn: Compute, unit: int) -> Generator[simpy.Event, float, float]:
+        """When what an operation waits for is there."""
+        if turn.after == NO_TURN:
+            return self.start
+        if isinstance(self.schedule.turns[turn.after], Exchange):
+            return (yield self._inbox[unit][turn.micro_batch].get())
+        return (yield self._own[unit][turn.resource].get())
+
+    def _work(self, at: Turn, unit: int, begin: float) -> Generator[simpy.Event, Any, float]:
+        """Compute from `begin` on; returns the end."""
+        (step, place), turn = at, self.schedule.turns[at[1]]
+        assert isinstance(turn, Compute)
+        factor = self.clock.factor(step, unit, turn.draw) if turn.draw != NO_TURN else 1.0
+        length = self.clock.seconds(turn.work, unit, turn.micro_batch, turn.batch) * turn.slow
+        trace, index, early = self.clock.trace(step), self.schedule.at[place] + unit - turn.units.start, 0.0
+        if self.schedule.holds:
+            more, early, held = (
+                self.clock.seconds(each, unit, turn.micro_batch, turn.batch)
+                for each in (turn.more, turn.early, turn.held)
+            )
+            length, early = length + more, early * turn.slow * turn.share * factor
+            trace.held[index], trace.early[index] = held * factor, early
+        finish = begin + length * factor
+        trace.start[index], trace.finish[index] = begin, finish
+        if place in self._sent:
+            exchange = self._sent[place]
+            trace.first[exchange] = min(trace.first[exchange], finish - early)
+            trace.last[exchange] = max(trace.last[exchange], finish - early)
+        if place in self.schedule.posts or place not in self._followers:  # a unit hears of its own at once
+            yield self._until(finish - early)
+        self._announce(at, unit, (finish - early, finish))
+        if early > 0.0:
+            yield self._until(finish)
         return finish
 
-    def _ffn_instance(self, f: int) -> Steps:
-        """Wait for every attention unit, gather over NVLink, compute, scatter, announce to the NIC."""
-        program, timing = self.program, self.program.timing
-        gather = compute = scatter = self.start
+    def _announce(self, at: Turn, unit: int, times: tuple[float, float]) -> None:
+        """Tell who waits for a turn: the ports of its unit, or another resource of it."""
+        step, place = at
+        if place in self.schedule.posts:
+            self._post((step, self.schedule.posts[place]), unit, times)
+        if place in self._followers:
+            self._own[unit][self._followers[place]].put(times[1])
+
+    def _opened(self, step: int) -> Steps:
+        """All boundaries of a unit are over; where tokens of all units count, wait for the others."""
+        closed, self._passed = self._closed, self._passed + 1
+        last = self._passed == self.cell.seated
+        if last:
+            self._passed, self._closed = 0, self.env.event()
+        self.clock.opened(step)
+        if last:
+            closed.succeed()
+        if self.schedule.together:
+            yield closed
+
+    # ports -----------------------------------------------------------------------------------------------------------
+
+    def _plug_in(self) -> None:
+        """One process per port and direction."""
+        wiring, env = self.cell.wiring, self.env
+        self._posts = [Mailbox(env) for _ in range(wiring.ports[0])]
+        self._gates = [Gate(env) for _ in range(wiring.ports[1])]
+        self._arrivals: list[dict[Turn, list[float]]] = [{} for _ in range(self.schedule.units)]
+        self._legs: list[dict[int, list[tuple[int, int, int]]]] = [{} for _ in wiring.routes]
+        """By route and sender: (egress port, low, high) of its copies."""
+        self._into: list[dict[int, tuple[int, int, int]]] = [{} for _ in wiring.routes]
+        """By route and ingress port: receiver, how many copies it takes, how many ports of the receiver are in use."""
+        self._to = [0] * len(wiring.lane)
+        """By copy: ingress port."""
+        self._lane = (wiring.lane // self.cell.micro_batches).astype(int).tolist()
+        """By copy: unit whose rows it carries."""
+        self._draw = wiring.draw.tolist()
+        if self.schedule.holds:
+            for unit in range(self.schedule.units):
+                env.process(self._leave(unit))
+                env.process(self._arrive(unit))
+            return
+        self._route()
+        owners = {int(port): int(unit) for unit, port, *_ in wiring.leaving}
+        for port, unit in owners.items():
+            env.process(self._egress(port, unit))
+        for port in {int(port) for _, port, *_ in wiring.arriving}:
+            env.process(self._ingress(port))
+
+    def _route(self) -> None:
+        """Note which copies every route sends through which ports."""
+        wiring = self.cell.wiring
+        order = wiring.order.tolist()
+        for route, (a, b, c, d) in enumerate(wiring.routes.tolist()):
+            for unit, port, low, high in wiring.leaving[a:b].tolist():
+                self._legs[route].setdefault(unit, []).append((port, low, high))
+            legs = wiring.arriving[c:d].tolist()
+            receivers = [unit for unit, *_ in legs]
+            for unit, port, low, high in legs:
+                self._into[route][port] = unit, high - low, receivers.count(unit)
+                for place in range(low, high):
+                    self._to[order[place]] = port
+
+    def _arrived(self, turn: Turn, unit: int, time: float, ports: int) -> None:
+        """A port of a unit has received its part; the last one completes the turn."""
+        exchange, times = self._exchange(turn), self._arrivals[unit].setdefault(turn, [])
+        times.append(time)
+        if len(times) == ports:
+            self._inbox[unit][exchange.inbox].put(max(self._arrivals[unit].pop(turn)))
+
+    def _exchanges(self, port: int) -> Generator[Turn, None, None]:
+        """Turns that reach an ingress port, in the order in which it serves them."""
+        aggregates = self.schedule.holds
+        places = [
+            place
+            for place in self.schedule.exchanges
+            if aggregates or port in self._into[self.schedule.turns[place].route]  # type: ignore[union-attr]
+        ]
+        for step in count(self.step) if places else ():
+            yield from ((step, place) for place in places)
+
+    def _post(self, turn: Turn, unit: int, times: tuple[float, float]) -> None:
+        """Hand rows to the ports of a unit: they may leave at the first time, the operation ends at the second."""
+        exchange = self._exchange(turn)
+        if exchange.pattern == ALL_TO_ALL:
+            self._posts[unit].put((turn, times))
+            return
+        for port, low, high in self._legs[exchange.route][unit]:
+            self._posts[port].put((turn, times[1] + self.cell.wiring.wait, low, high))
+
+    def _egress(self, port: int, unit: int) -> Steps:
+        """Wait for a post, put one copy per receiver on the wire, announce each header."""
+        wiring, free = self.cell.wiring, self.start
+        name = self._name(unit, port, "egress")
         while True:
-            turn, arrivals = yield self._arrived[f].get()
-            step, layer, j = turn
-            tokens = self.clock.tokens[j]
-            gather = max(gather, max(arrivals) + timing.poll) + program.gather[program.wire_kind[layer]][tokens]
-            begin = max(compute, gather)
-            compute = begin + program.ffn_seconds(f, layer, tokens) * self._noise(step).ffn[layer][j][f]
-            scatter = max(scatter, compute) + program.scatter[tokens]
-            trace, index = self.clock.trace(step), (layer * program.micro_batches + j) * program.ffns + f
-            trace.ffn_start[index], trace.ffn[index] = begin, compute
-            yield self._until(scatter)
-            self._post(self._ffn_posts[f], turn, scatter)
-
-    def _post(self, posts: list[Mailbox], turn: Turn, finish: float) -> None:
-        """Hand a result to the NIC: the CPU notices the kernel's end and posts the transfer."""
-        for box in posts:
-            box.put((turn, finish + self.program.timing.send))
-
-    # network ---------------------------------------------------------------------------------------------------------
-
-    def _unit_egress(self, unit: int, posts: Mailbox) -> Steps:
-        """Wait for a post, put one copy per FFN instance on the wire in index order, announce each header."""
-        half, rail = self.program.timing.half, self.program.fabric.rail[unit]
-        free = self.start
-        while True:
-            turn, posted = yield posts.get()
-            nbytes = self._out_bytes(turn, unit)
-            for f in range(self.program.ffns):
-                wire, wire_in = self._out(turn, unit, f)
-                begin = max(posted, free)
-                free = begin + wire
-                yield self._until(begin + half)
-                self.clock.carried(turn[0], ("attention", unit, rail, "egress"), nbytes)
-                self._to_ffn[f][rail].put(turn, Message(begin + half, unit, free + half, wire_in, nbytes))
-
-    def _ffn_egress(self, f: int, r: int, posts: Mailbox) -> Steps:
-        """Wait for a post, return each attention unit its rows in index order, announce each header."""
-        half, free = self.program.timing.half, self.start
-        while True:
-            turn, posted = yield posts.get()
-            for unit in self.program.fabric.peers[r]:
-                nbytes = self.program.combine_bytes * self.clock.rank_rows[turn[2]][unit]
-                wire, wire_in = self._back(turn, f, unit)
-                begin = max(posted, free)
-                free = begin + wire
-                yield self._until(begin + half)
-                self.clock.carried(turn[0], ("ffn", f, r, "egress"), nbytes)
-                self._to_unit[unit].put(turn, Message(begin + half, f, free + half, wire_in, nbytes))
-
-    def _ffn_ingress(self, f: int, r: int, inbox: Mailbox) -> Steps:
-        """Wait for the headers of a whole turn, receive in order of arrival, announce the last tail."""
-        half, free = self.program.timing.half, self.start
-        while True:
-            turn, messages = yield inbox.get()
-            free = receive(free, messages)
-            yield self._until(free + half)
-            for message in messages:
-                self.clock.carried(turn[0], ("ffn", f, r, "ingress"), message.nbytes)
-            self._arrivals[f].put(turn, free + half)
-
-    def _unit_ingress(self, unit: int, inbox: Mailbox) -> Steps:
-        """Wait for the headers of a whole turn, receive in order of arrival, announce the last tail."""
-        timing, free = self.program.timing, self.start
-        while True:
-            turn, messages = yield inbox.get()
-            free = receive(free, messages)
-            yield self._until(free + timing.half)
-            for message in messages:
-                self.clock.carried(
-                    turn[0], ("attention", unit, self.program.fabric.rail[unit], "ingress"), message.nbytes
+            turn, posted, low, high = yield self._posts[port].get()
+            exchange = self._exchange(turn)
+            copies = [self._copy(turn, exchange, x) for x in range(low, high)]
+            header, tail = [0.0] * len(copies), [0.0] * len(copies)
+            wires, span = [copy[0] for copy in copies], (0, len(copies))
+            free = send(
+                wiring.discipline, max(free, posted), wiring.lag, wires, (header, tail, [0] * len(copies)), span
+            )
+            for x, (_, into, nbytes) in enumerate(copies):
+                yield self._until(header[x])
+                self.clock.carried(turn[0], name, nbytes)
+                to = self._to[low + x]
+                self._gates[to].put(
+                    turn, Copy(low + x, header[x], tail[x], into, nbytes), self._into[exchange.route][to][1]
                 )
-            self._returned[unit].put(free + timing.half + timing.poll)
 
-    def _wire(self, posts: Mailbox, seconds: Callable[[Turn], tuple[float, float]], arrivals: Gate) -> Steps:
-        """Wait for a post, occupy the wire, announce the arrival."""
-        latency, free = self.program.timing.latency, self.start
+    def _copy(self, turn: Turn, exchange: Exchange, x: int) -> tuple[float, float, float]:
+        """Seconds of a copy on the sender's and on the receiver's port, and its bytes."""
+        unit = self._lane[x]
+        factor = self.clock.wire(turn[0], self._draw[x] + exchange.draw)
+        out, into = (
+            self.clock.seconds(source, unit, exchange.micro_batch, exchange.batch)
+            for source in (exchange.out, exchange.into)
+        )
+        return out * factor, into * factor, exchange.nbytes * self.clock.sequences(unit, exchange.micro_batch)
+
+    def _ingress(self, port: int) -> Steps:
+        """Wait for the headers of a whole turn, receive, announce the last tail."""
+        wiring, free = self.cell.wiring, self.start
+        for turn in self._exchanges(port):
+            copies = yield self._gates[port].get(turn)
+            exchange = self._exchange(turn)
+            unit, _, ports = self._into[exchange.route][port]
+            number, header, tail, into, nbytes = zip(*sorted(copies), strict=True)
+            order, span = list(range(len(number))), (0, len(number))
+            free = receive(wiring.discipline, free, into, (header, tail, list(order)), order, span)
+            yield self._until(free + wiring.rest)
+            name = self._name(unit, port, "ingress")
+            for each in nbytes:
+                self.clock.carried(turn[0], name, each)
+            self._arrived(turn, unit, free + wiring.rest + wiring.poll, ports)
+
+    # all-to-all ------------------------------------------------------------------------------------------------------
+
+    def _leave(self, unit: int) -> Steps:
+        """Wait for a post, send a share to every unit, announce when the last row has left."""
+        free, name = self.start, self._name(unit, unit, "egress")
         while True:
-            turn, posted = yield posts.get()
-            free = max(posted, free) + seconds(turn)[0]
-            yield self._until(free + latency)
-            arrivals.put(turn, free + latency)
+            turn, (posted, finish) = yield self._posts[unit].get()
+            exchange = self._exchange(turn)
+            out = self.clock.seconds(exchange.out, unit, exchange.micro_batch, exchange.batch)
+            begin = max(posted, free)
+            free = begin + out * self.clock.wire(turn[0], int(self.cell.variation.pairs[unit]) + exchange.draw)
+            if exchange.held_back:
+                free = max(free, finish)
+            yield self._until(free)
+            nbytes = exchange.nbytes * self._share(exchange, unit)
+            self.clock.carried(turn[0], name, nbytes)
+            for gate in self._gates:
+                gate.put(turn, Aggregate(begin, free, nbytes), self.schedule.units)
 
-    def _out_bytes(self, turn: Turn, unit: int) -> float:
-        """Bytes that all ranks of a unit send to one FFN instance."""
-        _, layer, j = turn
-        return self.program.dispatch_bytes[self.program.wire_kind[layer]] * self.clock.rank_rows[j][unit]
+    def _share(self, exchange: Exchange, unit: int) -> float:
+        """Sequences whose rows a unit sends: its own, or an even share of everybody's results."""
+        if exchange.held_back:
+            return self.clock.tokens(exchange.batch) / self.schedule.units
+        return self.clock.sequences(unit, exchange.micro_batch)
 
-    def _out(self, turn: Turn, unit: int, f: int) -> tuple[float, float]:
-        """Seconds of a message to an FFN instance on the sender's and on the receiver's port."""
-        step, layer, j = turn
-        rows, kind = self.clock.rows[j][unit], self.program.wire_kind[layer]
-        factor = self._noise(step).out[layer][j][unit][f]
-        return self.program.out_egress[kind][rows] * factor, self.program.out_ingress[kind][rows] * factor
+    def _arrive(self, unit: int) -> Steps:
+        """Wait until every unit has sent, take in what is for this one, announce that it is there."""
+        free, name = self.start, self._name(unit, unit, "ingress")
+        for turn in self._exchanges(unit):
+            shares = yield self._gates[unit].get(turn)
+            exchange = self._exchange(turn)
+            first, last = min(each.begin for each in shares), max(each.end for each in shares)
+            into = self.clock.seconds(exchange.into, unit, exchange.micro_batch, exchange.batch)
+            free = max(max(free, first) + into, last)
+            yield self._until(free)
+            self.clock.carried(turn[0], name, sum(each.nbytes for each in shares) / self.schedule.units)
+            self._inbox[unit][exchange.inbox].put(free)
 
-    def _back(self, turn: Turn, f: int, unit: int) -> tuple[float, float]:
-        """Seconds of a message from an FFN instance on the sender's and on the receiver's port."""
-        step, layer, j = turn
-        rows = self.clock.rows[j][unit]
-        factor = self._noise(step).back[layer][j][f][unit]
-        return self.program.back_egress[rows] * factor, self.program.back_ingress[rows] * factor
+    def _exchange(self, turn: Turn) -> Exchange:
+        exchange = self.schedule.turns[turn[1]]
+        assert isinstance(exchange, Exchange)
+        return exchange
 
-    def _noise(self, step: int) -> Factors:
-        """The multipliers of a step; two steps are alive at once."""
-        if step not in self._factors:
-            drawn = self.program.variation.multipliers(step)
-            self._factors.pop(step - 2, None)
-            lists = (array.tolist() for array in (drawn.attention, drawn.ffn, drawn.out, drawn.back))
-            self._factors[step] = Factors(*lists)
-        return self._factors[step]
+    def _name(self, unit: int, port: int, direction: str) -> Port:
+        pool = next(pool for pool in self.cell.pools if unit in pool.units)
+        return pool.name, unit - pool.units.start, port, direction
 
     def _until(self, time: float) -> simpy.Event:
         return self.env.timeout(max(0.0, time - self.env.now))

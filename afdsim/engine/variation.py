@@ -1,7 +1,8 @@
 """What makes operations of equal size last differently: jitter, stragglers and skewed experts.
 
 Every number comes from a keyed stream (seed, kind, step), never from the order of events, so both engines and any
-number of workers see the same draws; every sigma scales the same normal variates (common random numbers).
+number of workers see the same draws; every sigma scales the same normal variates (common random numbers). The factors
+of a step are one flat array: the units of each pool in order, all draws of a unit together.
 """
 
 from __future__ import annotations
@@ -16,76 +17,126 @@ from afdsim.workload.laws import Stream
 Array = np.ndarray
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Multipliers:
-    """Factors with mean 1 on the durations of one step."""
+@dataclass(frozen=True, kw_only=True)
+class Jitter:
+    """Factors of the operations of a pool: straggler x step x event, associated in that order."""
 
-    attention: Array
-    """(l, j, u)"""
-    ffn: Array
-    """(l, j, f)"""
-    out: Array
-    """(l, j, u, f), attention to FFN"""
-    back: Array
-    """(l, j, f, u), FFN to attention"""
+    pool: str
+    """Names its streams, event_<pool> and step_<pool>."""
+    stragglers: tuple[float, ...]
+    """Constant factor of every unit."""
+    draws: int
+    """Operations of a unit in a step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wires:
+    """Factors of the transfers of every pair, or sender."""
+
+    kind: str
+    """Names its stream."""
+    pairs: int
+    draws: int
+    """Transfers of a pair in a step."""
+    used: tuple[int, ...] | None = None
+    """Draws that any transfer uses; None: all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variation:
     """Lognormal multipliers of one run; a sigma of zero costs nothing."""
 
-    layers: int
-    micro_batches: int
     stream: Stream
-    attention_stragglers: tuple[float, ...]
-    """Constant factor of every attention unit."""
-    ffn_stragglers: tuple[float, ...]
+    compute: tuple[Jitter, ...]
+    wires: tuple[Wires, ...]
     event: float = 0.0
     step: float = 0.0
     link: float = 0.0
-    _latest: list[tuple[int, Multipliers]] = field(default_factory=list, repr=False, compare=False)
+    _latest: dict[int, tuple[Array, Array]] = field(default_factory=dict, repr=False, compare=False)
 
-    def multipliers(self, step: int) -> Multipliers:
-        """The factors of `step`; the latest ones are kept, since several units ask for the same step."""
-        for known, multipliers in self._latest:
-            if known == step:
-                return multipliers
-        made = self._constant if self.event == self.step == self.link == 0 else self._drawn(step)
-        self._latest[:] = [*self._latest[-1:], (step, made)]
-        return made
-
-    def _drawn(self, step: int) -> Multipliers:
-        return Multipliers(
-            attention=self.compute("attention", step).transpose(1, 2, 0),
-            ffn=self.compute("ffn", step).transpose(1, 2, 0),
-            out=self.wire("link_out", step).transpose(2, 3, 0, 1),
-            back=self.wire("link_back", step).transpose(2, 3, 1, 0),
-        )
-
-    def compute(self, side: str, step: int) -> Array:
-        """Factors (unit, l, j) of "attention" or "ffn": straggler x step x event, associated in that order."""
-        stragglers = self.attention_stragglers if side == "attention" else self.ffn_stragglers
-        shape = (len(stragglers), self.layers, self.micro_batches)
-        events = self._lognormal(f"event_{side}", self.event, step, shape)
-        if self.step == 0 and set(stragglers) == {1.0}:
-            return events
-        persistent = np.array(stragglers) * self._lognormal(f"step_{side}", self.step, step, shape[:1])
-        factors: Array = persistent[:, None, None] * events
-        return factors
-
-    def wire(self, kind: str, step: int) -> Array:
-        """Factors (u, f, l, j): the first instances keep their draws when more are added."""
-        shape = (len(self.attention_stragglers), len(self.ffn_stragglers), self.layers, self.micro_batches)
-        return self._lognormal(kind, self.link, step, shape)
-
-    def _lognormal(self, kind: str, sigma: float, step: int, shape: tuple[int, ...]) -> Array:
-        if sigma == 0:
-            return np.ones(shape)
-        draws = self.stream(kind, step).standard_normal(shape)
-        draws *= sigma
-        draws -= 0.5 * sigma * sigma
-        return np.exp(draws, out=draws)
+    @property
+    def jitters(self) -> bool:
+        """Whether the factors of operations differ from step to step."""
+        return self.event > 0 or self.step > 0
 
     @cached_property
-    def _constant(self) -> Multipliers:
-        return self._drawn(0)
+    def units(self) -> Array:
+        """Where the factors of every unit's operations begin (u,)."""
+        draws = [each.draws for each in self.compute for _ in each.stragglers]
+        return np.cumsum([0, *draws])
+
+    @cached_property
+    def pairs(self) -> Array:
+        """Where the factors of every pair's transfers begin, kind after kind."""
+        draws = [each.draws for each in self.wires for _ in range(each.pairs)]
+        return np.cumsum([0, *draws])
+
+    def factors(self, step: int) -> tuple[Array, Array]:
+        """Factors of all operations and of all transfers of `step`; two steps may be alive at once."""
+        if step not in self._latest:
+            self._latest.pop(step - 2, None)
+            self._latest[step] = self.operations(range(step, step + 1)), self.transfers(range(step, step + 1))
+        return self._latest[step]
+
+    def operations(self, steps: range) -> Array:
+        """Factors of all operations of some steps, as `units` places them; of one step where all are alike."""
+        if not self.jitters:
+            return self._constant
+        size = int(self.units[-1])
+        factors = np.empty(size * len(steps))
+        for number, step in enumerate(steps):
+            place = number * size
+            for each in self.compute:
+                self._jitter(each, step, factors[place : place + len(each.stragglers) * each.draws])
+                place += len(each.stragglers) * each.draws
+        return factors
+
+    def transfers(self, steps: range) -> Array:
+        """Factors of all transfers of some steps, as `pairs` places them; of one step where all are alike."""
+        size = int(self.pairs[-1])
+        if self.link == 0 or size == 0:
+            return np.ones(max(size, 1))
+        factors = np.empty(size * len(steps))
+        for number, step in enumerate(steps):
+            place = number * size
+            for each in self.wires:
+                self._wires(each, step, factors[place : place + each.pairs * each.draws])
+                place += each.pairs * each.draws
+        return factors
+
+    def _jitter(self, each: Jitter, step: int, into: Array) -> None:
+        self._lognormal(f"event_{each.pool}", self.event, step, into)
+        if self.step == 0 and set(each.stragglers) == {1.0}:
+            return
+        persistent = np.array(each.stragglers)
+        if self.step > 0:
+            drawn = np.empty(len(persistent))
+            self._lognormal(f"step_{each.pool}", self.step, step, drawn)
+            persistent = persistent * drawn
+        into *= np.repeat(persistent, each.draws)
+
+    def _wires(self, each: Wires, step: int, into: Array) -> None:
+        if each.used is None:
+            self._lognormal(each.kind, self.link, step, into)
+            return
+        drawn = np.ascontiguousarray(
+            self._normal(each.kind, self.link, step, into).reshape(each.pairs, -1)[:, each.used]
+        )
+        into[:] = 1.0
+        into.reshape(each.pairs, -1)[:, each.used] = np.exp(drawn)
+
+    def _lognormal(self, kind: str, sigma: float, step: int, into: Array) -> None:
+        if sigma == 0:
+            into[:] = 1.0
+        else:
+            np.exp(self._normal(kind, sigma, step, into), out=into)
+
+    def _normal(self, kind: str, sigma: float, step: int, into: Array) -> Array:
+        self.stream(kind, step).standard_normal(out=into)
+        into *= sigma
+        into -= 0.5 * sigma * sigma
+        return into
+
+    @cached_property
+    def _constant(self) -> Array:
+        return np.concatenate([np.repeat(each.stragglers, each.draws) for each in self.compute])

@@ -2,7 +2,6 @@
 
 metrics              statistics of a run, as definitions
 plot                 figures
-colocated_outcome    columns of a colocated run
 outcome              columns of a run, from its record
 remarks              what a reader should know about a run
 result               the result: summary, frames, files

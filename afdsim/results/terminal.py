@@ -162,7 +162,7 @@ def memory_lines(afd: Afd | Colocated, context: int | None) -> list[str]:
     role = "Colocated GPU " if together else "Attention GPU "
     line = f"{role} {weights / 1e9:.1f} GB of weights, {afd.kv_budget / 1e9:.1f} GB for KV cache"
     if context is not None:
-        fits = f"{show_count(afd.sequences_that_fit(context))} sequences of {show_count(context)} tokens"
+        fits = f"{show_count(afd.kv_cache.sequences(context))} sequences of {show_count(context)} tokens"
         line += f":\n               {fits} (max_num_seqs {show_count(afd.max_num_seqs)})"
     return [line] if together else [line, f"FFN GPU        {afd.ffn_weights / 1e9:.1f} GB of weights"]
 

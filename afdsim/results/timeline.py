@@ -11,22 +11,23 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from afdsim import units
-from afdsim.engine.causes import Trace
-from afdsim.engine.colocated_program import ColocatedProgram, ColocatedTrace, Operation
-from afdsim.engine.compiler import compile_program
-from afdsim.engine.program import Program, StepTimes
+from afdsim.cluster.network import DEDICATED, PORTS, SHARED, receive, send
+from afdsim.engine.books import CAUSES, UNCUT, Trace
+from afdsim.engine.cell import Cell
+from afdsim.engine.lowering import lower
+from afdsim.engine.schedule import COMPUTE, GATHER, PAIRS, SCATTER, Boundary, Compute, Exchange
 from afdsim.errors import ScenarioError
 from afdsim.results.metrics import Columns, Window
 from afdsim.results.result import Result
 
 NEVER = float("-inf")
-COLOCATED_STAGES = ("projections", "attention", "dispatch", "experts", "combine")
+RESOURCES = {COMPUTE: "", GATHER: " gather", SCATTER: " scatter"}
+"""What the tracks of a unit's resources are called behind its name."""
 
 
 class Span(NamedTuple):
@@ -47,7 +48,7 @@ class Span(NamedTuple):
 
 
 class Recorder:
-    """Keeps the steps of a run that touch a window; an `clock.Observer`."""
+    """Keeps the steps of a run that touch a window; a `blocks.Observer`."""
 
     def __init__(self, window: Window) -> None:
         self.window = window
@@ -55,8 +56,7 @@ class Recorder:
 
     def __call__(self, step: int, trace: Any) -> None:
         """Keep a copy of a step, whose sequences the engine may use again."""
-        _, finish, *_ = trace
-        begin, end = min(trace.boundary_start), max(*finish, *trace.boundary)
+        begin, end = min(trace.start), max(trace.finish)
         if begin < self.window[1] and end > self.window[0]:
             self.steps.append((step, type(trace)(*(np.array(values, float) for values in trace))))
 
@@ -132,11 +132,8 @@ def _row(span: Span) -> str | None:
 
 def draw(result: Result, recorder: Recorder) -> Timeline:
     """Return what happened in the steps that an observer of a run has kept."""
-    program, window = compile_program(result.scenario, seed=result.seed), recorder.window
-    if isinstance(program, ColocatedProgram):
-        spans = _colocated(program, recorder.steps)
-    else:
-        spans = _Afd(program, _batches(result.run.tokens, program)).spans(recorder.steps)
+    cell, window = lower(result.scenario, seed=result.seed), recorder.window
+    spans = _Spans(cell, _batches(result.run.tokens, cell)).of(recorder.steps)
     inside = [span for span in spans if max(span.start_s, window[0]) < min(span.end_s, window[1])]
     if not inside:
         raise ScenarioError(f"nothing happens between {window[0]:g} s and {window[1]:g} s of this run")
@@ -168,10 +165,10 @@ def _place(track: str, kinds: Sequence[str]) -> tuple[int, list[str | int]]:
     return next(index for index, kind in enumerate(kinds) if track.startswith(kind)), parts
 
 
-def _batches(tokens: Columns, program: Program) -> Mapping[tuple[int, int, int], int]:
+def _batches(tokens: Columns, cell: Cell) -> Mapping[tuple[int, int, int], int]:
     """Return the sequences of (step, micro-batch, unit): those that had a token at the boundary after it."""
-    dp = program.deployment.attention.dp
-    unit = np.asarray(tokens["instance"]) * dp + np.asarray(tokens["rank"]) if program.per_rank else tokens["instance"]
+    dp = cell.deployment.attention.dp
+    unit = np.asarray(tokens["instance"]) * dp + np.asarray(tokens["rank"]) if cell.per_rank else tokens["instance"]
     rows = (np.asarray(column).tolist() for column in (tokens["step"], tokens["micro_batch"], unit, tokens["batch"]))
     found = {(step - 1, j, u): batch for step, j, u, batch in zip(*rows, strict=True)}
     last = max((step for step, _, _ in found), default=0)
@@ -180,267 +177,277 @@ def _batches(tokens: Columns, program: Program) -> Mapping[tuple[int, int, int],
     return ends | found
 
 
-# attention-FFN disaggregation ---------------------------------------------------------------------------------------
+# the spans of a step ------------------------------------------------------------------------------------------------
 
 
 @dataclass(kw_only=True)
 class _Step:
-    """A step with everything that its spans need; turn g = layer x micro-batches + micro-batch."""
+    """A step with what its spans need beside the schedule."""
 
     number: int
     trace: Trace
-    times: StepTimes
-    idle: tuple[bool, ...]
-    """Units without any sequence."""
+    batch: np.ndarray
+    """Sequences by lane."""
+    transfers: np.ndarray
+    """Random factors of the transfers."""
 
 
 @dataclass
-class _Afd:
-    """Replays the transfers of recorded steps and cuts the gaps between operations."""
+class _Spans:
+    """Cuts the gaps between the operations of recorded steps, and replays their transfers."""
 
-    program: Program
+    cell: Cell
     batches: Mapping[tuple[int, int, int], int]
-    free: dict[str, float] = field(default_factory=dict)
-    """When every replayed resource becomes free."""
+    egress: dict[int, float] = field(default_factory=dict)
+    """When every replayed port becomes free."""
+    ingress: dict[int, float] = field(default_factory=dict)
     ended: dict[str, float] = field(default_factory=dict)
     """Where the last operation of every compute track ended."""
     sent: dict[int, float] = field(default_factory=dict)
-    """Per micro-batch: last finish of the FFN instances in the step before."""
+    """Last end of the senders of every exchange in the step before."""
     back: dict[int, Window] = field(default_factory=dict)
     """Per micro-batch on its way back: when the last FFN instance had finished, and when every unit has its results."""
     parked: set[str] = field(default_factory=set)
     """Compute tracks that have not worked since the pipeline stood still."""
 
-    def spans(self, steps: Sequence[tuple[int, Trace]]) -> Iterator[Span]:
+    def of(self, steps: Sequence[tuple[int, Trace]]) -> Iterator[Span]:
         """Yield every span of the steps."""
         last = None
         for number, trace in steps:
             if last is not None and number != last + 1:  # the pipeline had parked: every resource is free
-                self.free.clear()
-                self.sent.clear()
-                self.back.clear()
+                for state in (self.egress, self.ingress, self.sent, self.back):
+                    state.clear()
                 self.parked = set(self.ended)
             last = number
             yield from self._step(self._prepared(number, trace))
 
     def _prepared(self, number: int, trace: Trace) -> _Step:
-        program = self.program
-        m, units = range(program.micro_batches), range(program.units)
-        batch = np.array([[self.batches.get((number, j, u), 0) for u in units] for j in m])
-        base = np.zeros((len(program.fixed), len(m), len(units)))
-        rows = -(-batch // program.ranks)
-        times = program.times(number, base, rows, batch.sum(axis=1).tolist())
-        return _Step(number=number, trace=trace, times=times, idle=tuple((batch.sum(axis=0) == 0).tolist()))
+        cell = self.cell
+        lanes = [(number, j, u) for u in range(cell.seated) for j in range(cell.micro_batches)]
+        return _Step(
+            number=number,
+            trace=trace,
+            batch=np.array([self.batches.get(lane, 0) for lane in lanes]),
+            transfers=cell.variation.transfers(range(number, number + 1)),
+        )
 
     def _step(self, step: _Step) -> Iterator[Span]:
-        yield from self._attention(step)
-        yield from self._ffn(step)
-        for g in range(self.program.layers * self.program.micro_batches):
-            out, gathered = self._dispatch(step, g)
-            back, returned = self._combine(step, g)
-            yield from chain(out, back, self._path(step, g, gathered, returned))
-        ffn = step.trace.ffn.reshape(-1, self.program.ffns)
-        self.sent = {j: float(ffn[j - self.program.micro_batches].max()) for j in range(self.program.micro_batches)}
+        schedule = self.cell.schedule
+        for pool in schedule.pools:
+            for resource in (COMPUTE, GATHER, SCATTER):
+                turns = schedule.of(pool, resource)
+                for unit in pool if turns else ():
+                    yield from self._operations(step, unit, turns, RESOURCES[resource])
+        arrived: dict[int, float] = {}
+        for number, turn in enumerate(schedule.turns):
+            if isinstance(turn, Exchange) and turn.pattern == PAIRS:
+                spans, arrived[number] = self._transfers(step, turn, number)
+                yield from spans
+        yield from self._paths(step, arrived) if arrived else self._stages(step)
+        self.sent = dict(enumerate(step.trace.last))
 
     # compute ---------------------------------------------------------------------------------------------------------
 
     def unit(self, u: int) -> str:
-        """Return the name of an attention unit."""
-        dp = self.program.deployment.attention.dp
-        return f"attention[{u // dp}].{u % dp}" if self.program.per_rank else f"attention[{u}]"
+        """Return the name of a unit."""
+        pool = next(pool for pool in self.cell.pools if u in pool.units)
+        place, dp = u - pool.units.start, self.cell.deployment.attention.dp
+        if self.cell.per_rank and pool.name == "attention":
+            return f"attention[{place // dp}].{place % dp}"
+        return f"{pool.name}[{place}]"
 
-    def _attention(self, step: _Step) -> Iterator[Span]:
-        """Yield boundaries and attention operations, and the gaps before them cut at the last FFN finish."""
-        m, units = self.program.micro_batches, self.program.units
-        start, end = (values.reshape(-1, units) for values in (step.trace.attention_start, step.trace.attention))
-        begun, over = (values.reshape(-1, units) for values in (step.trace.boundary_start, step.trace.boundary))
-        sent = step.trace.ffn.reshape(-1, self.program.ffns).max(axis=1)
-        for u in range(units):
-            track = self.unit(u)
-            works = [(begun[j, u], over[j, u], -1, j, self.sent.get(j, NEVER)) for j in range(m)]
-            for g in range(len(start)):
-                layer, j = divmod(g, m)
-                works.append((start[g, u], end[g, u], layer, j, sent[g - m] if layer else np.inf))
-            for begin, until, layer, j, cut in sorted(works):
-                yield from self._gap(step, track, float(begin), (float(cut), float(cut)), idle=step.idle[u])
-                what = "boundary" if layer < 0 else ""
-                yield from self._work(track, (float(begin), float(until)), (step.number, layer, j), what)
+    def _operations(self, step: _Step, unit: int, turns: list[int], part: str) -> Iterator[Span]:
+        """Yield what a resource did, and, of its compute, why it stood still in between."""
+        schedule, track = self.cell.schedule, self.unit(unit) + part
+        several = len({turn.name for turn in map(schedule.turns.__getitem__, turns) if isinstance(turn, Compute)}) > 1
+        for number in sorted(turns, key=lambda number: self._span(step, number, unit)):
+            turn, span = schedule.turns[number], self._span(step, number, unit)
+            if not part:
+                yield from self._gap(step, number, unit, span[0])
+            self.ended[track] = span[1]
+            what = turn.name if isinstance(turn, Compute) and several else ""
+            layer, batch = (-1, self._batch(turn, unit)) if isinstance(turn, Boundary) else (turn.layer, turn.batch)
+            yield Span(track, *span, step.number, layer, batch, "busy", "boundary" if layer < 0 else what)
 
-    def _ffn(self, step: _Step) -> Iterator[Span]:
-        """Yield FFN operations, and the gaps before them cut at the first and the last attention finish."""
-        ffns = self.program.ffns
-        start, end = (values.reshape(-1, ffns) for values in (step.trace.ffn_start, step.trace.ffn))
-        sent = step.trace.attention.reshape(-1, self.program.units)
-        for f in range(ffns):
-            for g in range(len(start)):
-                layer, j = divmod(g, self.program.micro_batches)
-                cuts = float(sent[g].min()), float(sent[g].max())
-                yield from self._gap(step, f"ffn[{f}]", float(start[g, f]), cuts, idle=all(step.idle))
-                yield from self._work(f"ffn[{f}]", (float(start[g, f]), float(end[g, f])), (step.number, layer, j), "")
+    def _batch(self, turn: Boundary, unit: int) -> int:
+        return int(self.cell.tables.batch_of[unit * self.cell.micro_batches + turn.micro_batch])
 
-    def _work(self, track: str, span: Window, turn: tuple[int, int, int], what: str) -> Iterator[Span]:
-        self.ended[track] = span[1]
-        yield Span(track, *span, *turn, "busy", what)
+    def _span(self, step: _Step, number: int, unit: int) -> Window:
+        """Begin and end of a turn on a unit."""
+        turn = self.cell.schedule.turns[number]
+        assert not isinstance(turn, Exchange)
+        i = self.cell.schedule.at[number] + unit - turn.units.start
+        return float(step.trace.start[i]), float(step.trace.finish[i])
 
-    def _gap(self, step: _Step, track: str, until: float, cuts: Window, *, idle: bool) -> Iterator[Span]:
-        """Yield the gap before an operation: to the first cut `wait_peer`, to the last `imbalance`, then `network`."""
+    def _gap(self, step: _Step, number: int, unit: int, until: float) -> Iterator[Span]:
+        """Yield the gap before a turn, cut at the ends of the first and the last sender that it waited for."""
+        track = self.unit(unit)
         begin = self.ended.get(track, until)
-        if idle or track in self.parked:
+        _, x, earlier, before, between = self.cell.schedule.booked(number)
+        if self._idle(step, unit) or track in self.parked:
             self.parked.discard(track)
             places = [("no_work", begin, until)]
+        elif x == UNCUT:
+            places = [("wait_peer", begin, until)]
         else:
-            first, last = (min(until, max(begin, cut)) for cut in cuts)
-            places = [("wait_peer", begin, first), ("imbalance", first, last), ("network", last, until)]
+            last = self.sent.get(x, NEVER) if earlier else float(step.trace.last[x])
+            first = last if before == between else float(step.trace.first[x])
+            first, last = (min(until, max(begin, cut)) for cut in (first, last))
+            places = [(CAUSES[before], begin, first), (CAUSES[between], first, last), ("network", last, until)]
         for cause, left, right in places:
             yield Span(track, left, right, step.number, -1, -1, cause)
 
+    def _idle(self, step: _Step, unit: int) -> bool:
+        """Return whether a unit holds no sequence; an FFN instance, whether nobody does."""
+        m = self.cell.micro_batches
+        lanes = slice(unit * m, (unit + 1) * m) if unit < self.cell.seated else slice(None)
+        return not step.batch[lanes].any()
+
     # network ---------------------------------------------------------------------------------------------------------
 
-    def _port(self, track: str, ready: float, seconds: float, least: float = NEVER) -> Window:
-        """Occupy a resource in order: from when it is free, for so long, and at least until `least`."""
-        begin = max(self.free.get(track, NEVER), ready)
-        self.free[track] = max(begin + seconds, least)
-        return begin, self.free[track]
+    def _transfers(self, step: _Step, turn: Exchange, number: int) -> tuple[list[Span], float]:
+        """Return the copies of an exchange on the ports that they cross, and when the last receiver has them all."""
+        wiring, copies = self.cell.wiring, len(self.cell.wiring.lane)
+        header, tail, into = [0.0] * copies, [0.0] * copies, [0.0] * copies
+        arrived, order = NEVER, wiring.order.tolist()
+        spans: list[Span] = []
+        out_from, out_to, in_from, in_to = wiring.routes[turn.route].tolist()
+        for unit, port, low, high in wiring.leaving[out_from:out_to].tolist():
+            wire = [0.0] * copies
+            for x in range(low, high):
+                wire[x], into[x] = self._seconds(step, turn, x)
+            posted = self._span(step, turn.after, unit)[1] + wiring.wait
+            begin = max(self.egress.get(port, NEVER), posted)
+            scratch = (header, tail, list(range(copies)))
+            self.egress[port] = send(wiring.discipline, begin, 0.0, wire, scratch, (low, high))
+            spans += self._sent(step, turn, (unit, port, low, high), (header, tail))
+        header, tail = ([time + wiring.lag for time in times] for times in (header, tail))
+        for unit, port, low, high in wiring.arriving[in_from:in_to].tolist():
+            taken = order[low:high]
+            spans += self._taken(step, turn, (unit, port), taken, (header, tail, into))
+            arrived = max(arrived, self.ingress[port] + wiring.rest + wiring.poll)
+        return spans, arrived
 
-    def _dispatch(self, step: _Step, g: int) -> tuple[list[Span], list[float]]:
-        """Return the transfers of a turn to the FFN instances, and when each instance has gathered it."""
-        (layer, j), timing, spans = divmod(g, self.program.micro_batches), self.program.timing, []
-        posted = step.trace.attention.reshape(-1, self.program.units)[g] + timing.send
-        headers: dict[tuple[int, int], Window] = {}
-        for u, f in np.ndindex(self.program.units, self.program.ffns):
-            track = self._lane(("attention", u), ("ffn", f), "egress")
-            begin, end = self._port(track, float(posted[u]), float(step.times.out_egress[layer, j, u, f]))
-            headers[u, f] = begin, end
-            spans.append(Span(track, begin, end, step.number, layer, j, "busy", f"to ffn[{f}]"))
-        gathered = []
-        for f in range(self.program.ffns):
-            seconds = step.times.out_ingress[layer, j, :, f]
-            met = {u: headers[u, f] for u in range(self.program.units)}
-            arrived, received = self._receive(("ffn", f), ("attention", met), seconds, (step.number, layer, j))
-            begin, end = self._port(f"ffn[{f}] gather", arrived + timing.poll, float(step.times.gather[layer, j]))
-            spans += [*received, Span(f"ffn[{f}] gather", begin, end, step.number, layer, j, "busy")]
-            gathered.append(end)
-        return spans, gathered
+    def _seconds(self, step: _Step, turn: Exchange, x: int) -> tuple[float, float]:
+        """Return the seconds of a copy on both its ports, a micro-batch's rows spread evenly over the ranks."""
+        cell = self.cell
+        rows = -(-int(step.batch[int(cell.wiring.lane[x]) + turn.micro_batch]) // cell.ranks)
+        factor = float(step.transfers[int(cell.wiring.draw[x]) + turn.draw])
+        out, into = (float(cell.tables.rows[source.row, rows]) * factor for source in (turn.out, turn.into))
+        return out, into
 
-    def _combine(self, step: _Step, g: int) -> tuple[list[Span], list[float]]:
-        """Return the transfers of a turn back to the attention units, and when each unit has all its results."""
-        (layer, j), timing, spans = divmod(g, self.program.micro_batches), self.program.timing, []
-        computed = step.trace.ffn.reshape(-1, self.program.ffns)[g]
-        headers: dict[tuple[int, int], Window] = {}
-        for f in range(self.program.ffns):
-            begin, end = self._port(f"ffn[{f}] scatter", float(computed[f]), float(step.times.scatter[j]))
-            spans.append(Span(f"ffn[{f}] scatter", begin, end, step.number, layer, j, "busy"))
-            for u in chain(*self.program.fabric.peers):
-                track = self._lane(("ffn", f), ("attention", u), "egress")
-                sent = self._port(track, end + timing.send, float(step.times.back_egress[layer, j, f, u]))
-                headers[f, u] = sent
-                spans.append(Span(track, *sent, step.number, layer, j, "busy", f"to {self.unit(u)}"))
-        returned = []
-        for u in range(self.program.units):
-            met = {f: headers[f, u] for f in range(self.program.ffns)}
-            seconds = step.times.back_ingress[layer, j, :, u]
-            arrived, received = self._receive(("attention", u), ("ffn", met), seconds, (step.number, layer, j))
-            spans += received
-            returned.append(arrived + timing.poll)
-        return spans, returned
+    def _sent(
+        self, step: _Step, turn: Exchange, leg: tuple[int, int, int, int], times: tuple[list[float], list[float]]
+    ) -> Iterator[Span]:
+        """Yield what a port sent: its copies one by one, or all of them at once where they share it."""
+        unit, port, low, high = leg
+        place = (step.number, turn.layer, turn.batch, "busy")
+        if self.cell.wiring.discipline == SHARED:
+            yield Span(
+                self._port(unit, unit, port, "egress"), times[0][low], max(times[1][low:high]), *place, "broadcast"
+            )
+            return
+        receivers = self._receivers(turn.route)
+        for x in range(low, high):
+            track = self._port(unit, receivers[x], port, "egress")
+            yield Span(track, times[0][x], times[1][x], *place, f"to {self.unit(receivers[x])}")
 
-    def _receive(
-        self, to: tuple[str, int], by: tuple[str, dict[int, Window]], seconds: Any, turn: tuple[int, int, int]
-    ) -> tuple[float, list[Span]]:
-        """Let the ports of an instance receive a turn's messages as they arrive; return when all are there."""
-        half, spans, arrived = self.program.timing.half, [], NEVER
-        pool, messages = by
-        for source, (begin, end) in sorted(messages.items(), key=lambda item: (item[1][0], item[0])):
-            if self.program.timing.dedicated:
-                arrived = max(arrived, end + self.program.timing.latency)
-                continue
-            track = self._lane(to, (pool, source), "ingress")
-            left, right = self._port(track, begin + half, float(seconds[source]), least=end + half)
-            name = self.unit(source) if pool == "attention" else f"ffn[{source}]"
-            spans.append(Span(track, left + half, right + half, *turn, "busy", f"from {name}"))
-            arrived = max(arrived, right + half)
-        return arrived, spans
+    def _taken(
+        self,
+        step: _Step,
+        turn: Exchange,
+        at: tuple[int, int],
+        taken: list[int],
+        copies: tuple[list[float], list[float], list[float]],
+    ) -> list[Span]:
+        """Let a port receive its copies; return them one by one, or all at once where they share it."""
+        (unit, port), (header, tail, into), wiring = at, copies, self.cell.wiring
+        discipline, free, senders = wiring.discipline, self.ingress.get(port, NEVER), self._senders(turn.route)
+        place, spans = (step.number, turn.layer, turn.batch, "busy"), []
+        groups = [[x] for x in sorted(taken, key=lambda x: (header[x], x))] if discipline == PORTS else [taken]
+        for group in groups:
+            begin = max(free, min(header[x] for x in group))
+            order, span = list(group), (0, len(group))
+            free = receive(discipline, free, into, (header, tail, [0] * len(group)), order, span)
+            what = "broadcast" if discipline == SHARED else f"from {self.unit(senders[group[0]])}"
+            track = self._port(unit, senders[group[0]], port, "ingress")
+            spans.append(Span(track, begin + wiring.rest, free + wiring.rest, *place, what))
+        self.ingress[port] = free
+        return [] if discipline == DEDICATED else spans
 
-    def _lane(self, owner: tuple[str, int], peer: tuple[str, int], direction: str) -> str:
-        """Return the name of the port (or, if wires are dedicated, the wire) between an instance and a peer."""
-        pool, index = owner
-        name = self.unit(index) if pool == "attention" else f"ffn[{index}]"
-        other = self.unit(peer[1]) if peer[0] == "attention" else f"ffn[{peer[1]}]"
-        if self.program.timing.dedicated:
-            return f"{name} to {other}"
-        rail = self.program.fabric.rail[peer[1] if pool == "ffn" else index]
-        several = pool == "ffn" and self.program.fabric.rails > 1
-        return f"{name}.{rail} {direction}" if several else f"{name} {direction}"
+    def _receivers(self, route: int) -> dict[int, int]:
+        """Return the receiver of every copy of a route."""
+        order = self.cell.wiring.order.tolist()
+        first, last = self.cell.wiring.routes[route].tolist()[2:]
+        legs = self.cell.wiring.arriving[first:last].tolist()
+        return {order[place]: unit for unit, _, low, high in legs for place in range(low, high)}
+
+    def _senders(self, route: int) -> dict[int, int]:
+        """Return the sender of every copy of a route."""
+        first, last = self.cell.wiring.routes[route].tolist()[:2]
+        legs = self.cell.wiring.leaving[first:last].tolist()
+        return {x: unit for unit, _, low, high in legs for x in range(low, high)}
+
+    def _port(self, owner: int, peer: int, port: int, direction: str) -> str:
+        """Return the name of the port (or, if wires are dedicated, the wire) between a unit and a peer."""
+        wiring, name, seated = self.cell.wiring, self.unit(owner), self.cell.seated
+        if wiring.discipline == DEDICATED:
+            return f"{name} to {self.unit(peer)}"
+        rails = (wiring.ports[1] - seated) // len(self.cell.pools[1].units)
+        several = owner >= seated and rails > 1
+        return f"{name}.{(port - seated) % rails} {direction}" if several else f"{name} {direction}"
 
     # micro-batches ---------------------------------------------------------------------------------------------------
 
-    def _path(self, step: _Step, g: int, gathered: list[float], returned: list[float]) -> Iterator[Span]:
-        """Yield where a micro-batch was in one layer: A, A to F, F, F to A, and waiting for either."""
-        trace, units, ffns = step.trace, self.program.units, self.program.ffns
-        layer, j = divmod(g, self.program.micro_batches)
-        starts = trace.attention_start if layer else trace.boundary_start
-        begin = float(starts.reshape(-1, units)[g if layer else j].min())
-        attended = float(trace.attention.reshape(-1, units)[g].max())
-        ffn_start, ffn_end = (
-            float(trace.ffn_start.reshape(-1, ffns)[g].min()),
-            float(trace.ffn.reshape(-1, ffns)[g].max()),
-        )
-        ready = min(max(gathered), ffn_start)
+    def _stages(self, step: _Step) -> Iterator[Span]:
+        """Yield where the micro-batches of the first unit were: its operations, where there is one pool."""
+        for number in self.cell.schedule.of(self.cell.schedule.pools[0]):
+            turn, span = self.cell.schedule.turns[number], self._span(step, number, 0)
+            assert not isinstance(turn, Exchange)
+            layer, what = (-1, "boundary") if isinstance(turn, Boundary) else (turn.layer, turn.name)
+            yield Span(f"micro-batch {turn.micro_batch}", *span, step.number, layer, turn.micro_batch, "busy", what)
+
+    def _paths(self, step: _Step, arrived: Mapping[int, float]) -> Iterator[Span]:
+        """Yield where every micro-batch was in every layer: A, A to F, F, F to A, and waiting for either."""
+        turns, ends = self.cell.schedule.turns, {}
+        for number, turn in enumerate(turns):
+            match turn:
+                case Boundary():
+                    ends["A", self._batch(turn, turn.units.start)] = self._over(step, number)[0]
+                case Compute(name="attention", layer=layer, batch=batch):
+                    begin, _, end = self._over(step, number)
+                    ends["A", batch] = ends["A", batch] if layer == 0 else begin
+                    ends["A to F", batch] = end
+                case Compute(name="gather", batch=batch):
+                    ends["gather", batch] = self._over(step, number)[2]
+                case Compute(name="ffn", layer=layer, batch=batch):
+                    begin, _, end = self._over(step, number)
+                    attended, arrival = (ends["A", batch], ends["A to F", batch]), ends["gather", batch]
+                    yield from self._path(step, (layer, batch), attended, (arrival, begin, end))
+                case Exchange(receivers=receivers, batch=batch) if receivers.start == 0:
+                    self.back[batch] = self._over(step, turn.sent)[2], arrived[number]
+
+    def _over(self, step: _Step, number: int) -> tuple[float, float, float]:
+        """Return first begin, first end and last end of a turn over its units."""
+        turn = self.cell.schedule.turns[number]
+        assert not isinstance(turn, Exchange)
+        spans = [self._span(step, number, unit) for unit in turn.units]
+        return min(s for s, _ in spans), min(e for _, e in spans), max(e for _, e in spans)
+
+    def _path(
+        self, step: _Step, place: tuple[int, int], attended: Window, ffn: tuple[float, float, float]
+    ) -> Iterator[Span]:
+        """Yield one layer of a micro-batch; the first unit may begin before the last has its results."""
+        (layer, batch), (begin, end), (gathered, start, finish) = place, attended, ffn
+        sent, returned = self.back.pop(batch, (begin, begin))
+        back, ready = min(returned, begin), min(gathered, start)
         places = [
-            *self._return(j, begin),
-            ("A", begin, attended),
-            ("A to F", attended, ready),
-            ("wait", ready, ffn_start),
-            ("F", ffn_start, ffn_end),
+            ("F to A", sent, back),
+            ("wait", back, begin),
+            ("A", begin, end),
+            ("A to F", end, ready),
+            ("wait", ready, start),
+            ("F", start, finish),
         ]
-        self.back[j] = ffn_end, max(returned)
         for what, left, right in places:
-            yield Span(f"micro-batch {j}", left, right, step.number, layer, j, "busy", what)
-
-    def _return(self, j: int, begin: float) -> list[tuple[str, float, float]]:
-        """Return how a micro-batch came back from the FFN: the first unit may begin before the last has its results."""
-        sent, returned = self.back.pop(j, (begin, begin))
-        ready = min(returned, begin)
-        return [("F to A", sent, ready), ("wait", ready, begin)]
-
-
-# colocated ----------------------------------------------------------------------------------------------------------
-
-
-def _colocated(program: ColocatedProgram, steps: Sequence[tuple[int, ColocatedTrace]]) -> Iterator[Span]:
-    """Yield the operations of every unit, and where each micro-batch was."""
-    ended: dict[str, float] = {}
-    for number, trace in steps:
-        begun, over = (values.reshape(-1, program.units) for values in (trace.boundary_start, trace.boundary))
-        start, end = (values.reshape(-1, program.units) for values in (trace.start, trace.finish))
-        for u in range(program.units):
-            works = [(Operation(-1, 0, j), begun[j, u], over[j, u], NEVER) for j in range(program.micro_batches)]
-            for i, operation in enumerate(program.operations):
-                cut = trace.sent[program.waits[i]] if program.waits[i] >= 0 else np.inf
-                works.append((operation, start[i, u], end[i, u], cut))
-            for operation, *times in works:
-                yield from _colocated_work(f"colocated[{u}]", number, operation, list(map(float, times)), ended)
-                if u == 0:
-                    yield from _colocated_work(
-                        f"micro-batch {operation.micro_batch}", number, operation, [*times[:2]], {}
-                    )
-
-
-def _colocated_work(
-    track: str, step: int, operation: Operation, times: Sequence[float], ended: dict[str, float]
-) -> Iterator[Span]:
-    """Yield an operation and the gap before it, cut when the last of the peers had sent."""
-    begin, end = float(times[0]), float(times[1])
-    last = ended.get(track, begin)
-    if begin > last:
-        cut = min(begin, max(last, times[2]))
-        causes = (
-            (("wait_peer", last, begin),)
-            if operation.layer < 0
-            else (("imbalance", last, cut), ("network", cut, begin))
-        )
-        for cause, left, right in causes:
-            yield Span(track, left, right, step, -1, -1, cause)
-    ended[track] = end
-    what = "boundary" if operation.layer < 0 else COLOCATED_STAGES[operation.stage]
-    yield Span(track, begin, end, step, operation.layer, operation.micro_batch, "busy", what)
+            yield Span(f"micro-batch {batch}", left, right, step.number, layer, batch, "busy", what)

@@ -81,6 +81,8 @@ class AttentionPool(Part):
 
     gpu: Gpu
     instances: Length
+    groups: Length = 1
+    """Groups of instances that take turns on the FFN pool, each with its own micro-batches."""
     gpus_per_instance: Length = 8
     parallelism: AttentionParallelism
     """Default: every GPU is a data parallel rank."""
@@ -95,6 +97,8 @@ class AttentionPool(Part):
     def faults(self) -> Iterator[Fault]:
         """Check that the parallel degrees cover the instance."""
         yield from _product(self.parallelism.dp, self.parallelism.tp, self.gpus_per_instance, "dp")
+        if self.instances % self.groups:
+            yield "groups", f"{self.groups} groups do not divide the {self.instances} instances"
         for key in ("o_proj", "lm_head"):
             degree = int(getattr(self, key).removeprefix("tp").replace("replicated", "1"))
             if self.gpus_per_instance % degree:
@@ -275,10 +279,16 @@ class Link(Part):
     """The whole one-way path."""
 
 
+Discipline = Annotated[Literal["ports", "shared", "dedicated"], Choice(("ports", "shared", "dedicated"), ("fifo",))]
+
+
 class Network(Part):
     """What moves tokens between the pools, and what each message costs besides its bytes."""
 
-    type: Annotated[Literal["ports", "dedicated"], Choice(("ports", "dedicated"), ("fifo", "shared"))] = "ports"
+    type: Annotated[Literal["ports", "shared", "dedicated"], Choice(("ports", "shared", "dedicated"), ("fifo",))] = (
+        "ports"
+    )
+    """How the messages of a NIC share it: one at a time, at equal rates, or not at all."""
     link: Link = Link()
     efficiency: Annotated[float, Real(0.0, 1.0, positive=True)] = 0.8
     """Achieved over line rate."""

@@ -6,7 +6,7 @@ from afdsim.catalog import entries as catalog
 from afdsim.catalog.llm import Precision
 from afdsim.cost.anatomy import Setting, attention_seconds, explain, explain_afd, representative
 from afdsim.cost.roofline import Roofline
-from afdsim.engine.compiler import deployment
+from afdsim.engine.lowering import deployment
 from afdsim.errors import CatalogError
 from afdsim.scenario.document import load
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tests.cases import Outcome, Stages, Wires, run, tiny
 
 TIMES = st.floats(min_value=0.05, max_value=2.0)
-ENGINES = ("processes", "kernel-python")
+ENGINES = ("processes", "kernel")
 
 
-def pipeline(times: tuple[float, float, float, float], *, engine="kernel-python", layers=6, m=3, **changes) -> Outcome:
+def pipeline(times: tuple[float, float, float, float], *, engine="kernel", layers=6, m=3, **changes) -> Outcome:
     """A run whose stages take (attention, FFN, out, back) seconds."""
     a, f, out, back = times
     scenario = tiny(layers, **{"deployment__num_microbatches": m, "deployment__max_num_seqs": m, **changes})
@@ -97,7 +97,7 @@ def test_little_closed_loop_throughput_is_population_over_step(m):
     outcome = pipeline((1.0, 0.7, 0.2, 0.2), m=m, workload__num_requests=40 * m)
     rows = outcome.record.boundaries
     start, end = outcome.record.window
-    tokens = sum(batch for batch, time in zip(rows.batch, rows.time, strict=True) if start < time <= end)
+    tokens = rows.batch[(start < rows.time) & (rows.time <= end)].sum()
 
     assert tokens / (end - start) == pytest.approx(m / outcome.step_times[-1], rel=0.01)
 

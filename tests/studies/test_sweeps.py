@@ -508,7 +508,7 @@ def test_dask_gives_the_same_table_though_a_worker_is_killed(undisturbed, tmp_pa
 @pytest.mark.bench
 def test_two_workers_are_nearly_twice_as_fast(tmp_path, capsys):
     base = afdsim.load("step3_poisson").varied({"workload.num_requests": 90_000})
-    afdsim.simulate(base)  # what numba compiles is on disk now
+    afdsim.simulate(base)  # the machine code is on disk now
     quiet, seconds = os.getloadavg()[0] < 0.7, {}
     for workers in (1, 2):
         started = time.perf_counter()

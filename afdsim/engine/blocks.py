@@ -1,0 +1,104 @@
+"""A run by the recurrence: draws the factors of a block of steps, runs it in one call, sees to why it came back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from afdsim.engine.books import Trace
+from afdsim.engine.cell import Cell
+from afdsim.engine.desk import Demand, Desk
+from afdsim.engine.native import compiled
+from afdsim.engine.record import Record
+from afdsim.engine.recurrence import DONE, ENDED, IDLE, MORE_PRICES, MORE_REQUESTS, MORE_ROWS, Noise
+from afdsim.engine.schedule import INDEX
+from afdsim.engine.seats import FOREVER
+
+Array = np.ndarray
+Observer = Callable[[int, Trace], None]
+"""Called with every completed step and its trace."""
+
+BLOCK_FACTORS = 60_000
+"""Random factors that are drawn for one call of the compiled steps."""
+MOST_STEPS = 64
+
+
+class Blocks:
+    """One simulation of a cell under a demand, in compiled steps."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        demand: Demand,
+        *,
+        progress: Callable[[float], None] | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.cell, self.desk = cell, Desk(cell, demand)
+        self._progress, self._observer = progress, observer
+        self._run, self._populate = compiled()
+        self._completed: list[tuple[int, int]] = []
+        """Half-open ranges of completed steps."""
+        self._opened = False
+        """Whether the boundaries of the next step are over."""
+        self._idle_steps = 0
+
+    def execute(self) -> Record:
+        """Run until everything that counts has ended, or the horizon."""
+        self.desk.begin(self._populate)
+        step = 0
+        while self.desk.ends == FOREVER:
+            step = self._block(step)
+            if self._progress is not None:
+                self._progress(self.desk.progress)
+        return self._record()
+
+    def _block(self, first: int) -> int:
+        """Run a block of steps; returns the step to go on with."""
+        desk = self.desk
+        noise, steps = self._factors(first)
+        why, step = self._run(desk.machine, desk.memory, desk.supply, noise, (first, first + steps), self._opened)
+        self._opened = why == MORE_PRICES
+        if step > first:
+            self._completed.append((first, int(step)))
+            if self._observer is not None:
+                self._observer(first, Trace(*(row.copy() for row in desk.memory.trace)))
+        match why:
+            case _ if why == MORE_REQUESTS:
+                desk.draw_more()
+            case _ if why == MORE_ROWS:
+                desk.extend_rows()
+            case _ if why == MORE_PRICES:
+                desk.price()
+            case _ if why == IDLE:
+                self._idle_steps += 1
+                desk.park(desk.memory.trace)
+                return int(step) + 1
+            case _:
+                assert why in (DONE, ENDED), why
+        return int(step)
+
+    def _factors(self, first: int) -> tuple[Noise, int]:
+        """Factors of the next steps, and how many steps."""
+        variation = self.cell.variation
+        computes, wires = int(variation.units[-1]), int(variation.pairs[-1])
+        varies = computes * variation.jitters, wires * (variation.link > 0)
+        each = sum(varies)
+        steps = 1 if self._observer else max(1, min(MOST_STEPS, BLOCK_FACTORS // each)) if each else MOST_STEPS
+        drawn = range(first, first + steps)
+        return Noise(
+            compute=variation.operations(drawn),
+            wire=variation.transfers(drawn),
+            compute_stride=INDEX(varies[0]),
+            wire_stride=INDEX(varies[1]),
+        ), steps
+
+    def _record(self) -> Record:
+        steps = [np.arange(first, last) for first, last in self._completed]
+        opened = sum(map(len, steps)) + self._idle_steps + (not self.desk.parked)
+        return self.desk.record(
+            steps=np.concatenate(steps) if steps else np.zeros(0, dtype=np.int64),
+            events=opened * self.cell.seated * self.cell.micro_batches,
+            traffic={},
+        )

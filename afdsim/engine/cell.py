@@ -1,0 +1,276 @@
+"""A lowered deployment: its schedule, and everything that the schedule's sources are looked up in.
+
+What `afd` and `colocated` make of a scenario, and all that engines, books and results know of it. The functions below
+are what every lowering needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from afdsim.catalog import entries as catalog
+from afdsim.catalog.hardware import Gpu
+from afdsim.catalog.llm import Attention, Layer, Llm, Precision
+from afdsim.cluster.colocated import Colocated
+from afdsim.cluster.deployment import Afd, AttentionPool, FfnPool
+from afdsim.cluster.network import Wiring
+from afdsim.cost.operators import Operator, core_operator
+from afdsim.cost.roofline import CostModel, Roofline
+from afdsim.engine.drafts import SCALE, Drafts, with_drafts
+from afdsim.engine.passes import Work
+from afdsim.engine.schedule import Schedule
+from afdsim.engine.tables import Tables
+from afdsim.engine.variation import Variation
+from afdsim.scenario.document import Scenario, Streams
+
+Array = np.ndarray
+T = TypeVar("T")
+LinkRow = tuple[str, int, int, str, int, float]
+"""Pool, instance, rail, direction, messages, bytes of one NIC and direction."""
+
+
+class Pricing(NamedTuple):
+    """Seconds of everything that a micro-batch's tokens cost: a row per number of sequences."""
+
+    most: int
+    """Sequences of a full micro-batch."""
+    of: Callable[[Array], Array]
+    """(sequences,) -> (sequences, entry)"""
+    at_once: bool
+    """Whether a table of all of them is cheap; else they are asked for one by one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """The GPUs of one role."""
+
+    name: str
+    gpus: AttentionPool | FfnPool
+    units: range
+    ranks: int
+    """Of one unit."""
+    gpus_per_rank: int
+    work: Callable[[float, float], Work]
+    """What one GPU does for (sequences of a rank, context of each) in a micro-batch."""
+    shares: Callable[[int, float], Array]
+    """(sequences of a rank, context of each) -> by unit (u, 3): shares of its busy time in operations whose slowest
+    rank counts, in those whose slowest GPU counts, and an even load over that GPU's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Everything about a deployment that does not change while it runs."""
+
+    deployment: Afd | Colocated
+    schedule: Schedule
+    pools: tuple[Pool, ...]
+    """The first one holds the requests."""
+    tables: Tables
+    pricing: Pricing
+    wiring: Wiring
+    variation: Variation
+    windows: tuple[int | None, ...]
+    drafts: Drafts | None
+    per_rank: bool
+    """GPU granularity: every attention rank is a unit of its own."""
+    links: Callable[[Array, int], list[LinkRow]]
+    """(tokens computed by every attention rank, steps) -> every NIC and direction."""
+    notes: tuple[tuple[str, str, str], ...] = ()
+    """(GPU, status, what) of the exchanges that are not measured."""
+    nvlink: tuple[tuple[Gpu, Operator], ...] = ()
+    """Collectives that `Pool.work` leaves out."""
+    refuses: str | None = None
+    """Why the recurrence may not run it, or None."""
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of one unit."""
+        return self.schedule.micro_batches
+
+    @property
+    def seated(self) -> int:
+        """Units that hold requests."""
+        return len(self.pools[0].units)
+
+    @property
+    def ranks(self) -> int:
+        """Attention ranks inside one unit."""
+        return self.pools[0].ranks
+
+    @property
+    def scale(self) -> int:
+        """Contexts are counted in tokens x this."""
+        return SCALE if self.drafts else 1
+
+    @property
+    def queries(self) -> int:
+        """Query tokens of a sequence and step: 1, and one more for every draft."""
+        return 1 + (self.drafts.draft if self.drafts else 0)
+
+
+# lowering ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lowering:
+    """What every lowering reads of its scenario."""
+
+    scenario: Scenario
+    cost: CostModel
+    stream: Streams
+
+    @cached_property
+    def drafts(self) -> Drafts | None:
+        """Multi-token prediction, if there is any."""
+        mtp = self.scenario.deployment.mtp
+        return None if mtp is None else Drafts(draft=mtp.draft, acceptance=mtp.acceptance, stream=self.stream)
+
+    @property
+    def queries(self) -> int:
+        """Query tokens of a sequence and step: rows of everything but the KV cache."""
+        return 1 + (self.drafts.draft if self.drafts else 0)
+
+    @property
+    def per_rank(self) -> bool:
+        """GPU granularity."""
+        return self.scenario.run.granularity == "gpu"
+
+
+def model_and_precision(scenario: Scenario) -> tuple[Llm, Precision]:
+    """What is served: the model with a layer more for every draft, and the precisions of its parts."""
+    mtp, asked = scenario.deployment.mtp, scenario.precision
+    llm = with_drafts(catalog.llm(scenario.model), mtp.draft if mtp else 0)
+    return llm, Precision(attention=asked.attention, ffn=asked.ffn, kv_cache=asked.kv_cache)
+
+
+def table(seconds: Array | float, counts: Array) -> Array:
+    """Seconds by count; nothing takes no time."""
+    made = np.array(np.broadcast_to(seconds, counts.shape), dtype=float)
+    made[0] = 0.0
+    return made
+
+
+def priced(cost: CostModel, gpu: Gpu, operators: Iterable[Operator]) -> Array | float:
+    """Seconds of some operators, one after the other."""
+    return sum((cost.seconds(operator, gpu) for operator in operators), 0.0)
+
+
+def distinct(items: Iterable[T]) -> list[T]:
+    """Every item once, in order."""
+    return list(dict.fromkeys(items))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """What a rank's own seconds are made of: stages by kind, cores, boundary and messages, by its batch."""
+
+    layers: Sequence[Layer]
+    kinds: Sequence[int]
+    """Kind of every attention stage of a step."""
+    fixed: Sequence[Array]
+    """Of each kind, without its core."""
+    attention: Sequence[Attention | None]
+    """Of each kind: whose core it runs."""
+    head: Array
+    rows: Sequence[Array]
+
+    @property
+    def cores(self) -> list[Attention]:
+        """Different cores."""
+        return [each for each in distinct(self.attention) if each is not None]
+
+    @property
+    def windows(self) -> list[int | None]:
+        """Different windows."""
+        return distinct(core.window for core in self.cores)
+
+
+def flat(ranks: Ranks, core: Callable[[Layer], Any], place: Array, batch_of: Array) -> Tables:
+    """Put a rank's seconds into tables; `core` gives the law of a layer's core."""
+    cores, windows = ranks.cores, ranks.windows
+    firsts = [next(layer for layer in ranks.layers if layer.attention == each) for each in cores]
+    which = [len(cores) if each is None else cores.index(each) for each in ranks.attention]
+    times = np.bincount(np.array(ranks.kinds), minlength=len(ranks.fixed)).astype(float)
+    of_core = np.bincount(np.array(which), times, minlength=len(cores) + 1)
+    laws = [core(layer) for layer in firsts]
+    grids = [law for law in laws if not isinstance(law, tuple)]
+    begins = np.cumsum([0, *(len(grid) for grid in grids)]).tolist()
+    return Tables(
+        fixed=np.array(ranks.fixed),
+        core=np.array(which),
+        core_window=np.array([windows.index(each.window) for each in cores]),
+        core_law=np.array([law if isinstance(law, tuple) else (0.0,) * 5 for law in laws]),
+        core_grid=np.array([-1 if isinstance(law, tuple) else begins.pop(0) for law in laws]),
+        grids=np.concatenate(grids) if grids else np.zeros(1),
+        fixed_total=times @ np.array(ranks.fixed),
+        times_of_core=of_core,
+        times_of_kind=times,
+        head=ranks.head,
+        rows=np.array(ranks.rows) if len(ranks.rows) else np.zeros((1, len(ranks.head))),
+        place=place,
+        batch_of=batch_of,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreLaw:
+    """The law of core attention over (batch, context sum) under a cost model."""
+
+    deployment: Afd | Colocated
+    cost: CostModel
+    queries: int
+
+    def __call__(self, layer: Layer) -> Any:
+        """Five numbers of a roofline (`tables.LAW_FIXED` ...), or a grid."""
+        return self._roofline(layer) if isinstance(self.cost, Roofline) else self._grid(layer)
+
+    def _operator(self, layer: Layer, rows: Any, contexts: Any) -> Operator:
+        pool, precision = self.deployment.attention, self.deployment.precision
+        return core_operator(layer, rows, contexts, precision=precision, tp=pool.tp, query_tokens=self.queries)
+
+    def _roofline(self, layer: Layer) -> tuple[float, ...]:
+        assert isinstance(self.cost, Roofline)
+        q, scale = float(self.queries), SCALE if self.queries > 1 else 1
+        at = partial(self._operator, layer)
+        law = self.cost.law(at(q, 1.0), self.deployment.attention.gpu)
+        queries, both = at(q, 0.0), at(q, 1.0)
+        return (
+            law.fixed,
+            float(both.flops - queries.flops) * law.per_flop / scale,
+            float(queries.flops) * law.per_flop,
+            float(both.bytes - queries.bytes) * law.per_byte / scale,
+            float(queries.bytes) * law.per_byte,
+        )
+
+    def _grid(self, layer: Layer) -> Array:
+        """Seconds on a grid of batches and context sums, made monotone, in the layout of `tables.on_grid`."""
+        slots = max(self.deployment.micro_batch_slots)
+        batches = lines(1.0, max(slots, 2))
+        contexts = np.concatenate([[0.0], lines(1.0, slots * LONGEST)])
+        rows, sums = (axis.reshape(-1) for axis in np.meshgrid(batches, contexts, indexing="ij"))
+        operator = self._operator(layer, rows * self.queries, sums)
+        seconds = np.broadcast_to(self.cost.seconds(operator, self.deployment.attention.gpu), rows.shape)
+        cells = np.maximum.accumulate(seconds.reshape(len(batches), -1), axis=1)
+        cells = np.maximum.accumulate(cells, axis=0)
+        scale = SCALE if self.queries > 1 else 1
+        head = [float(len(batches)), float(len(contexts))]
+        return np.concatenate([head, batches, contexts * scale, cells.reshape(-1)])
+
+
+LONGEST = 131_072
+"""Tokens of context up to which the grid of a core goes, by sequence; beyond it its last slope goes on."""
+DENSE = 16
+"""Lines of a grid: every whole number up to this, then eight to a doubling."""
+
+
+def lines(first: float, last: float) -> Array:
+    """Lines of a grid from `first` to `last`, both included."""
+    doublings = max(0.0, np.log2(last / DENSE))
+    near = np.arange(first, min(DENSE, last) + 1)
+    far = DENSE * 2.0 ** (np.arange(1, int(np.ceil(8 * doublings)) + 1) / 8)
+    return np.unique(np.minimum(np.concatenate([near, np.round(far), [last]]), last))

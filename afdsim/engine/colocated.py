@@ -1,0 +1,577 @@
+"""Colocated deployments as a schedule: expert parallelism in the published order of stages, and tensor parallelism.
+
+Five stages per layer and micro-batch (cost and order of the published DeepSeek and SGLang schedules):
+
+    0  norm, projections into attention
+    1  core attention, o_proj, router
+    2  send the dispatch, shared expert (a dense layer: all of its FFN)
+    3  receive the dispatch, routed experts, send the combine
+    4  receive the combine
+
+A GPU computes one stage at a time. With two micro-batches the second runs two stages behind the first, so that one
+computes while the other's tokens fly. Tensor parallelism is the same without exchanges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+
+from afdsim.catalog import entries as catalog
+from afdsim.catalog.llm import Dense, Layer, Mla, Moe, projections
+from afdsim.cluster import experts as routing
+from afdsim.cluster.colocated import Colocated, ExpertParallel, TensorParallel
+from afdsim.cluster.deployment import AttentionPool
+from afdsim.cluster.network import unwired
+from afdsim.cost.all_to_all import Exchange as Kernel
+from afdsim.cost.all_to_all import exchange, pair_bytes
+from afdsim.cost.operators import (
+    Operator,
+    attention_operators,
+    boundary_operators,
+    collective,
+    dense_operators,
+    expert_operator,
+)
+from afdsim.cost.roofline import CostModel, Roofline
+from afdsim.engine import passes
+from afdsim.engine.books import IMBALANCE
+from afdsim.engine.cell import (
+    Array,
+    Cell,
+    CoreLaw,
+    LinkRow,
+    Lowering,
+    Pool,
+    Pricing,
+    Ranks,
+    flat,
+    model_and_precision,
+    priced,
+    table,
+)
+from afdsim.engine.passes import Work
+from afdsim.engine.schedule import (
+    ALL_TO_ALL,
+    INDEX,
+    NO_TURN,
+    NOWHERE,
+    RANK,
+    ROWS,
+    TOKENS,
+    Boundary,
+    Compute,
+    Exchange,
+    Schedule,
+    Source,
+    Turn,
+)
+from afdsim.engine.tables import Tables, core_seconds
+from afdsim.engine.variation import Jitter, Variation, Wires
+from afdsim.scenario import tree
+from afdsim.scenario.document import Scenario, Streams
+
+LOAD_STEP = 0.01
+"""Loads of skewed experts are rounded up to this, so that layers share prices."""
+
+DOWN = 1 / 3
+"""Share of an expert's work in its last matrix, which a combine may overlap (single-batch overlap)."""
+
+STAGES = ("projections", "attention", "dispatch", "experts", "combine")
+EXPERTS, HELD, FLY_IN, FLY_OUT = range(4)
+"""What the tokens of a micro-batch cost the GPU of each load: the experts; receiving the dispatch and sending the
+combine, SMs held; their flights."""
+SEND, RECEIVE, GO, RETURN, SHARED = range(5)
+"""Tables by the batch of a rank: sending a dispatch and receiving a combine, SMs held; flights; then shared experts."""
+
+
+class Operation(NamedTuple):
+    """One stage of one micro-batch in one layer."""
+
+    layer: int
+    stage: int
+    micro_batch: int
+
+
+def order(stages: Sequence[int], micro_batches: int) -> tuple[Operation, ...]:
+    """Every operation of a step in the order in which each GPU runs them; `stages` of each layer.
+
+    >>> [f"{'ab'[j]}{stage}" for _, stage, j in order([5], 2)]
+    ['a0', 'a1', 'a2', 'b0', 'a3', 'b1', 'a4', 'b2', 'b3', 'b4']
+    """
+    lanes = [
+        [Operation(layer, stage, j) for layer, count in enumerate(stages) for stage in range(count)]
+        for j in range(micro_batches)
+    ]
+    behind = [[None] * (2 * j) + lane + [None] * (2 * (micro_batches - 1 - j)) for j, lane in enumerate(lanes)]
+    return tuple(each for each in chain(*zip(*behind, strict=True)) if each is not None)
+
+
+def deployment(scenario: Scenario) -> Colocated:
+    """Return the deployment that a scenario asks for, with catalog entries in place of names."""
+    asked = scenario.deployment
+    assert not isinstance(asked, tree.Afd)
+    llm, precision = model_and_precision(scenario)
+    gpu = catalog.gpu(asked.gpu)
+    if isinstance(asked, tree.TensorParallel):
+        pool = AttentionPool(gpu=gpu, instances=1, dp=1, tp=asked.gpus)
+        experts: ExpertParallel | TensorParallel = TensorParallel(ep=asked.ep)
+    else:
+        p = asked.parallelism
+        pool = AttentionPool(gpu=gpu, instances=asked.instances, dp=p.dp, tp=p.tp, lm_head=asked.lm_head)
+        experts = ExpertParallel(redundant=asked.redundant_experts, shared_ranks=asked.shared_expert_gpus)
+    return Colocated(
+        llm=llm,
+        precision=precision,
+        attention=pool,
+        experts=experts,
+        num_microbatches=asked.num_microbatches,
+        max_num_seqs=asked.max_num_seqs,
+    )
+
+
+def lower(scenario: Scenario, *, seed: int, cost: CostModel | None = None) -> Cell:
+    """Return a colocated scenario as a cell."""
+    found, asked = deployment(scenario), scenario.deployment
+    assert not isinstance(asked, tree.Afd)
+    found.check_memory()
+    cost = cost or Roofline(backends=asked.kernels)
+    return _Lowering(scenario=scenario, deployment=found, cost=cost, stream=Streams(seed)).cell()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Lowering(Lowering):
+    """Holds what every part needs."""
+
+    deployment: Colocated
+
+    def cell(self) -> Cell:
+        deployment = self.deployment
+        return Cell(
+            deployment=deployment,
+            schedule=self._schedule(),
+            pools=(self._pool(),),
+            tables=self._tables,
+            pricing=Pricing(
+                deployment.attention.ranks * max(deployment.micro_batch_slots), self._prices, at_once=False
+            ),
+            wiring=unwired(self.units),
+            variation=self._variation(),
+            windows=tuple(self._ranks.windows),
+            drafts=self.drafts,
+            per_rank=self.per_rank,
+            links=self._links,
+            notes=self._notes(),
+        )
+
+    # sizes -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def asked(self) -> tree.Colocated | tree.TensorParallel:
+        assert not isinstance(self.scenario.deployment, tree.Afd)
+        return self.scenario.deployment
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.deployment.llm.layers
+
+    @property
+    def m(self) -> int:
+        return self.deployment.num_microbatches
+
+    @property
+    def units(self) -> int:
+        pool = self.deployment.attention
+        return pool.ranks if self.per_rank else pool.instances
+
+    @property
+    def tp(self) -> int:
+        return self.deployment.attention.tp
+
+    @property
+    def expert_parallel(self) -> bool:
+        return isinstance(self.deployment.experts, ExpertParallel)
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether tokens travel between GPUs."""
+        return self.expert_parallel and self.deployment.gpus > 1
+
+    @cached_property
+    def batches(self) -> Array:
+        return np.arange(max(self.deployment.micro_batch_slots) + 1, dtype=float)
+
+    @cached_property
+    def tokens(self) -> Array:
+        """Rows of an attention rank by its batch."""
+        return self.batches * self.queries
+
+    @cached_property
+    def rows(self) -> Array:
+        """Rows of each GPU of a rank once heads are put together again."""
+        return np.ceil(self.tokens / self.tp)
+
+    @cached_property
+    def kinds(self) -> list[Layer]:
+        """Different layers."""
+        return list(dict.fromkeys(self.layers))
+
+    @cached_property
+    def stages(self) -> list[int]:
+        """Stages of every layer: a dense one ends with 2; without an exchange nothing is received in the end."""
+        return [(5 if self.exchanges else 4) if isinstance(layer.ffn, Moe) else 3 for layer in self.layers]
+
+    @cached_property
+    def _routed(self) -> list[int]:
+        """Layers with routed experts."""
+        return [layer for layer, count in enumerate(self.stages) if count > 3]
+
+    # schedule --------------------------------------------------------------------------------------------------------
+
+    def _schedule(self) -> Schedule:
+        """Boundaries, then every operation in order; an exchange follows each that posts one."""
+        units = range(self.units)
+        turns: list[Turn] = [Boundary(units=units, micro_batch=j) for j in range(self.m)]
+        posted = [NO_TURN] * self.m
+        for draw, operation in enumerate(order(self.stages, self.m)):
+            j, travels = operation.micro_batch, self.stages[operation.layer] == 5 and operation.stage in (2, 3)
+            waits = self.stages[operation.layer] == 5 and operation.stage >= 3
+            turns.append(self._compute(operation, draw, posted[j] if waits else NO_TURN))
+            if travels:
+                turns.append(self._travel(operation, draw, len(turns) - 1))
+                posted[j] = len(turns) - 1
+        return Schedule(
+            turns=tuple(turns), opening=self.m, micro_batches=self.m, batches=self.m, host=self.asked.host_overhead
+        )
+
+    def _compute(self, operation: Operation, draw: int, after: int) -> Compute:
+        layer, stage, j = operation
+        kind = self.kinds.index(self.layers[layer])
+        work, more, early, held = Source(RANK, 3 * kind + stage), NOWHERE, NOWHERE, NOWHERE
+        slow, share = self._slowdown, 1.0
+        match stage:
+            case 2 if self.stages[layer] > 3:
+                held = Source(ROWS, SEND)
+                early = Source(ROWS, SHARED + kind) if self._hides_shared else NOWHERE
+            case 3:
+                work = early = self._by_load(layer, EXPERTS)
+                more = held = self._by_load(layer, HELD)
+                share = DOWN if self._single_batch_overlap else 0.0
+            case 4:
+                work, held, slow = Source(ROWS, RECEIVE), Source(ROWS, RECEIVE), 1.0
+        return Compute(
+            name=STAGES[stage],
+            units=range(self.units),
+            layer=layer,
+            micro_batch=j,
+            batch=j,
+            after=after,
+            slow=slow,
+            share=share,
+            work=work,
+            more=more,
+            early=early,
+            held=held,
+            draw=draw,
+        )
+
+    def _travel(self, operation: Operation, draw: int, after: int) -> Exchange:
+        layer, stage, j = operation
+        combines = stage == 3
+        return Exchange(
+            senders=range(self.units),
+            receivers=range(self.units),
+            pattern=ALL_TO_ALL,
+            layer=layer,
+            micro_batch=j,
+            inbox=j,
+            batch=j,
+            after=after,
+            sent=after,
+            out=self._by_load(layer, FLY_OUT) if combines else Source(ROWS, GO),
+            into=Source(ROWS, RETURN) if combines else self._by_load(layer, FLY_IN),
+            nbytes=self._pair_bytes("combine" if combines else "dispatch") * self.queries,
+            held_back=combines,
+            before=IMBALANCE,
+            between=IMBALANCE,
+            draw=draw,
+        )
+
+    def _by_load(self, layer: int, what: int) -> Source:
+        return Source(TOKENS, 4 * self._routed.index(layer) + what)
+
+    @property
+    def _slowdown(self) -> float:
+        """Factor on all compute while communication kernels hold a share of the SMs: only where the two overlap."""
+        if not self.exchanges or self.m == 1:
+            return 1.0
+        return 1.0 / (1.0 - max(self.exchange(operation).row.share for operation in ("dispatch", "combine")))
+
+    @property
+    def _hides_shared(self) -> bool:
+        """Whether the shared expert runs while the dispatch flies."""
+        return self.m == 2 or self._kernel == "low_latency"
+
+    @property
+    def _single_batch_overlap(self) -> bool:
+        return isinstance(self.asked, tree.Colocated) and self.asked.single_batch_overlap
+
+    # one rank --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _tables(self) -> Tables:
+        core = CoreLaw(deployment=self.deployment, cost=self.cost, queries=self.queries)
+        return flat(self._ranks, core, self._place(), np.tile(np.arange(self.m), self.units))
+
+    @cached_property
+    def _ranks(self) -> Ranks:
+        """What a rank's own seconds are made of; stages 0, 1, 2 of every kind of layer."""
+        at = partial(
+            boundary_operators,
+            self.deployment.llm,
+            precision=self.deployment.precision,
+            lm_head=self.deployment.attention.lm_head,
+        )
+        drafts = [operator for _ in range(self.queries - 1) for operator in at(self.batches)]
+        travel = [self._own(operation, held=held) for held in (True, False) for operation in ("dispatch", "combine")]
+        return Ranks(
+            layers=self.layers,
+            kinds=[3 * self.kinds.index(layer) + stage for layer in self.layers for stage in range(3)],
+            fixed=[stage for layer in self.kinds for stage in self._rank_stages(layer)],
+            attention=[layer.attention if stage == 1 else None for layer in self.kinds for stage in range(3)],
+            head=self._seconds((*at(self.tokens), *drafts)),
+            rows=[*travel, *map(self._shared, self.kinds)],
+        )
+
+    def _rank_stages(self, layer: Layer) -> tuple[Array, Array, Array]:
+        deployment = self.deployment
+        operators = attention_operators(deployment.llm, layer, self.tokens, precision=deployment.precision, tp=self.tp)
+        cut = 1 + len(projections(deployment.llm.hidden, layer.attention, self.tp)) + isinstance(layer.attention, Mla)
+        overhead = self.asked.framework_overhead / self.m
+        last = self._shared(layer) if isinstance(layer.ffn, Moe) else self._dense(layer.ffn)
+        sends = self._own("dispatch", held=True) if isinstance(layer.ffn, Moe) else np.zeros(len(last))
+        return (
+            self._seconds(operators[:cut], overhead),
+            self._seconds(operators[cut:]),
+            table(last + sends, self.batches),
+        )
+
+    def _shared(self, layer: Layer) -> Array:
+        """Seconds of the shared expert beside the routed ones, by batch of a rank."""
+        moe, deployment = layer.ffn, self.deployment
+        if not isinstance(moe, Moe) or not moe.shared or self._apart:
+            return np.zeros(len(self.batches))
+        width = moe.shared * moe.shared_inner
+        if self.expert_parallel:
+            return self._seconds(dense_operators(deployment.llm, self.rows, width, deployment.precision.ffn))
+        return self._seconds(dense_operators(deployment.llm, self.tokens, width / self.tp, deployment.precision.ffn))
+
+    @property
+    def _apart(self) -> int:
+        """GPUs that hold nothing but the shared expert."""
+        experts = self.deployment.experts
+        return experts.shared_ranks if isinstance(experts, ExpertParallel) else 0
+
+    def _dense(self, ffn: Dense) -> Array:
+        deployment = self.deployment
+        operators = dense_operators(deployment.llm, self.tokens, ffn.inner / self.tp, deployment.precision.ffn)
+        return self._seconds((*operators, *self._all_reduce(self.tokens)))
+
+    def _all_reduce(self, tokens: Array) -> tuple[Operator, ...]:
+        if self.tp == 1:
+            return ()
+        wire = 2.0 * (self.tp - 1) / self.tp * tokens * self.deployment.llm.hidden * 2.0
+        return (collective("ffn all-reduce", wire, gpus=self.tp, stage="ffn"),)
+
+    def _seconds(self, operators: Iterable[Operator], more: float = 0.0) -> Array:
+        return table(priced(self.cost, self.deployment.attention.gpu, operators) + more, self.batches)
+
+    # everybody's tokens ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _load_rows(self) -> tuple[Array, list[tuple[int, float]]]:
+        """Rows (u, l) into the different (kind of layer, load), and these."""
+        loads = np.ceil(np.round(self._loads() / LOAD_STEP, 6)) * LOAD_STEP
+        index: dict[tuple[int, float], int] = {}
+        row = np.zeros(loads.shape, dtype=int)
+        for place in self._routed:
+            kind = self.kinds.index(self.layers[place])
+            for unit in range(len(loads)):
+                row[unit, place] = index.setdefault((kind, float(loads[unit, place])), len(index))
+        return row, list(index)
+
+    def _place(self) -> Array:
+        """Entries of `_prices` by (4 x routed layer + what, unit)."""
+        row, keys = self._load_rows
+        entries = [row[:, layer] + what * len(keys) for layer in self._routed for what in range(4)]
+        return np.array(entries, dtype=INDEX) if entries else np.zeros((1, self.units), dtype=INDEX)
+
+    def _prices(self, totals: Array) -> Array:
+        """Seconds (EXPERTS, HELD, FLY_IN, FLY_OUT) x (kind of layer, load) by the sequences of a micro-batch."""
+        return np.array([self._price(int(total)) for total in totals])
+
+    def _price(self, total: int) -> Array:
+        _, keys = self._load_rows
+        if not total or not keys:
+            return np.zeros(max(4 * len(keys), 1))
+        rows = total * self.queries / self.deployment.gpus * np.array([load for _, load in keys])
+        held = self.travel("dispatch", rows, held=True) + self.travel("combine", rows, held=True)
+        experts = np.array([self._experts(kind, load, float(total * self.queries)) for kind, load in keys])
+        flights = (self.travel(operation, rows, held=False) for operation in ("dispatch", "combine"))
+        return np.concatenate([experts, held, *flights])
+
+    def _experts(self, kind: int, load: float, tokens: float) -> float:
+        """Seconds of the experts of the GPU with this load; a GPU with nothing but shared experts may take longer."""
+        deployment, moe = self.deployment, self.kinds[kind].ffn
+        assert isinstance(moe, Moe)
+        routed = expert_operator(
+            deployment.llm,
+            deployment.routed(moe),
+            np.array([tokens]),
+            precision=deployment.precision,
+            split=deployment.split,
+            load=load,
+        )
+        reduced = () if self.expert_parallel else self._all_reduce(np.array([tokens]))
+        seconds = self._one((routed, *reduced))
+        if self._apart and moe.shared:
+            share = np.array([tokens / self._apart])
+            width = moe.shared * moe.shared_inner
+            return max(seconds, self._one(dense_operators(deployment.llm, share, width, deployment.precision.ffn)))
+        return seconds
+
+    def _one(self, operators: Iterable[Operator]) -> float:
+        gpu = self.deployment.attention.gpu
+        return sum(float(np.sum(self.cost.seconds(each, gpu))) for each in operators)
+
+    def _loads(self) -> Array:
+        """Load of the slowest GPU of each unit and layer relative to the mean (u, l)."""
+        deployment, units = self.deployment, self.units
+        groups, places = deployment.expert_gpus, [isinstance(layer.ffn, Moe) for layer in self.layers]
+        loads = np.ones((len(self.layers), groups))
+        moe = next((layer.ffn for layer in self.layers if isinstance(layer.ffn, Moe)), None)
+        if moe is not None and groups > 1:
+            experts = deployment.experts
+            copies = experts.redundant if isinstance(experts, ExpertParallel) else 0
+            asked = routing.Asked(experts=moe.experts, layers=sum(places), ranks=groups, copies=copies)
+            loads[places] = routing.loads(self.scenario.variation.experts, asked, self.stream)
+        if groups % units:
+            return np.repeat(loads.max(axis=1)[None, :], units, axis=0)
+        return np.asarray(loads.reshape(len(self.layers), units, -1).max(axis=2).T)
+
+    # communication ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _kernel(self) -> str:
+        return self.asked.all_to_all if isinstance(self.asked, tree.Colocated) else "low_latency"
+
+    def exchange(self, operation: str) -> Kernel:
+        """The all-to-all of this deployment."""
+        gpu, line = self.deployment.attention.gpu, self.scenario.network.link.bandwidth
+        scale = line / gpu.nic.bandwidth if line else 1.0
+        return exchange(self._kernel, operation, gpu, self.deployment.gpus, nic_scale=scale)
+
+    def _notes(self) -> tuple[tuple[str, str, str], ...]:
+        """The weaker status of the two directions, where it is not measured."""
+        if not self.exchanges:
+            return ()
+        found = {self.exchange(operation).row.status for operation in ("dispatch", "combine")}
+        status = next(status for status in ("assumed", "transferred", "measured") if status in found)
+        return () if status == "measured" else ((self.deployment.attention.gpu.name, status, "all-to-all"),)
+
+    def _pair_bytes(self, operation: str) -> float:
+        """Bytes of a token to all its experts and back."""
+        moe = next((layer.ffn for layer in self.layers if isinstance(layer.ffn, Moe)), None)
+        if moe is None:
+            return 0.0
+        pairs = moe.top_k + (moe.shared if self._apart else 0)
+        dtype = self.deployment.precision.ffn if operation == "dispatch" else "bf16"
+        return pairs * pair_bytes(self.deployment.llm.hidden, dtype)
+
+    def _own(self, operation: str, *, held: bool = False) -> Array:
+        """Seconds of a rank's own tokens in an exchange, by its batch: half of what holds the SMs, or the flight."""
+        return table(self.travel(operation, self.rows, held=held), self.batches)
+
+    def travel(self, operation: str, rows: Array, *, held: bool) -> Array:
+        """Seconds for `rows` tokens of a GPU: half of what holds the SMs (sending, or receiving), or the flight."""
+        if not self.exchanges:
+            return np.zeros(np.shape(rows))
+        nbytes, gpu = rows * self._pair_bytes(operation), self.deployment.attention.gpu
+        if not isinstance(self.cost, Roofline):
+            moved = collective(operation, nbytes, gpus=self.deployment.gpus, stage=operation)
+            seconds = 0.0 if held else self.cost.seconds(moved, gpu)
+            return np.broadcast_to(np.asarray(seconds, dtype=float), np.shape(rows))
+        kernel = self.exchange(operation)
+        return np.asarray(kernel.held(nbytes) / 2 if held else kernel.seconds(nbytes) - kernel.held(nbytes))
+
+    def _links(self, rank_tokens: Array, steps: int) -> list[LinkRow]:
+        """Every GPU; everyone gets an even share."""
+        pool = self.deployment.attention
+        exchanges = self.stages.count(5)
+        messages, mean = 2 * steps * self.m * exchanges, rank_tokens.mean()
+        dispatch, combine = (self._pair_bytes(operation) * self.queries for operation in ("dispatch", "combine"))
+        rows: list[LinkRow] = []
+        for gpu in range(pool.gpus if exchanges else 0):
+            own, place = rank_tokens[gpu // pool.tp], divmod(gpu, pool.gpus_per_instance)
+            out = exchanges / pool.tp * (own * dispatch + mean * combine)
+            into = exchanges / pool.tp * (mean * dispatch + own * combine)
+            rows.append(("colocated", *place, "egress", messages, float(out)))
+            rows.append(("colocated", *place, "ingress", messages, float(into)))
+        return rows
+
+    # variation and what a run is told by -----------------------------------------------------------------------------
+
+    def _variation(self) -> Variation:
+        asked, ranks = self.scenario.variation, self.deployment.attention.dp if self.per_rank else 1
+        stragglers = tuple(asked.straggler.get(f"instance[{unit // ranks}]", 1.0) for unit in range(self.units))
+        operations = order(self.stages, self.m)
+        posting = tuple(i for i, each in enumerate(operations) if self.stages[each.layer] == 5 and each.stage in (2, 3))
+        return Variation(
+            stream=self.stream,
+            compute=(Jitter(pool="attention", stragglers=stragglers, draws=len(operations)),),
+            wires=(Wires(kind="link_out", pairs=self.units, draws=len(operations), used=posting),),
+            event=asked.event,
+            step=asked.step,
+            link=asked.link if posting else 0.0,
+        )
+
+    def _pool(self) -> Pool:
+        pool = self.deployment.attention
+        return Pool(
+            name="colocated",
+            gpus=pool,
+            units=range(self.units),
+            ranks=1 if self.per_rank else pool.dp,
+            gpus_per_rank=pool.tp,
+            work=self._work,
+            shares=self._shares,
+        )
+
+    def _shares(self, batch: int, context: float) -> Array:
+        """By unit: shares of busy time in its ranks' stages and in experts, and an even load over its slowest GPU's."""
+        if not self._routed:
+            return np.tile([1.0, 0.0, 1.0], (self.units, 1))
+        own, head = self._rank_seconds(batch, context)
+        row, keys = self._load_rows
+        slowest = self._price(batch * self.deployment.attention.ranks)[: len(keys)][row[:, self._routed]]
+        experts, even = slowest.sum(axis=1), slowest.mean(axis=0).sum()
+        whole = own + experts + head
+        return np.stack([own / whole, experts / whole, np.minimum(even / experts, 1.0)], axis=1)
+
+    def _rank_seconds(self, batch: int, context: float) -> tuple[float, float]:
+        """Seconds of a rank's own stages in a pass, and of its boundary."""
+        tables, cores = self._tables, [0.0] * len(self._tables.times_of_core)
+        for c, window in enumerate(self._ranks.windows[w] for w in tables.core_window):
+            seen = context if window is None else min(context, window)
+            cores[c] = core_seconds(tables, c, batch, round(batch * seen))
+        stages = tables.fixed[:, batch] + np.array(cores)[tables.core]
+        return float(stages @ tables.times_of_kind), float(tables.head[batch])
+
+    def _work(self, batch: float, context: float) -> Work:
+        attention = passes.attention(self.deployment, self.queries, batch, context)
+        return attention + passes.experts(self.deployment, self.queries, batch)

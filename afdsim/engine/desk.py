@@ -1,0 +1,464 @@
+"""What both engines share of a run: flat constants and memory, requests when they are needed, pauses, the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from afdsim.cluster.colocated import Colocated
+from afdsim.cluster.deployment import Afd
+from afdsim.engine import schedule, seats
+from afdsim.engine.books import BUSY, NO_WORK, WIDTH, Ledger, Trace, settle
+from afdsim.engine.cell import Cell
+from afdsim.engine.record import Boundaries, Record, Requests
+from afdsim.engine.recurrence import Flight, Machine, Memory, State, Supply
+from afdsim.engine.schedule import COMPUTE, INDEX, Boundary, Compute, Exchange, Source
+from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, Asked, Book, Places
+from afdsim.engine.tables import Now, Priced, Tables, core_seconds
+from afdsim.errors import CapacityError
+from afdsim.workload.laws import RequestSource
+
+Array = np.ndarray
+NEVER = float("nan")
+MOST_REFUSALS = 10_000
+"""Requests in a row that may be too long for any rank before a closed loop gives up."""
+AHEAD = 4096
+"""Requests of a closed loop that are drawn at least."""
+RESOURCES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What is asked of the deployment."""
+
+    source: RequestSource
+    closed: bool
+    num_requests: int
+    """Requests to count in a closed loop, to issue in an open one."""
+    concurrency: int = 0
+    """Requests in flight in a closed loop."""
+    warmup: float | None = None
+    """Seconds that do not count. None in a closed loop: until as many requests have finished as it started with."""
+    horizon: float = FOREVER
+    """Simulated seconds after which the run stops."""
+
+    @property
+    def asked(self) -> Asked:
+        """The same as numbers."""
+        warmup = -1.0 if self.closed and self.warmup is None else self.warmup or 0.0
+        return Asked(self.closed, self.num_requests, self.concurrency, float(warmup), float(self.horizon))
+
+
+class Desk:
+    """The state of one run."""
+
+    def __init__(self, cell: Cell, demand: Demand) -> None:
+        self.cell, self.demand = cell, demand
+        self.machine = machine(cell, demand.asked)
+        self.memory = memory(cell, demand.asked)
+        self.supply = Supply(0, np.zeros(1, dtype=np.int64))
+        self.parked = False
+        """Whether the run ended in a pause."""
+        boundaries = [(place, turn) for place, turn in enumerate(cell.schedule.turns) if isinstance(turn, Boundary)]
+        self._boundaries = [
+            [cell.schedule.at[place] + unit - turn.units.start for place, turn in boundaries if unit in turn.units]
+            for unit in range(cell.seated)
+        ]
+        """Where a unit's boundaries stand in a trace."""
+
+    @property
+    def book(self) -> Book:
+        """Requests and where they sit."""
+        return self.memory.book
+
+    @property
+    def ends(self) -> float:
+        """When the run ended; infinite until then."""
+        return float(self.book.clock[seats.ENDS_AT])
+
+    @property
+    def progress(self) -> float:
+        """Share of the counted requests that has ended."""
+        count = self.book.count
+        ended = count[seats.COUNT_COUNTED] - count[seats.OUTSTANDING]
+        return float(ended) / max(self.demand.num_requests, 1)
+
+    def begin(self, populate: Callable[..., Any]) -> float:
+        """Draw the first requests and fill a closed loop; returns when the first step may begin."""
+        asked = self.machine.asked
+        self._lengths(asked.concurrency + 1 if asked.closed else asked.num_requests)
+        if asked.closed:
+            populate(self.machine.places, asked, self.book)
+        self._steps(0)
+        start = min(self.next_arrival, asked.horizon)
+        self.pause(start, None)
+        return start
+
+    # requests --------------------------------------------------------------------------------------------------------
+
+    @property
+    def short(self) -> bool:
+        """Whether a step of a closed loop might need more requests than have been drawn."""
+        left = self.supply.fitting[self.supply.drawn] - self.supply.fitting[self.book.count[seats.ISSUED]]
+        return self.demand.closed and bool(left < self.demand.concurrency)
+
+    def draw_more(self) -> None:
+        """Draw a quarter more requests."""
+        known = len(self.book.requests)
+        self._lengths(known * 5 // 4)
+        self._steps(known)
+
+    def _lengths(self, wanted: int) -> None:
+        """Have the lengths of at least `wanted` requests, and enough that fit for one more step of a closed loop."""
+        book, closed = self.book, self.demand.closed
+        wanted = max(wanted, AHEAD) if closed else wanted
+        while True:
+            input_len, output_len = self.demand.source.columns(wanted)
+            fitting = np.concatenate([[0], np.cumsum(self._fits(input_len + output_len))])
+            if not closed or fitting[wanted] - fitting[book.count[seats.ISSUED]] >= self.demand.concurrency:
+                break
+            if (
+                wanted > book.count[seats.ISSUED] + MOST_REFUSALS
+                and not fitting[-1] - fitting[book.count[seats.ISSUED]]
+            ):
+                raise too_long(self.cell.deployment, int(input_len[-1] + output_len[-1]))
+            wanted *= 2
+        self.supply = Supply(wanted, fitting)
+        self._extend_requests(wanted, input_len, output_len)
+
+    def _extend_requests(self, wanted: int, input_len: Array, output_len: Array) -> None:
+        book, issued = self.book, self.book.count[seats.ISSUED]
+        requests = extended(book.requests, wanted, 0)
+        blank = [seats.JOINED, seats.SEAT, seats.NEXT, seats.NEXT_FRESH]
+        requests[len(book.requests) :, blank] = NOBODY
+        requests[:, seats.INPUT_LEN], requests[:, seats.OUTPUT_LEN] = input_len, output_len
+        times = extended(book.times, wanted, NEVER)
+        if not self.demand.closed:
+            times[issued:, seats.ARRIVAL] = self.demand.source.times(wanted)[issued:]
+        chains = extended(book.next_filling, wanted * len(self.cell.windows), NOBODY)
+        self.memory = self.memory._replace(book=book._replace(requests=requests, times=times, next_filling=chains))
+
+    def _steps(self, first: int) -> None:
+        """Draw the decode steps that requests from `first` on need, where a step may yield several tokens."""
+        drafts, requests = self.cell.drafts, self.book.requests
+        if drafts is None:
+            return
+        left = requests[:, seats.OUTPUT_LEN].copy()
+        known = slice(self.book.count[seats.ISSUED])
+        left[known] += requests[known, seats.INPUT_LEN] - requests[known, seats.CONTEXT]
+        for request in range(first, len(requests)):
+            requests[request, seats.DRAWN] = drafts.steps(request, int(left[request]))
+
+    def _fits(self, context: Array) -> Array:
+        places = self.machine.places
+        total = np.full(len(context), places.kv_fixed)
+        for per_token, window in zip(places.kv_per_token, places.windows, strict=True):
+            total += per_token * np.minimum(context, window)
+        return total <= places.kv_budget
+
+    @property
+    def full(self) -> bool:
+        """Whether a step might not find room for its boundaries."""
+        return bool(self.book.count[seats.BOUNDARIES] + len(self.book.lanes) > len(self.book.rows))
+
+    def extend_rows(self) -> None:
+        """Double the room for boundaries."""
+        book, size = self.book, 2 * max(len(self.book.rows), len(self.book.lanes))
+        rows, times = extended(book.rows, size, 0), extended(book.row_times, size, 0.0)
+        self.memory = self.memory._replace(book=book._replace(rows=rows, row_times=times))
+
+    def price(self) -> None:
+        """Have the seconds of the micro-batches as large as they are now."""
+        priced, tokens = self.memory.priced, np.unique(self.memory.now.tokens)
+        missing = tokens[priced.slot[tokens] < 0]
+        if not len(missing):
+            return
+        used = int(priced.slot.max()) + 1
+        values = priced.values
+        if used + len(missing) > len(values):
+            values = extended(values, 2 * (used + len(missing)), 0.0)
+            self.memory = self.memory._replace(priced=priced._replace(values=values))
+        values[used : used + len(missing)] = self.cell.pricing.of(missing)
+        priced.slot[missing] = used + np.arange(len(missing))
+
+    # pauses ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def next_arrival(self) -> float:
+        """When the next request of an open loop arrives; never, if there is none."""
+        issued = self.book.count[seats.ISSUED]
+        if self.demand.closed:
+            return 0.0
+        return float(self.book.times[issued, seats.ARRIVAL]) if issued < self.demand.num_requests else FOREVER
+
+    def park(self, trace: Trace) -> float:
+        """Nothing is active in a step whose boundaries are over: returns when to start again, if before the horizon."""
+        now = max(trace.finish[place] for places in self._boundaries for place in places)
+        start = float(now if self.book.count[seats.QUEUE] else max(now, self.next_arrival))
+        self.parked = start > self.demand.horizon
+        if self.parked:
+            start = max(float(now), self.demand.horizon)
+            self.book.clock[seats.ENDS_AT] = start
+        self.pause(start, trace)
+        return start
+
+    def pause(self, until: float, trace: Trace | None) -> None:
+        """Book a pause: the boundaries that found nothing to do are `busy`, the rest is `no_work`; then all is free."""
+        ledger, state = self.memory.ledger, self.memory.state
+        for unit in range(len(ledger.booked)):
+            settle(ledger, unit, self.book.clock[seats.WARM_AT])
+            busy = 0.0
+            if trace is not None and unit < self.cell.seated:
+                places = self._boundaries[unit]
+                busy = sum(trace.finish[place] for place in places) - sum(trace.start[place] for place in places)
+            ledger.row[unit] = 0.0
+            ledger.row[unit, BUSY], ledger.row[unit, NO_WORK] = busy, until - ledger.end[unit] - busy
+        ledger.begin[:] = ledger.end
+        for free in (ledger.end, ledger.booked, ledger.sent, state.inbox, state.free[COMPUTE, : self.cell.seated]):
+            free[...] = until
+
+    # the end ---------------------------------------------------------------------------------------------------------
+
+    def record(self, *, steps: Array, events: int, traffic: dict[Any, list[float]]) -> Record:
+        """What the run leaves behind."""
+        ledger, ends, opens = self.memory.ledger, self.ends, float(self.book.clock[seats.WARM_AT])
+        sums = ledger.run if opens >= ends else ledger.window
+        opens = 0.0 if opens >= ends else opens
+        own = self.book.ranks[:, seats.OWN].reshape(self.cell.seated, self.cell.ranks)
+        longest = self.memory.now.longest[:, None]
+        return Record(
+            requests=self._requests(),
+            boundaries=self._rows(),
+            window=(opens, ends),
+            causes=sums + ledger.row * _inside(ledger, ends, opens),
+            own=np.divide(own, longest, out=np.ones_like(own), where=longest > 0),
+            traffic=traffic,
+            steps_run=steps,
+            events=events,
+        )
+
+    def _requests(self) -> Requests:
+        issued = self.book.count[seats.ISSUED]
+        whole, times = self.book.requests[:issued], self.book.times[:issued]
+        short = {
+            name: whole[:, getattr(seats, name.upper())].astype(np.int32)
+            for name in ("input_len", "output_len", "context", "joined", "seat", "needs")
+        }
+        flags = {name: whole[:, getattr(seats, name.upper())].astype(bool) for name in ("counted", "refused")}
+        real = {
+            name: times[:, getattr(seats, name.upper())].copy()
+            for name in ("arrival", "admitted", "first_token", "finish")
+        }
+        return Requests(**short, **flags, **real)
+
+    def _rows(self) -> Boundaries:
+        count = self.book.count[seats.BOUNDARIES]
+        step, micro_batch, unit, batch, gaps = self.book.rows[:count].T.copy()
+        time = self.book.row_times[:count]
+        return Boundaries(step=step, micro_batch=micro_batch, unit=unit, time=time, batch=batch, gaps=gaps)
+
+
+def lonely_step(cell: Cell) -> float:
+    """Seconds of a step of one sequence alone: everything that its micro-batch waits for, one after the other."""
+    tables, wiring = cell.tables, cell.wiring
+    prices = cell.pricing.of(np.array([1]))[0]
+
+    def seconds(source: Source, unit: int) -> float:
+        match source.table:
+            case schedule.RANK:
+                return float(tables.fixed[source.row, 1]) + _core(tables, source.row)
+            case schedule.ROWS:
+                return float(tables.rows[source.row, 1])
+            case schedule.TOKENS:
+                return float(prices[int(tables.place[source.row, unit])])
+        return 0.0
+
+    total = float(tables.head[1]) + cell.schedule.host
+    for turn in cell.schedule.turns:
+        if isinstance(turn, Compute) and turn.batch == 0:
+            total += seconds(turn.work, turn.units.start) * turn.slow + turn.pause
+        elif isinstance(turn, Exchange) and turn.batch == 0:
+            total += seconds(turn.out, turn.senders.start) + wiring.wait + wiring.lag + wiring.rest + wiring.poll
+    return total
+
+
+def _core(tables: Tables, kind: int) -> float:
+    """Seconds of the core of a kind of stage for one sequence without a context."""
+    core = int(tables.core[kind])
+    return core_seconds(tables, core, 1, 0) if core < len(tables.core_window) else 0.0
+
+
+def _inside(ledger: Ledger, end: float, opens: float) -> Array:
+    """Part of every unit's latest row between `opens` and `end` (unit, 1)."""
+    length = ledger.end - ledger.begin
+    covered = np.maximum(end - np.maximum(ledger.begin, opens), 0.0)
+    share: Array = np.divide(covered, length, out=np.zeros_like(length), where=length > 0)
+    return share[:, None]
+
+
+def too_long(deployment: Afd | Colocated, context: int) -> CapacityError:
+    """No request of a closed loop fits; `context` is the need of one of them."""
+    return CapacityError(
+        f"no request fits: {context:,} tokens need {deployment.kv_cache.reserved(context) / 1e9:.1f} GB of KV cache, "
+        f"an attention rank has {deployment.kv_budget / 1e9:.1f} GB; shorten input_len or output_len, or raise "
+        "deployment.attention.parallelism.tp",
+        path="workload.input_len",
+    )
+
+
+def extended(column: Array, size: int, blank: Any) -> Array:
+    """The array with room for `size` entries; new ones are `blank`."""
+    grown = np.full((size, *column.shape[1:]), blank, dtype=column.dtype)
+    grown[: len(column)] = column
+    return grown
+
+
+# flat ----------------------------------------------------------------------------------------------------------------
+
+
+def machine(cell: Cell, asked: Asked) -> Machine:
+    """The constants of a run."""
+    step = cell.schedule
+    turns, reals = step.flat
+    line, starts, opens = step.line
+    return Machine(
+        turns=turns,
+        reals=reals,
+        opening=INDEX(step.opening),
+        length=INDEX(len(turns)),
+        micro_batches=INDEX(step.micro_batches),
+        together=step.together,
+        host=step.host,
+        line=line,
+        starts=starts,
+        opens=opens,
+        lines=step.lines,
+        places=places(cell),
+        asked=asked,
+        tables=cell.tables,
+        wiring=cell.wiring,
+        seated=cell.seated,
+        units=step.units,
+        drawn=cell.variation.units.astype(INDEX),
+        paired=cell.variation.pairs.astype(INDEX),
+    )
+
+
+def places(cell: Cell) -> Places:
+    """What the deployment offers to requests; KV bytes are affine in the context as far as each window goes."""
+    windows = [UNBOUNDED if window is None else window for window in cell.windows]
+    fixed, per_token = cell.deployment.kv_cache.law(cell.windows)
+    return Places(
+        micro_batches=cell.micro_batches,
+        ranks=cell.ranks,
+        scale=cell.scale,
+        slots=np.array(cell.deployment.micro_batch_slots),
+        windows=np.array(windows, dtype=np.int64),
+        kv_budget=cell.deployment.kv_budget,
+        kv_fixed=fixed,
+        kv_per_token=np.array(per_token),
+    )
+
+
+def memory(cell: Cell, asked: Asked) -> Memory:
+    """Everything that changes, blank."""
+    step, wiring, tables = cell.schedule, cell.wiring, cell.tables
+    units, lanes = step.units, cell.seated * cell.micro_batches
+    zeros, whole = np.zeros, counts
+    return Memory(
+        book=blank_book(cell, asked),
+        now=Now(
+            base=zeros((len(tables.core), lanes)),
+            tokens=whole(step.batches),
+            core=zeros(len(tables.times_of_core)),
+            longest=zeros(cell.seated),
+        ),
+        priced=blank_prices(cell),
+        state=State(
+            free=zeros((RESOURCES, units)),
+            inbox=zeros((max(step.batches, cell.micro_batches), units)),
+            egress=zeros(wiring.ports[0]),
+            ingress=zeros(wiring.ports[1]),
+            place=whole(units),
+            begin=zeros(units),
+            end=zeros(units),
+            idle=whole(units),
+        ),
+        flight=blank_flight(wiring.order),
+        trace=Trace(*map(np.array, blank_trace(cell))),
+        ledger=Ledger(
+            booked=zeros(units),
+            sent=zeros(len(step.exchanges)),
+            begin=zeros(units),
+            end=zeros(units),
+            row=zeros((units, WIDTH)),
+            run=zeros((units, WIDTH)),
+            window=zeros((units, WIDTH)),
+        ),
+    )
+
+
+def blank_flight(order: Array) -> Flight:
+    """No copy on its way yet."""
+    header, tail, wire, into = np.zeros((4, len(order)))
+    scratch = counts(len(order))
+    return Flight(header=header, tail=tail, wire=wire, into=into, scratch=scratch, order=order.copy())
+
+
+def counts(size: int) -> Array:
+    """Whole numbers, all zero."""
+    return np.zeros(size, dtype=np.int64)
+
+
+def blank_trace(cell: Cell) -> Trace:
+    """An empty record of a step, as lists."""
+    size, exchanges = cell.schedule.at[-1], len(cell.schedule.exchanges)
+    some = size if cell.schedule.holds else 0
+    return Trace(
+        start=[0.0] * size,
+        finish=[0.0] * size,
+        held=[0.0] * some,
+        early=[0.0] * some,
+        first=[FOREVER] * exchanges,
+        last=[0.0] * exchanges,
+    )
+
+
+def blank_prices(cell: Cell) -> Priced:
+    """Seconds by tokens of a micro-batch: all of them where that is cheap, else those of none."""
+    pricing = cell.pricing
+    known = np.arange(pricing.most + 1 if pricing.at_once else 1)
+    slot = np.full(pricing.most + 1, -1, dtype=np.int64)
+    slot[known] = known
+    return Priced(slot, np.ascontiguousarray(pricing.of(known), dtype=float))
+
+
+def blank_book(cell: Cell, asked: Asked) -> Book:
+    """No request yet."""
+    m, windows = cell.micro_batches, len(cell.windows)
+    ranks, lanes = cell.seated * cell.ranks, cell.seated * m
+    slots = np.tile(np.array(cell.deployment.micro_batch_slots), ranks)
+    nobody = np.full((ranks * m, 4), NOBODY, dtype=np.int64)
+    nobody[:, seats.BATCH], nobody[:, seats.SEQUENCES] = 0, np.where(slots > 0, 0, UNBOUNDED)
+    row = np.zeros((lanes, 7), dtype=np.int64)
+    row[:, seats.FRESH] = NOBODY
+    held = np.zeros((ranks, 2))
+    held[:, seats.KV_FREE] = cell.deployment.kv_budget
+    return Book(
+        seats=nobody,
+        lanes=row,
+        buckets=np.full((lanes * seats.RING, 3), NOBODY, dtype=np.int64),
+        ranks=held,
+        contexts=np.zeros((windows, ranks * m), dtype=np.int64),
+        growing=np.zeros((windows, ranks * m), dtype=np.int64),
+        requests=np.zeros((0, 11), dtype=np.int64),
+        times=np.zeros((0, 4)),
+        next_filling=counts(0),
+        rows=np.zeros((AHEAD, 5), dtype=np.int64),
+        row_times=np.zeros(AHEAD),
+        count=counts(8),
+        clock=np.array([FOREVER if asked.warmup < 0 else asked.warmup, FOREVER]),
+    )

@@ -1,0 +1,68 @@
+"""What one GPU of each role does in a pass, one micro-batch through all layers: what shares of peak are made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from afdsim.catalog.llm import Dense, Layer, Moe
+from afdsim.cluster.colocated import Colocated
+from afdsim.cluster.deployment import Afd
+from afdsim.cost.operators import (
+    Operator,
+    attention_operators,
+    boundary_operators,
+    core_operator,
+    dense_operators,
+    expert_operator,
+    ffn_operators,
+    reduction_operator,
+)
+
+Work = list[tuple[float, Operator]]
+"""(times per pass, operator) of one GPU."""
+
+
+def attention(deployment: Afd | Colocated, queries: int, batch: float, context: float, *, partials: int = 0) -> Work:
+    """Attention and boundary of a rank with `batch` sequences of `context` tokens, `queries` query tokens each.
+
+    `partials` results per layer are added up, where they come from FFN instances.
+    """
+    llm, precision, pool, rows = deployment.llm, deployment.precision, deployment.attention, batch * queries
+    work: Work = []
+    for layer, count in Counter(llm.layers).items():
+        seen = context if layer.attention.window is None else min(context, layer.attention.window)
+        operators = attention_operators(llm, layer, rows, precision=precision, tp=pool.tp, o_proj=pool.o_proj)
+        core = core_operator(layer, rows, batch * seen, precision=precision, tp=pool.tp, query_tokens=queries)
+        sums = (reduction_operator(llm, rows, partials),) if partials else ()
+        work += [(count, operator) for operator in (*operators, core, *sums)]
+    head = boundary_operators(llm, rows, precision=precision, lm_head=pool.lm_head)
+    return [*work, *((1.0, operator) for operator in head)]
+
+
+def ffn(afd: Afd, queries: int, batch: float, groups: int) -> Work:
+    """The FFN of a pass of every attention group."""
+    total = batch * queries * (afd.attention.ranks // groups)
+    return [
+        (count * groups, operator)
+        for layer, count in Counter(afd.llm.layers).items()
+        for operator in ffn_operators(afd.llm, layer, total, precision=afd.precision, split=afd.ffn.split)
+    ]
+
+
+def experts(deployment: Colocated, queries: int, batch: float) -> Work:
+    """The FFN of a colocated rank."""
+    layers = Counter(deployment.llm.layers).items()
+    return [(count, each) for layer, count in layers for each in _experts(deployment, layer, batch * queries)]
+
+
+def _experts(deployment: Colocated, layer: Layer, rows: float) -> Iterator[Operator]:
+    llm, precision, tp = deployment.llm, deployment.precision, deployment.attention.tp
+    match layer.ffn:
+        case Dense(inner=inner):
+            yield from dense_operators(llm, rows, inner / tp, precision.ffn)
+        case Moe() as moe:
+            # a shared expert of its own GPUs is counted as if all GPUs shared it
+            yield from dense_operators(llm, rows / tp, moe.shared * moe.shared_inner, precision.ffn)
+            total, routed = rows * deployment.attention.ranks, deployment.routed(moe)
+            yield expert_operator(llm, routed, total, precision=precision, split=deployment.split)

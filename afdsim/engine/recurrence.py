@@ -1,0 +1,359 @@
+"""Whole steps in one compiled call: a schedule as a recurrence of max and plus, without an event queue.
+
+Every resource serves its turns in a fixed order, so a finish time is max(own previous finish, latest input) plus a
+duration, even where durations are random: the fast twin of `processes`, with the same bits. The next boundary is the
+earliest one, ties by unit. These are plain functions over flat arrays, and what numba compiles; `desk` draws factors,
+sees to capacity, pauses and the end.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from afdsim.cluster.network import Wiring, receive, send
+from afdsim.engine.books import Ledger, Lines, Trace, close
+from afdsim.engine.schedule import (
+    AFTER,
+    AT,
+    AT_ONCE,
+    BATCH_OF,
+    COMPUTE,
+    DRAW,
+    DRAWS,
+    EARLY,
+    FIRST,
+    HELD,
+    HELD_BACK,
+    INBOX,
+    INDEX,
+    INTO,
+    IS_BOUNDARY,
+    IS_COMPUTE,
+    IS_PAIRS,
+    KIND,
+    LAST,
+    MORE,
+    NUMBER,
+    OUT,
+    OWN,
+    PAUSE,
+    RESOURCE,
+    ROUTE,
+    SENT,
+    SHARE,
+    SLOW,
+    TO_FIRST,
+    TO_LAST,
+    TO_OWN,
+    WAITS,
+    WORK,
+)
+from afdsim.engine.seats import (
+    ACTIVE,
+    BOUNDARIES,
+    ENDS_AT,
+    FOREVER,
+    ISSUED,
+    RANK_ROWS,
+    WARM_AT,
+    Asked,
+    Book,
+    Places,
+    turn_over,
+)
+from afdsim.engine.seats import ROWS as LARGEST
+from afdsim.engine.tables import Now, Priced, Tables, head_seconds, measure, seconds
+
+Values = Any
+Index = Any
+"""An unsigned whole number (schedule.INDEX): never mix it with signed ones."""
+DONE, ENDED, IDLE, MORE_REQUESTS, MORE_ROWS, MORE_PRICES = range(6)
+"""Why `run_steps` came back."""
+
+
+class Machine(NamedTuple):
+    """Everything that a step needs."""
+
+    turns: Values  # turn, column
+    reals: Values  # turn, column
+    opening: Index
+    """Turns before the list."""
+    length: Index
+    """All turns."""
+    micro_batches: Index
+    """Of one unit."""
+    together: bool
+    host: float
+    line: Values  # place: turn
+    starts: Values  # unit: first place; one entry more
+    opens: Values  # unit: turns of its opening
+    lines: Lines
+    places: Places
+    asked: Asked
+    tables: Tables
+    wiring: Wiring
+    seated: int
+    """Units that hold requests: the first ones."""
+    units: int
+    drawn: Values  # unit: where its factors begin
+    paired: Values  # pair: where its factors begin
+
+
+class Flight(NamedTuple):
+    """Copies on their way; carried from turn to turn only for their order."""
+
+    header: Values  # copy
+    tail: Values  # copy
+    wire: Values  # copy: seconds on the sender's port
+    into: Values  # copy: seconds on the receiver's port
+    scratch: Values  # copy
+    order: Values  # place: copy, in the order in which a port received them a turn ago
+
+
+class State(NamedTuple):
+    """When every resource becomes free, and what lies in every inbox."""
+
+    free: Values  # resource, unit
+    inbox: Values  # own micro-batch, unit
+    egress: Values  # port
+    ingress: Values  # port
+    place: Values  # unit: next turn of its opening
+    begin: Values  # unit: of its next boundary
+    end: Values  # unit
+    idle: Values  # unit: whether it holds no sequence in this step
+
+
+class Memory(NamedTuple):
+    """Everything that a step changes."""
+
+    book: Book
+    now: Now
+    priced: Priced
+    state: State
+    flight: Flight
+    trace: Trace
+    ledger: Ledger
+
+
+class Noise(NamedTuple):
+    """Factors of a block of steps; a stride of 0 repeats one step's."""
+
+    compute: Values
+    wire: Values
+    compute_stride: Index
+    wire_stride: Index
+
+
+class Supply(NamedTuple):
+    """Requests whose lengths have been drawn."""
+
+    drawn: int
+    fitting: Values  # request: how many before it can be held by some rank
+
+
+# turns ---------------------------------------------------------------------------------------------------------------
+
+
+def work(machine: Machine, memory: Memory, noise: Noise, t: Index, unit: Index, shift: Index) -> None:
+    """One operation of one unit, as soon as the unit and what it waits for are there."""
+    turns, reals, state, trace = machine.turns, machine.reals, memory.state, memory.trace
+    resource, own, offset = turns[t, RESOURCE], turns[t, OWN], unit - turns[t, FIRST]
+    begin = state.free[resource, unit]
+    if turns[t, WAITS] == INBOX:
+        begin = max(begin, state.inbox[own, unit])
+    elif turns[t, WAITS] != AT_ONCE:
+        begin = max(begin, trace.finish[turns[t, AFTER] + offset])
+    begin += reals[t, PAUSE]
+    at = (unit, unit * machine.micro_batches + own, turns[t, BATCH_OF])
+    tables, priced, book, now = machine.tables, memory.priced, memory.book, memory.now
+    factor = noise.compute[shift + machine.drawn[unit] + turns[t, DRAW]] if turns[t, DRAWS] else 1.0
+    i, slow = turns[t, AT] + offset, reals[t, SLOW]
+    length = seconds(tables, priced, book, now, (turns[t, WORK], turns[t, WORK + 1]), at) * slow
+    if len(trace.held) > 0:
+        length += seconds(tables, priced, book, now, (turns[t, MORE], turns[t, MORE + 1]), at)
+        early = seconds(tables, priced, book, now, (turns[t, EARLY], turns[t, EARLY + 1]), at) * slow
+        trace.early[i] = early * reals[t, SHARE] * factor
+        trace.held[i] = seconds(tables, priced, book, now, (turns[t, HELD], turns[t, HELD + 1]), at) * factor
+    finish = begin + length * factor
+    trace.start[i] = begin
+    trace.finish[i] = finish
+    state.free[resource, unit] = finish
+
+
+def exchange_pairs(machine: Machine, memory: Memory, noise: Noise, t: Index, shift: Index) -> None:
+    """One copy from every sender to every receiver, through the ports of both."""
+    turns, wiring, flight, state, trace = machine.turns, machine.wiring, memory.flight, memory.state, memory.trace
+    rows, lanes, copies = machine.tables.rows, memory.book.lanes, (flight.header, flight.tail, flight.scratch)
+    own, out, into, route = turns[t, OWN], turns[t, OUT + 1], turns[t, INTO + 1], turns[t, ROUTE]
+    draw, shut, first, last = shift + turns[t, DRAW], turns[t, FIRST], FOREVER, 0.0
+    for unit in range(shut, turns[t, LAST]):
+        sent = trace.finish[turns[t, SENT] + unit - shut]
+        first, last = min(first, sent), max(last, sent)
+    for leg in range(wiring.routes[route, 0], wiring.routes[route, 1]):
+        unit, port = wiring.leaving[leg, 0], wiring.leaving[leg, 1]
+        low, high = wiring.leaving[leg, 2], wiring.leaving[leg, 3]
+        for x in range(low, high):
+            factor = noise.wire[draw + wiring.draw[x]]
+            most = lanes[wiring.lane[x] + own, LARGEST]
+            flight.wire[x] = rows[out, most] * factor
+            flight.into[x] = rows[into, most] * factor
+        start = max(state.egress[port], trace.finish[turns[t, AFTER] + unit - shut] + wiring.wait)
+        state.egress[port] = send(wiring.discipline, start, wiring.lag, flight.wire, copies, (low, high))
+    to = turns[t, TO_OWN]
+    for unit in range(turns[t, TO_FIRST], turns[t, TO_LAST]):
+        state.inbox[to, unit] = 0.0
+    for leg in range(wiring.routes[route, 2], wiring.routes[route, 3]):
+        unit, port = wiring.arriving[leg, 0], wiring.arriving[leg, 1]
+        span = (wiring.arriving[leg, 2], wiring.arriving[leg, 3])
+        done = receive(wiring.discipline, state.ingress[port], flight.into, copies, flight.order, span)
+        state.ingress[port] = done
+        state.inbox[to, unit] = max(state.inbox[to, unit], done + wiring.rest + wiring.poll)
+    trace.first[turns[t, NUMBER]] = first
+    trace.last[turns[t, NUMBER]] = last
+
+
+def exchange_all(machine: Machine, memory: Memory, noise: Noise, t: Index, shift: Index) -> None:
+    """Everybody's rows to everybody, one aggregate per unit and direction."""
+    turns, state, trace = machine.turns, memory.state, memory.trace
+    tables, priced, book, now = machine.tables, memory.priced, memory.book, memory.now
+    own, shut, after = turns[t, OWN], turns[t, FIRST], turns[t, AFTER]
+    first, last, early, posted = FOREVER, 0.0, FOREVER, 0.0
+    for unit in range(shut, turns[t, LAST]):
+        i = after + unit - shut
+        post = trace.finish[i] - trace.early[i]
+        early, posted = min(early, post), max(posted, post)
+        begin = max(post, state.egress[unit])
+        first = min(first, begin)
+        factor = noise.wire[shift + machine.paired[unit] + turns[t, DRAW]]
+        at = (unit, unit * machine.micro_batches + own, turns[t, BATCH_OF])
+        end = begin + seconds(tables, priced, book, now, (turns[t, OUT], turns[t, OUT + 1]), at) * factor
+        if turns[t, HELD_BACK]:
+            end = max(end, trace.finish[i])
+        state.egress[unit] = end
+        last = max(last, end)
+    for unit in range(shut, turns[t, LAST]):
+        at = (unit, unit * machine.micro_batches + own, turns[t, BATCH_OF])
+        into = seconds(tables, priced, book, now, (turns[t, INTO], turns[t, INTO + 1]), at)
+        done = max(max(state.ingress[unit], first) + into, last)
+        state.ingress[unit] = done
+        state.inbox[turns[t, TO_OWN], unit] = done
+    trace.first[turns[t, NUMBER]] = early
+    trace.last[turns[t, NUMBER]] = posted
+
+
+def signed(index: Index) -> int:
+    """The same number, to reckon with."""
+    return np.int64(index)  # type: ignore[return-value]  # int() would leave it unsigned in machine code
+
+
+# steps ---------------------------------------------------------------------------------------------------------------
+
+
+def approach(machine: Machine, memory: Memory, unit: int) -> None:
+    """When the next boundary of a unit begins and ends."""
+    state, j = memory.state, signed(machine.turns[machine.line[memory.state.place[unit]], OWN])
+    begin = max(state.inbox[j, unit], state.free[COMPUTE, unit])
+    lane = unit * machine.places.micro_batches + j
+    state.begin[unit] = begin
+    state.end[unit] = begin + head_seconds(machine.places, machine.tables, memory.book, lane)
+
+
+def turn_page(machine: Machine, memory: Memory, step: int, unit: int) -> None:
+    """The boundary of a unit that is next."""
+    state, trace, turns, t = memory.state, memory.trace, machine.turns, machine.line[memory.state.place[unit]]
+    now, lane = state.end[unit], unit * machine.places.micro_batches + signed(turns[t, OWN])
+    i = signed(turns[t, AT]) + unit - signed(turns[t, FIRST])
+    trace.start[i], trace.finish[i] = state.begin[unit], now
+    state.free[COMPUTE, unit] = now
+    if memory.book.clock[ENDS_AT] == FOREVER:
+        turn_over(machine.places, machine.asked, memory.book, lane, step, now)
+        if memory.book.clock[ENDS_AT] == FOREVER:
+            measure(machine.places, machine.tables, memory.book, memory.now, lane)
+
+
+def open_step(machine: Machine, memory: Memory, noise: Noise, step: int, shift: Index) -> None:
+    """All boundaries of a step, the earliest first, and the operations that follow them at once."""
+    state, boundaries = memory.state, 0
+    for unit in range(machine.seated):
+        state.place[unit] = machine.starts[unit]
+        boundaries += machine.places.micro_batches
+        approach(machine, memory, unit)
+    for _ in range(boundaries):
+        unit = 0
+        for other in range(1, machine.seated):
+            if state.end[other] < state.end[unit]:
+                unit = other
+        turn_page(machine, memory, step, unit)
+        state.place[unit] += 1
+        state.end[unit] = FOREVER
+        while state.place[unit] < machine.starts[unit] + machine.opens[unit]:
+            t = machine.line[state.place[unit]]
+            if machine.turns[t, KIND] == IS_BOUNDARY:
+                approach(machine, memory, unit)
+                break
+            work(machine, memory, noise, t, INDEX(unit), shift)
+            state.place[unit] += 1
+
+
+def run_list(machine: Machine, memory: Memory, noise: Noise, shift: Index, wires: Index) -> None:
+    """The turns of a step in the order of the list."""
+    turns = machine.turns
+    for t in range(machine.opening, machine.length):
+        kind = turns[t, KIND]
+        if kind == IS_COMPUTE:
+            for unit in range(turns[t, FIRST], turns[t, LAST]):
+                work(machine, memory, noise, t, unit, shift)
+        elif kind == IS_PAIRS:
+            exchange_pairs(machine, memory, noise, t, wires)
+        else:
+            exchange_all(machine, memory, noise, t, wires)
+    if machine.together:
+        for unit in range(machine.seated):
+            memory.state.inbox[0, unit] = memory.state.free[COMPUTE, unit] + machine.host
+
+
+def lacks_prices(priced: Priced, now: Now) -> bool:
+    """Whether a micro-batch has a size whose seconds are not known yet."""
+    lacking = False
+    for batch in range(len(now.tokens)):
+        lacking = lacking or priced.slot[now.tokens[batch]] < 0
+    return lacking
+
+
+def note_idle(idle: Values, lanes: Values, micro_batches: int) -> None:
+    """Note which units hold no sequence."""
+    for unit in range(len(lanes) // micro_batches):
+        idle[unit] = 1
+        for lane in range(unit * micro_batches, (unit + 1) * micro_batches):
+            if lanes[lane, RANK_ROWS]:
+                idle[unit] = 0
+
+
+def run_steps(
+    machine: Machine, memory: Memory, supply: Supply, noise: Noise, span: tuple[int, int], opened: bool
+) -> tuple[int, int]:
+    """Run the steps of a span, the first of which may be open; returns why it came back and the step it came to."""
+    book, asked = memory.book, machine.asked
+    for step in range(span[0], span[1]):
+        shift = INDEX(step - span[0]) * noise.compute_stride
+        wires = INDEX(step - span[0]) * noise.wire_stride
+        if not opened:
+            if book.count[BOUNDARIES] + len(book.lanes) > len(book.rows):
+                return MORE_ROWS, step
+            left = supply.fitting[supply.drawn] - supply.fitting[book.count[ISSUED]]
+            if asked.closed and left < asked.concurrency:
+                return MORE_REQUESTS, step
+            open_step(machine, memory, noise, step, shift)
+            if book.clock[ENDS_AT] < FOREVER:
+                return ENDED, step
+            if book.count[ACTIVE] == 0:
+                return IDLE, step
+        if lacks_prices(memory.priced, memory.now):
+            return MORE_PRICES, step
+        opened = False
+        note_idle(memory.state.idle, book.lanes, machine.places.micro_batches)
+        run_list(machine, memory, noise, shift, wires)
+        close(machine.lines, memory.trace, memory.ledger, memory.state.idle, book.clock[WARM_AT])
+    return DONE, span[1]

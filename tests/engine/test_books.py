@@ -1,0 +1,131 @@
+"""Where the seconds of a step went: gaps are cut where the senders had finished, and rows add up."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from afdsim.engine.books import BUSY, CAUSES, IMBALANCE, UNCUT, WAIT_PEER, WIDTH, Ledger, Lines, Trace, close, settle
+
+ALWAYS = 0.0
+"""A window that opens at once."""
+
+
+def line(*cuts: tuple[int, int, int, int]) -> Lines:
+    """One unit whose turns have (exchange, whether of the step before, cause before, cause between)."""
+    cut, earlier, before, between = (list(column) for column in zip(*cuts, strict=True))
+    return Lines([0, len(cuts)], list(range(len(cuts))), cut, earlier, before, between)
+
+
+def ledger(units: int = 1, exchanges: int = 1) -> Ledger:
+    sums = [np.zeros((units, WIDTH)) for _ in range(3)]
+    return Ledger([0.0] * units, [0.0] * exchanges, [0.0] * units, [0.0] * units, *sums)
+
+
+def trace(*spans: tuple[float, float], held=(), first=(0.0,), last=(0.0,)) -> Trace:
+    start, finish = (list(column) for column in zip(*spans, strict=True))
+    return Trace(start, finish, list(held), [0.0] * len(held), list(first), list(last))
+
+
+def booked(lines: Lines, step: Trace, idle: int = 0) -> dict[str, float]:
+    """The row of the only unit, without zeros."""
+    kept = ledger()
+    close(lines, step, kept, [idle], ALWAYS)
+    return {cause: seconds for cause, seconds in zip(CAUSES, kept.row[0].tolist(), strict=True) if seconds}
+
+
+FREE = (UNCUT, 0, WAIT_PEER, WAIT_PEER)
+
+
+def test_a_gap_is_cut_at_the_first_and_at_the_last_sender():
+    lines = line(FREE, (0, 0, WAIT_PEER, IMBALANCE))
+
+    # idle from 1 to 5: until 2 nobody had sent, until 3 not everybody, then it flew
+    found = booked(lines, trace((0.0, 1.0), (5.0, 7.0), first=[2.0], last=[3.0]))
+    assert found == {"busy": 3.0, "wait_peer": 1.0, "imbalance": 1.0, "network": 2.0}
+
+
+def test_what_was_sent_while_the_unit_worked_only_flew():
+    found = booked(line(FREE, (0, 0, WAIT_PEER, IMBALANCE)), trace((0.0, 4.0), (5.0, 7.0), first=[2.0], last=[3.0]))
+
+    assert found == {"busy": 6.0, "network": 1.0}
+
+
+def test_a_gap_with_one_cause_is_not_cut_at_the_first_sender():
+    found = booked(line(FREE, (0, 0, WAIT_PEER, WAIT_PEER)), trace((0.0, 1.0), (5.0, 7.0), first=[2.0], last=[3.0]))
+    assert found == {"busy": 3.0, "wait_peer": 2.0, "network": 2.0}
+
+    found = booked(line(FREE, (0, 0, IMBALANCE, IMBALANCE)), trace((0.0, 1.0), (5.0, 7.0), first=[2.0], last=[3.0]))
+    assert found == {"busy": 3.0, "imbalance": 2.0, "network": 2.0}
+
+
+def test_a_gap_without_message_is_a_pause():
+    assert booked(line(FREE, FREE), trace((0.0, 1.0), (1.5, 2.0))) == {"busy": 1.5, "wait_peer": 0.5}
+
+
+def test_gaps_of_a_unit_without_sequences_are_no_work():
+    found = booked(line(FREE, (0, 0, WAIT_PEER, IMBALANCE)), trace((0.0, 1.0), (5.0, 7.0), first=[2.0], last=[3.0]), 1)
+
+    assert found == {"busy": 3.0, "no_work": 4.0}
+
+
+def test_communication_that_holds_the_sms_is_network():
+    assert booked(line(FREE), trace((0.0, 2.0), held=[0.5])) == {"busy": 1.5, "network": 0.5}
+
+
+def test_a_boundary_looks_at_the_senders_of_the_step_before():
+    lines, kept = line((0, 1, WAIT_PEER, WAIT_PEER)), ledger()
+    close(lines, trace((0.0, 1.0), last=[3.0]), kept, [0], ALWAYS)
+    close(lines, trace((4.0, 5.0), last=[9.0]), kept, [0], ALWAYS)
+
+    # from 1 to 4: the last sender of the step before had finished at 3
+    assert kept.row[0, [BUSY, WAIT_PEER]].tolist() == [1.0, 2.0]
+    assert (kept.begin[0], kept.end[0]) == (1.0, 5.0)
+
+
+@pytest.mark.parametrize(("opens", "share"), [(0.0, 1.0), (4.0, 0.6), (10.0, 0.0), (12.0, 0.0)])
+def test_a_row_that_the_window_cuts_counts_in_proportion(opens, share):
+    kept = ledger()
+    kept.end[0], kept.row[0, BUSY] = 10.0, 8.0
+    settle(kept, 0, opens)
+
+    assert kept.run[0, BUSY] == 8.0
+    assert kept.window[0, BUSY] == pytest.approx(8.0 * share)
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> tuple[Lines, list[Trace], list[int]]:
+    """Any lines of one unit, any traces in order, and in which steps it is idle."""
+    turns, exchanges = draw(st.integers(1, 5)), 2
+    causes = st.sampled_from([WAIT_PEER, IMBALANCE])
+    cut = st.tuples(st.sampled_from([UNCUT, 0, 1]), st.integers(0, 1), causes, causes)
+    lines = line(*draw(st.lists(cut, min_size=turns, max_size=turns)))
+    now, traces, length = 0.0, [], st.floats(0.0, 5.0)
+    for _ in range(draw(st.integers(1, 4))):
+        spans, held = [], []
+        for _ in range(turns):
+            begin = now + draw(length)
+            now = begin + draw(length)
+            spans.append((begin, now))
+            held.append((now - begin) * draw(st.sampled_from([0.0, 0.5, 1.0])))
+        sent = [sorted((draw(st.floats(0.0, now + 1.0)), draw(st.floats(0.0, now + 1.0)))) for _ in range(exchanges)]
+        first, last = zip(*sent, strict=True)
+        traces.append(trace(*spans, held=held, first=first, last=last))
+    return lines, traces, draw(st.lists(st.integers(0, 1), min_size=len(traces), max_size=len(traces)))
+
+
+@given(steps())
+def test_rows_adjoin_and_add_up_to_the_time_they_cover(drawn):
+    lines, traces, idle = drawn
+    kept = ledger(exchanges=2)
+    for step, rests in zip(traces, idle, strict=True):
+        before = kept.booked[0]
+        close(lines, step, kept, [rests], ALWAYS)
+        row = kept.row[0]
+
+        assert (kept.begin[0], kept.end[0]) == (before, step.finish[-1])
+        assert row.min() >= -1e-12
+        assert row.sum() == pytest.approx(kept.end[0] - kept.begin[0], rel=1e-9, abs=1e-12)
+    settle(kept, 0, ALWAYS)
+    assert kept.run.sum() == pytest.approx(traces[-1].finish[-1], rel=1e-9, abs=1e-12)
+    assert np.array_equal(kept.run, kept.window)

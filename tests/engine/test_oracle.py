@@ -1,0 +1,159 @@
+"""Both engines do what simulators say that share nothing with them but durations.
+
+`shared/oracle` holds two small simulators, written from the text of MODEL.md alone: one event heap, one plain object per
+request. They know the ports of the first edition, not shared ones, and one attention group.
+"""
+
+import importlib
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from afdsim.engine.schedule import Compute
+from afdsim.scenario.document import Scenario
+from afdsim.simulation import demanded
+from tests.cases import Outcome, place, run, tiny
+from tests.engine.durations import AfdDurations, ColocatedDurations, shape, stages, work
+from tests.laws.test_colocated import engines, tensors
+from tests.laws.test_equivalence import deployments
+
+EXACT = {"event": 0.0, "step": 0.0, "link": 0.0}
+QUICK, MANY = settings(max_examples=20, derandomize=True), settings(max_examples=100, derandomize=True)
+
+
+@pytest.fixture(scope="module")
+def oracles(shared):
+    """The modules of both simulators."""
+    folder = shared / "oracle"
+    if not folder.is_dir():
+        pytest.skip("no independent simulators on this machine")
+    sys.path.insert(0, str(folder))
+    yield importlib.import_module("afd_oracle"), importlib.import_module("colocated_oracle")
+    sys.path.remove(str(folder))
+
+
+def exact(scenario: Scenario) -> Scenario:
+    """The scenario without jitter, and without what the simulators do not know: shared ports, several groups."""
+    scenario = scenario.varied({f"variation.{key}": value for key, value in EXACT.items()})
+    if scenario.deployment.type == "afd":
+        scenario = scenario.vary("deployment.attention.groups", 1)
+    return scenario.vary("network.type", "ports") if scenario.network.type == "shared" else scenario
+
+
+def assert_requests(found, outcome: Outcome) -> None:
+    """Requests and boundaries are those of the simulator `found`."""
+    record, mine = outcome.record, found.seating.requests
+    requests, rows = record.requests, record.boundaries
+    order = np.lexsort((rows.unit, rows.micro_batch, rows.step))
+    its = sorted(found.rows)
+
+    assert [(row[0], row[1], row[2]) for row in its] == list(
+        zip(rows.step[order].tolist(), rows.micro_batch[order].tolist(), rows.unit[order].tolist(), strict=True)
+    )
+    assert close(rows.time[order], [row[3] for row in its])
+    if outcome.cell.drafts is None:
+        assert rows.batch[order].tolist() == [row[4] for row in its]
+    assert len(mine) == len(requests)
+    assert requests.refused.tolist() == [each.refused for each in mine]
+    assert requests.counted.tolist() == [each.counted for each in mine]
+    assert close(requests.arrival, [each.arrival for each in mine])
+    assert close(requests.admitted, [np.nan if each.admitted is None else each.admitted for each in mine])
+    assert close(requests.first_token, [each.tokens[0] if each.tokens else np.nan for each in mine])
+    ended = [each.tokens[-1] if each.tokens and each.left == 0 else np.nan for each in mine]
+    assert close(requests.finish, ended)
+    assert record.window[1] == pytest.approx(found.ended, rel=1e-9)
+
+
+def close(column, expected):
+    return np.allclose(column, expected, rtol=1e-9, atol=0.0, equal_nan=True)
+
+
+def assert_spans(spans, outcome: Outcome) -> None:
+    """Every span (step, place in a trace, begin, end) is in the trace of its step, where that was completed."""
+    kept = [span for span in spans if span[0] in outcome.traces]
+    assert {span[0] for span in kept} == set(outcome.traces)
+    for column, name in ((2, "start"), (3, "finish")):
+        found = [getattr(outcome.traces[step], name)[at] for step, at, *_ in kept]
+        assert close(found, [span[column] for span in kept])
+
+
+def afd_agrees(oracles, scenario: Scenario, engine: str) -> None:
+    oracle, scenario = oracles[0], exact(scenario)
+    outcome = run(scenario, engine)
+    cell = outcome.cell
+    asked = work(cell, demanded(scenario, cell, 0), len(outcome.record.requests))
+    found = oracle.Afd(oracle.Shape(**shape(scenario, cell)), oracle.Workload(**asked), AfdDurations(cell)).run()
+
+    assert_requests(found, outcome)
+    spans = []
+    for what, unit, step, layer, j, begin, end in found.spans:
+        whose = {"layer": max(layer - 1, 0), "micro_batch": j, "unit": unit + (cell.seated if what == "ffn" else 0)}
+        spans.append((step, place(cell.schedule, what, **whose), begin, end))
+    assert_spans(spans, outcome)
+
+
+def colocated_agrees(oracles, scenario: Scenario, engine: str) -> None:
+    (afd, oracle), scenario = oracles, exact(scenario)
+    outcome = run(scenario, engine)
+    cell = outcome.cell
+    step = oracle.Step(stages(cell), cell.micro_batches)
+    asked = work(cell, demanded(scenario, cell, 0), len(outcome.record.requests))
+    described = afd.Shape(**shape(scenario, cell))
+    found = oracle.Colocated(described, step, afd.Workload(**asked), ColocatedDurations(cell)).run()
+
+    assert_requests(found, outcome)
+    places = [at for at, turn in zip(cell.schedule.at, cell.schedule.turns, strict=False) if isinstance(turn, Compute)]
+    assert_spans([(step, places[number] + u, begin, end) for u, step, number, begin, end in found.spans], outcome)
+
+
+COLOCATED = st.one_of(engines(), tensors())
+
+
+@pytest.mark.parametrize("engine", ["processes", "kernel"])
+@QUICK
+@given(deployments())
+def test_afd_agrees_with_an_independent_simulator(oracles, engine, scenario):
+    afd_agrees(oracles, scenario, engine)
+
+
+@pytest.mark.parametrize("engine", ["processes", "kernel"])
+@QUICK
+@given(COLOCATED)
+def test_colocated_agrees_with_an_independent_simulator(oracles, engine, scenario):
+    colocated_agrees(oracles, scenario, engine)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["processes", "kernel"])
+@MANY
+@given(deployments())
+def test_afd_agrees_with_an_independent_simulator_in_many_cells(oracles, engine, scenario):
+    afd_agrees(oracles, scenario, engine)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["processes", "kernel"])
+@MANY
+@given(COLOCATED)
+def test_colocated_agrees_with_an_independent_simulator_in_many_cells(oracles, engine, scenario):
+    colocated_agrees(oracles, scenario, engine)
+
+
+@pytest.mark.parametrize("engine", ["processes", "kernel"])
+def test_a_simulator_with_a_slower_operation_disagrees(oracles, engine):
+    class Slower(AfdDurations):
+        def attention(self, layer, u, batches, contexts):
+            return super().attention(layer, u, batches, contexts) * (1 + 1e-6)
+
+    oracle, scenario = oracles[0], tiny(attention=2, ffn=2, network__type="ports")
+    outcome = run(scenario, engine)
+    asked = work(outcome.cell, demanded(scenario, outcome.cell, 0), len(outcome.record.requests))
+    found = oracle.Afd(
+        oracle.Shape(**shape(scenario, outcome.cell)), oracle.Workload(**asked), Slower(outcome.cell)
+    ).run()
+
+    with pytest.raises(AssertionError):
+        assert_requests(found, outcome)
