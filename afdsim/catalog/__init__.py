@@ -3,5 +3,5 @@
 llm            models as layers of attention and FFN; bytes of weights, KV cache and tokens
 hardware       GPUs and their NICs
 huggingface    a model read from a Hugging Face config.json
-entries        the models and GPUs that ship, by name
+entries        reads the models and GPUs of afdsim/data, by name
 """

@@ -2,7 +2,7 @@
 
 bench      afdsim bench
 compare    afdsim compare
-cost       afdsim cost and its kin, validate, calibrate
+cost       afdsim cost, explain, validate, calibrate
 sweep      afdsim sweep
-main       the command itself, run, and what the rest hangs on
+main       the command itself: run, check, init, list, schema; what the rest hangs on
 """

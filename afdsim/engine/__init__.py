@@ -2,11 +2,11 @@
 
 books         where the seconds of a step went, and the ledger of a run
 schedule      a step of a cell as a static list of turns
-variation     jitter, stragglers and skew of a run
+variation     jitter and stragglers of a run, from keyed streams
 drafts        tokens that speculation drafts and accepts
 seats         who sits in which micro-batch: continuous batching, admission, KV accounting
 tables        seconds as the engines look them up, and what a lane's membership costs
-passes        what one GPU of each role does in a pass
+passes        operators of one GPU of each role in a pass: what shares of peak count
 record        what a run leaves: boundaries, requests, causes
 cell          a lowered deployment, and what every lowering needs
 afd           attention-FFN disaggregation as a schedule
@@ -15,7 +15,7 @@ lowering      from a scenario to its cell, whatever its kind
 recurrence    whole steps over flat arrays, for machine code
 native        machine code of those, kept on disk
 desk          what both engines share of a run
-blocks        a run by the recurrence, block by block of steps
+blocks        a run by the recurrence (engine `kernel`), block by block of steps
 processes     the turns of a schedule as SimPy processes
-clock         a run by processes on the SimPy clock
+clock         a run by the processes (engine `processes`) on the SimPy clock
 """

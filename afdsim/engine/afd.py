@@ -36,6 +36,7 @@ from afdsim.cost.roofline import CostModel, Roofline
 from afdsim.engine import passes
 from afdsim.engine.books import IMBALANCE, WAIT_PEER
 from afdsim.engine.cell import (
+    LOAD_STEP,
     Array,
     Cell,
     CoreLaw,
@@ -69,9 +70,6 @@ from afdsim.engine.schedule import (
 from afdsim.engine.variation import Jitter, Variation, Wires
 from afdsim.scenario import tree
 from afdsim.scenario.document import Scenario, Streams
-
-LOAD_STEP = 0.01
-"""Loads of skewed experts are rounded up to this, so that layers share tables."""
 
 
 def deployment(scenario: Scenario) -> Afd:
@@ -373,8 +371,8 @@ class _Lowering(Lowering):
     # a micro-batch's tokens ------------------------------------------------------------------------------------------
 
     def _tokens(self) -> tuple[Array, Pricing, Array]:
-        """Entries of `gather`, FFN and scatter by (row, unit), their seconds, and FFN seconds (f,) at an even load."""
-        loads, layers = self._loads(), self.layers
+        """Entries of `gather`, FFN and scatter by (row, unit), their seconds, and evenness (f,)."""
+        loads, layers = self._loads(), self.layers  # evenness: seconds of an even load over the instance's, at most 1
         even = [(layer.ffn, 1.0) for layer in layers]
         keys = [(layer.ffn, float(load)) for row in loads for layer, load in zip(layers, row, strict=True)] + even
         found = distinct(keys)

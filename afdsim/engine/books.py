@@ -98,7 +98,10 @@ def book(lines: Lines, trace: Trace, ledger: Ledger, unit: int, idle: int) -> No
                     wait += first - t
                 else:
                     late += first - t
-                late += last - first
+                if lines.between[place] == WAIT_PEER:
+                    wait += last - first
+                else:
+                    late += last - first
                 network += s - last
         t = trace.finish[i]
         held = trace.held[i] if len(trace.held) > 0 else 0.0

@@ -262,6 +262,8 @@ class CoreLaw:
         return np.concatenate([head, batches, contexts * scale, cells.reshape(-1)])
 
 
+LOAD_STEP = 0.01
+"""Loads of skewed experts are rounded up to this, so that layers share tables."""
 LONGEST = 131_072
 """Tokens of context up to which the grid of a core goes, by sequence; beyond it its last slope goes on."""
 DENSE = 16

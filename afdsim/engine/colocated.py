@@ -42,6 +42,7 @@ from afdsim.cost.roofline import CostModel, Roofline
 from afdsim.engine import passes
 from afdsim.engine.books import IMBALANCE
 from afdsim.engine.cell import (
+    LOAD_STEP,
     Array,
     Cell,
     CoreLaw,
@@ -75,9 +76,6 @@ from afdsim.engine.tables import Tables, core_seconds
 from afdsim.engine.variation import Jitter, Variation, Wires
 from afdsim.scenario import tree
 from afdsim.scenario.document import Scenario, Streams
-
-LOAD_STEP = 0.01
-"""Loads of skewed experts are rounded up to this, so that layers share prices."""
 
 DOWN = 1 / 3
 """Share of an expert's work in its last matrix, which a combine may overlap (single-batch overlap)."""

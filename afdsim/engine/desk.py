@@ -416,7 +416,7 @@ def counts(size: int) -> Array:
 def blank_trace(cell: Cell) -> Trace:
     """An empty record of a step, as lists."""
     size, exchanges = cell.schedule.at[-1], len(cell.schedule.exchanges)
-    some = size if cell.schedule.holds else 0
+    some = size if cell.schedule.all_to_all else 0
     return Trace(
         start=[0.0] * size,
         finish=[0.0] * size,

@@ -22,7 +22,7 @@ Steps = Generator[simpy.Event, Any, None]
 Turn = tuple[int, int]
 """(step, place in the schedule): the unit of work."""
 Port = tuple[str, int, int, str]
-"""(pool, unit of the pool, port of the unit, direction)."""
+"""(pool, unit within the pool, port of the cell, direction)."""
 
 
 class Copy(NamedTuple):
@@ -215,7 +215,7 @@ class Pipeline:
         factor = self.clock.factor(step, unit, turn.draw) if turn.draw != NO_TURN else 1.0
         length = self.clock.seconds(turn.work, unit, turn.micro_batch, turn.batch) * turn.slow
         trace, index, early = self.clock.trace(step), self.schedule.at[place] + unit - turn.units.start, 0.0
-        if self.schedule.holds:
+        if self.schedule.all_to_all:
             more, early, held = (
                 self.clock.seconds(each, unit, turn.micro_batch, turn.batch)
                 for each in (turn.more, turn.early, turn.held)
@@ -272,7 +272,7 @@ class Pipeline:
         self._lane = (wiring.lane // self.cell.micro_batches).astype(int).tolist()
         """By copy: unit whose rows it carries."""
         self._draw = wiring.draw.tolist()
-        if self.schedule.holds:
+        if self.schedule.all_to_all:
             for unit in range(self.schedule.units):
                 env.process(self._leave(unit))
                 env.process(self._arrive(unit))
@@ -307,7 +307,7 @@ class Pipeline:
 
     def _exchanges(self, port: int) -> Generator[Turn, None, None]:
         """Turns that reach an ingress port, in the order in which it serves them."""
-        aggregates = self.schedule.holds
+        aggregates = self.schedule.all_to_all
         places = [
             place
             for place in self.schedule.exchanges

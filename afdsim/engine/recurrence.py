@@ -2,8 +2,8 @@
 
 Every resource serves its turns in a fixed order, so a finish time is max(own previous finish, latest input) plus a
 duration, even where durations are random: the fast twin of `processes`, with the same bits. The next boundary is the
-earliest one, ties by unit. These are plain functions over flat arrays, and what numba compiles; `desk` draws factors,
-sees to capacity, pauses and the end.
+earliest one, ties by unit. These are plain functions over flat arrays, and what numba compiles; `blocks` has
+factors drawn and sees to why a call came back; `desk` supplies requests, rows, prices and pauses.
 """
 
 from __future__ import annotations

@@ -11,7 +11,9 @@ resource that is the order of the list.
 ...     turns=(
 ...         Boundary(units=pool),
 ...         Compute(units=pool, name="attention", work=seconds, draw=0),
-...         Exchange(senders=pool, receivers=pool, after=1, sent=1, pattern=ALL_TO_ALL, out=seconds, into=seconds),
+...         Exchange(
+...             senders=pool, receivers=pool, after=1, sent=1, pattern=ALL_TO_ALL, out=seconds, into=seconds, draw=0
+...         ),
 ...         Compute(units=pool, name="experts", after=2, work=Source(TOKENS, 0), draw=1),
 ...     ),
 ...     opening=1,
@@ -87,8 +89,9 @@ class Compute:
     """Factor of `work`, while communication has a share of the SMs."""
     more: Source = NOWHERE
     early: Source = NOWHERE
-    """It posts early: early x slow x share seconds before its end."""
+    """It posts early: early x slow x share seconds, times the unit's factor, before its end."""
     share: float = 1.0
+    """Part of `early` that the exchange behind it may overlap."""
     held: Source = NOWHERE
     """Seconds of it in which communication holds the SMs: not `busy`."""
     pause: float = 0.0
@@ -133,7 +136,7 @@ class Exchange:
     """Cause of a receiver's gap until the first sender's end."""
     between: int = WAIT_PEER
     """Cause until the last sender's."""
-    draw: int = NO_TURN
+    draw: int
     """Which of the random factors of every pair, or sender."""
 
     def __str__(self) -> str:
@@ -203,8 +206,8 @@ class Schedule:
         return {turn.after: number for number, turn in enumerate(self.turns) if isinstance(turn, Exchange)}
 
     @cached_property
-    def holds(self) -> bool:
-        """Whether communication ever holds SMs, or is posted early."""
+    def all_to_all(self) -> bool:
+        """Whether exchanges are all-to-all; all or none are. Only then do `more`, `early` and `held` count."""
         return any(isinstance(turn, Exchange) and turn.pattern == ALL_TO_ALL for turn in self.turns)
 
     def of(self, units: range, resource: int = COMPUTE) -> list[int]:

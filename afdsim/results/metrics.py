@@ -19,11 +19,13 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from afdsim.engine import books
+
 Floats: TypeAlias = NDArray[np.float64]
 Columns: TypeAlias = Mapping[str, Any]
 Window: TypeAlias = tuple[float, float]
 
-CAUSES: Final = ("busy", "wait_peer", "network", "imbalance", "no_work", "down")
+CAUSES: Final = books.CAUSES
 PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0, 99.9)
 CONFIDENCE: Final = 0.95
 

@@ -285,9 +285,7 @@ Discipline = Annotated[Literal["ports", "shared", "dedicated"], Choice(("ports",
 class Network(Part):
     """What moves tokens between the pools, and what each message costs besides its bytes."""
 
-    type: Annotated[Literal["ports", "shared", "dedicated"], Choice(("ports", "shared", "dedicated"), ("fifo",))] = (
-        "ports"
-    )
+    type: Discipline = "ports"
     """How the messages of a NIC share it: one at a time, at equal rates, or not at all."""
     link: Link = Link()
     efficiency: Annotated[float, Real(0.0, 1.0, positive=True)] = 0.8

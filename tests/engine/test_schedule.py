@@ -103,7 +103,7 @@ def test_tensor_parallelism_exchanges_nothing():
     step = scheduled(colocated(2, deployment=asked))
 
     assert step.exchanges == {}
-    assert not step.holds
+    assert not step.all_to_all
 
 
 def test_attention_groups_share_the_ffn_pool_in_order():
@@ -224,7 +224,9 @@ def test_a_schedule_is_made_by_hand_and_printed():
         turns=(
             Boundary(units=pool),
             Compute(name="work", units=pool, work=Source(columns.ROWS, 0)),
-            Exchange(senders=pool, receivers=pool, pattern=ALL_TO_ALL, after=1, sent=1, out=Source(), into=Source()),
+            Exchange(
+                senders=pool, receivers=pool, pattern=ALL_TO_ALL, after=1, sent=1, out=Source(), into=Source(), draw=0
+            ),
             Compute(name="rest", units=pool, after=2),
         ),
         opening=1,
