@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# What a run needs comes first, so that the engine compiles while the rest is installed.
+NEEDED := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")
 
 .PHONY: run test check laws paper bench golden picture
 run: $(READY)    ## simulate the main scenario
@@ -38,7 +41,7 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "afdsim needs Python 3.11 or newer; try make PYTHON=python3.12")'
 	@echo "installing afdsim into .venv (a minute, once)" >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
-	@{ $(BIN)/afdsim run small --engine kernel >/dev/null 2>&1 & } ; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all,dev]' && wait   # compiles meanwhile
+	@$(BIN)/python -c '$(NEEDED)' | $(PIP) install -r /dev/stdin
+	@{ PYTHONPATH=. $(BIN)/python -m afdsim run small --engine kernel >/dev/null 2>&1 & } ; \
+	$(PIP) install --editable '.[all,dev]' && wait
 	@touch $@
