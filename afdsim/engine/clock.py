@@ -20,7 +20,7 @@ from afdsim.engine.cell import Cell
 from afdsim.engine.desk import Demand, Desk, blank_trace
 from afdsim.engine.processes import Pipeline, Port, Steps, Turn
 from afdsim.engine.record import Record
-from afdsim.engine.schedule import Boundary, Source
+from afdsim.engine.schedule import TOKENS, Boundary, Source
 from afdsim.engine.seats import FOREVER
 from afdsim.engine.tables import head_seconds, measure, seconds
 
@@ -54,6 +54,8 @@ class Run:
         self._traces: dict[int, Trace] = {}
         self._factors: dict[int, tuple[list[float], list[float]]] = {}
         self._opened: dict[int, int] = {}
+        self._known: list[dict[Source, float]] = [{} for _ in range(cell.seated * cell.micro_batches)]
+        """Seconds by lane."""
         self._idle = [0] * cell.schedule.units
         self._drawn_at = cell.variation.units.tolist()
         self._skipped = -1
@@ -77,9 +79,18 @@ class Run:
         return float(head_seconds(machine.places, machine.tables, self.desk.book, lane))
 
     def seconds(self, source: Source, unit: int, micro_batch: int, batch: int) -> float:
-        """What a source says of a unit now."""
-        memory, lane = self.desk.memory, unit * self.cell.micro_batches + micro_batch
-        return seconds(self.cell.tables, memory.priced, memory.book, memory.now, source, (unit, lane, batch))
+        """What a source says of a unit now; what depends on the unit's own rows is kept until its next boundary."""
+        lane = unit * self.cell.micro_batches + micro_batch
+        if source.table == TOKENS:
+            return self._looked_up(source, (unit, lane, batch))
+        known = self._known[lane]
+        if source not in known:
+            known[source] = self._looked_up(source, (unit, lane, batch))
+        return known[source]
+
+    def _looked_up(self, source: Source, at: tuple[int, int, int]) -> float:
+        memory = self.desk.memory
+        return seconds(self.cell.tables, memory.priced, memory.book, memory.now, source, at)
 
     def factor(self, step: int, unit: int, draw: int) -> float:
         """Random factor of an operation."""
@@ -136,6 +147,7 @@ class Run:
         seats.turn_over(machine.places, machine.asked, memory.book, lane, step, span[1])
         if self.desk.ends == FOREVER:
             measure(machine.places, machine.tables, memory.book, memory.now, lane)
+            self._known[lane].clear()
 
     def carried(self, step: int, port: Port, nbytes: float) -> None:
         """A message has passed a port."""

@@ -348,13 +348,11 @@ class Pipeline:
 
     def _copy(self, turn: Turn, exchange: Exchange, x: int) -> tuple[float, float, float]:
         """Seconds of a copy on the sender's and on the receiver's port, and its bytes."""
-        unit = self._lane[x]
-        factor = self.clock.wire(turn[0], self._draw[x] + exchange.draw)
-        out, into = (
-            self.clock.seconds(source, unit, exchange.micro_batch, exchange.batch)
-            for source in (exchange.out, exchange.into)
-        )
-        return out * factor, into * factor, exchange.nbytes * self.clock.sequences(unit, exchange.micro_batch)
+        unit, j, clock = self._lane[x], exchange.micro_batch, self.clock
+        factor = clock.wire(turn[0], self._draw[x] + exchange.draw)
+        out = clock.seconds(exchange.out, unit, j, exchange.batch)
+        into = clock.seconds(exchange.into, unit, j, exchange.batch)
+        return out * factor, into * factor, exchange.nbytes * clock.sequences(unit, j)
 
     def _ingress(self, port: int) -> Steps:
         """Wait for the headers of a whole turn, receive, announce the last tail."""

@@ -83,25 +83,25 @@ def _ep128(kind: str, mtp: str) -> Case:
         deployment=f"EP128 {kind}",
         scenario="dsv3_ep128_4k",
         overrides=("deployment.max_num_seqs=16", f"deployment.mtp={mtp}"),
-        steps={"processes": 3, "kernel": 3_000},
+        steps={"processes": 6, "kernel": 3_000},
     )
 
 
 CASES = (
-    _afd(1, 1, 40),
-    _afd(2, 2, 20),
-    _afd(4, 2, 12),
-    _afd(16, 2, 4),
+    _afd(1, 1, 120),
+    _afd(2, 2, 60),
+    _afd(4, 2, 36),
+    _afd(16, 2, 12),
     _afd(64, 8, 3),
     _afd(16, 2, 3, "gpu"),
-    Case(deployment="EP32", scenario="step3_ep32", steps={"processes": 10, "kernel": 10_000}),
+    Case(deployment="EP32", scenario="step3_ep32", steps={"processes": 30, "kernel": 10_000}),
     _ep128("two-batch", "null"),
     _ep128("MTP", "{draft: 1, acceptance: 0.8}"),
     Case(
         deployment="TP8",
         scenario="step3_ep32",
         overrides=("deployment={type: tensor_parallel, gpu: H800, gpus: 8, max_num_seqs: 256}",),
-        steps={"processes": 400, "kernel": 40_000},
+        steps={"processes": 1_200, "kernel": 40_000},
     ),
 )
 DEPLOYMENTS = tuple(dict.fromkeys(case.deployment for case in CASES))

@@ -121,7 +121,7 @@ def test_an_observer_changes_nothing(scenario):
 
 
 @pytest.mark.parametrize("engine", ["processes", "kernel"])
-def test_the_last_bit_of_one_flight_is_seen(monkeypatch, engine):
+def test_the_last_bits_of_one_flight_are_seen(monkeypatch, engine):
     # long and alone, so that no other hides it
     cost = Seconds(dispatch=1.0, combine=1.0)
     scenario = colocated(deployment__instances=1, variation__link=0.2)
