@@ -4,8 +4,7 @@ Definitions are vLLM's. TPOT is one number per request, (last - first token)/(n 
 none; ITL is every gap between two tokens of a request; queue delay is admission - arrival; E2EL is last token -
 arrival. Percentiles interpolate linearly as `numpy.percentile` does, standard deviations have ddof 0. Everything that
 is a rate, and the ITL, is taken over the window (start, end]; other latencies over the counted requests that finished.
-
-A table of columns is any mapping of names to sequences: a dict of arrays or a data frame.
+Columns are any mapping of names to sequences: a dict of arrays or a data frame.
 """
 
 from __future__ import annotations
@@ -19,13 +18,12 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from afdsim.engine import books
+from afdsim.engine.books import CAUSES
 
 Floats: TypeAlias = NDArray[np.float64]
 Columns: TypeAlias = Mapping[str, Any]
 Window: TypeAlias = tuple[float, float]
 
-CAUSES: Final = books.CAUSES
 PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0, 99.9)
 CONFIDENCE: Final = 0.95
 

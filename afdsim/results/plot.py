@@ -16,8 +16,9 @@ from zlib import crc32
 import numpy as np
 
 from afdsim import units
+from afdsim.engine.books import CAUSES
 from afdsim.results import metrics
-from afdsim.results.metrics import CAUSES, Columns, Floats, Run, Window
+from afdsim.results.metrics import Columns, Floats, Run, Window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -201,7 +202,7 @@ def utilization(run: One, ax: Axes | None = None) -> Axes:
 def gantt(spans: Columns, ax: Axes | None = None, *, window: Window | None = None) -> Axes:
     """Draw who worked on which micro-batch, and why a track stood still.
 
-    Columns: track, start_s, end_s, micro_batch (-1 for a gap), cause ("busy", or a cause of `metrics.CAUSES`). Tracks
+    Columns: track, start_s, end_s, micro_batch (-1 for a gap), cause ("busy", or a cause of `books.CAUSES`). Tracks
     are drawn in the order in which they first appear.
     """
     begin, end = (np.asarray(spans[name], float) for name in ("start_s", "end_s"))

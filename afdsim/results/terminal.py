@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from afdsim import __version__
+from afdsim.engine.books import CAUSES
 from afdsim.results import metrics
 from afdsim.units import show_count
 
@@ -32,7 +33,7 @@ _LATENCIES = (
     ("e2el", "E2EL (s)", 1.0),
 )
 """Metric, its label, what a second is in the unit shown."""
-_CAUSES = tuple(cause.replace("_", " ") for cause in metrics.CAUSES)
+_CAUSES = tuple(cause.replace("_", " ") for cause in CAUSES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +256,7 @@ class _Page:
         """Say where the GPU time went, and which pool holds the other up."""
         pools = self.own["pools"]
         rows = [
-            [f"{name} {pool['gpus']}x {pool['gpu']}", *(f"{pool.get(cause, 0.0):.1%}" for cause in metrics.CAUSES)]
+            [f"{name} {pool['gpus']}x {pool['gpu']}", *(f"{pool.get(cause, 0.0):.1%}" for cause in CAUSES)]
             for name, pool in pools.items()
         ]
         lines = [self.ink.strong("Where the GPU time went (rows sum to 100 %)")]

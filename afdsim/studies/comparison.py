@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from afdsim.engine.books import CAUSES
 from afdsim.errors import ScenarioError
 from afdsim.results import metrics
 from afdsim.results.result import Result, pooled, to_json, write_text
@@ -163,9 +164,9 @@ class Comparison:
         rows = []
         for name, summary in self.summaries.items():
             for pool, own in summary["afdsim"]["pools"].items():
-                shares = [f"{100 * own[cause]:.1f}" if cause in own else "-" for cause in metrics.CAUSES]
+                shares = [f"{100 * own[cause]:.1f}" if cause in own else "-" for cause in CAUSES]
                 rows.append([f"{name}: {pool} ({own['gpus']} {own['gpu']})", *shares])
-        return table(["GPU time (%)", *(cause.replace("_", " ") for cause in metrics.CAUSES)], rows, ink)
+        return table(["GPU time (%)", *(cause.replace("_", " ") for cause in CAUSES)], rows, ink)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
