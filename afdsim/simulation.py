@@ -10,9 +10,9 @@ import numpy as np
 
 from afdsim.cluster.network import Network
 from afdsim.cost.roofline import CostModel
-from afdsim.engine.blocks import Blocks, Observer
+from afdsim.engine.blocks import Blocks
 from afdsim.engine.cell import Cell
-from afdsim.engine.desk import Demand, lonely_step
+from afdsim.engine.desk import Demand, Observer, lonely_step
 from afdsim.engine.lowering import lower
 from afdsim.engine.record import Record
 from afdsim.engine.seats import FOREVER
@@ -56,7 +56,7 @@ def simulate(
     cost: CostModel | None = None,
     network: Network | None = None,
     progress: Progress | None = None,
-    observer: Observer | None = None,
+    observer: Observer = None,
 ) -> Result:
     """Run a scenario once. `seed` defaults to the first of the scenario's; `cost` and `network` replace the models.
 
@@ -84,7 +84,7 @@ def execute(
     engine: Engine,
     *,
     progress: Callable[[float], None] | None = None,
-    observer: Observer | None = None,
+    observer: Observer = None,
 ) -> Record:
     """Run a cell by one of the engines."""
     if engine == "kernel":

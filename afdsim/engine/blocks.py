@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from afdsim.engine.books import Trace
 from afdsim.engine.cell import Cell
-from afdsim.engine.desk import Demand, Desk
+from afdsim.engine.desk import Demand, Desk, Observer, Progress
 from afdsim.engine.native import compiled
 from afdsim.engine.record import Record
 from afdsim.engine.recurrence import DONE, ENDED, IDLE, MORE_PRICES, MORE_REQUESTS, MORE_ROWS, Noise
@@ -16,9 +14,6 @@ from afdsim.engine.schedule import INDEX
 from afdsim.engine.seats import FOREVER
 
 Array = np.ndarray
-Observer = Callable[[int, Trace], None]
-"""Called with every completed step and its trace."""
-
 BLOCK_FACTORS = 60_000
 """Random factors that are drawn for one call of the compiled steps."""
 MOST_STEPS = 64
@@ -27,14 +22,7 @@ MOST_STEPS = 64
 class Blocks:
     """One simulation of a cell under a demand, in compiled steps."""
 
-    def __init__(
-        self,
-        cell: Cell,
-        demand: Demand,
-        *,
-        progress: Callable[[float], None] | None = None,
-        observer: Observer | None = None,
-    ) -> None:
+    def __init__(self, cell: Cell, demand: Demand, *, progress: Progress = None, observer: Observer = None) -> None:
         self.cell, self.desk = cell, Desk(cell, demand)
         self._progress, self._observer = progress, observer
         self._run, self._populate = compiled()

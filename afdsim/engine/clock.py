@@ -8,16 +8,14 @@ orders the boundaries, ties by unit.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
 
 import numpy as np
 import simpy
 
 from afdsim.engine import seats
-from afdsim.engine.blocks import Observer
 from afdsim.engine.books import Lines, Trace, close
 from afdsim.engine.cell import Cell
-from afdsim.engine.desk import Demand, Desk, blank_trace
+from afdsim.engine.desk import Demand, Desk, Observer, Progress, blank_trace
 from afdsim.engine.processes import Pipeline, Port, Steps, Turn
 from afdsim.engine.record import Record
 from afdsim.engine.schedule import TOKENS, Boundary, Source
@@ -37,14 +35,7 @@ class Moment(simpy.Event):
 class Run:
     """One simulation of a cell under a demand, by processes."""
 
-    def __init__(
-        self,
-        cell: Cell,
-        demand: Demand,
-        *,
-        progress: Callable[[float], None] | None = None,
-        observer: Observer | None = None,
-    ) -> None:
+    def __init__(self, cell: Cell, demand: Demand, *, progress: Progress = None, observer: Observer = None) -> None:
         self.cell, self.desk, self.env = cell, Desk(cell, demand), simpy.Environment()
         self._lines = Lines(*(column.tolist() for column in self.desk.machine.lines))
         self._completed = array("q")

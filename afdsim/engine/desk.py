@@ -22,6 +22,10 @@ from afdsim.errors import CapacityError
 from afdsim.workload.laws import RequestSource
 
 Array = np.ndarray
+Progress = Callable[[float], None] | None
+"""Told the share of the counted requests that has ended."""
+Observer = Callable[[int, Trace], None] | None
+"""Called with every completed step and its trace."""
 NEVER = float("nan")
 MOST_REFUSALS = 10_000
 """Requests in a row that may be too long for any rank before a closed loop gives up."""

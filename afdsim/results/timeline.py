@@ -48,7 +48,7 @@ class Span(NamedTuple):
 
 
 class Recorder:
-    """Keeps the steps of a run that touch a window; a `blocks.Observer`."""
+    """Keeps the steps of a run that touch a window; a `desk.Observer`."""
 
     def __init__(self, window: Window) -> None:
         self.window = window
