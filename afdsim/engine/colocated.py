@@ -554,6 +554,7 @@ class _Lowering(Lowering):
         """By unit: shares of busy time in its ranks' stages and in experts, and an even load over its slowest GPU's."""
         if not self._routed:
             return np.tile([1.0, 0.0, 1.0], (self.units, 1))
+        batch = min(batch, len(self.batches) - 1)  # with drafts a few steps may yield more tokens than their mean
         own, head = self._rank_seconds(batch, context)
         row, keys = self._load_rows
         slowest = self._price(batch * self.deployment.attention.ranks)[: len(keys)][row[:, self._routed]]
