@@ -14,17 +14,13 @@ from afdsim.scenario.document import Scenario
 
 def deployment(scenario: Scenario) -> Afd | Colocated:
     """Return the deployment that a scenario asks for, with catalog entries in place of names."""
-    match scenario.deployment:
-        case tree.Afd():
-            return afd.deployment(scenario)
-        case _:
-            return colocated.deployment(scenario)
+    if isinstance(scenario.deployment, tree.Afd):
+        return afd.deployment(scenario)
+    return colocated.deployment(scenario)
 
 
 def lower(scenario: Scenario, *, seed: int, cost: CostModel | None = None, network: Network | None = None) -> Cell:
     """Tabulate everything about a scenario that does not change while it runs."""
-    match scenario.deployment:
-        case tree.Afd():
-            return afd.lower(scenario, seed=seed, cost=cost, network=network)
-        case _:
-            return colocated.lower(scenario, seed=seed, cost=cost)
+    if isinstance(scenario.deployment, tree.Afd):
+        return afd.lower(scenario, seed=seed, cost=cost, network=network)
+    return colocated.lower(scenario, seed=seed, cost=cost)

@@ -27,15 +27,15 @@ def requests(record: Record, cell: Cell) -> Columns:
         "request_id": np.arange(len(table)),
         "arrival_s": table.arrival,
         "admitted_s": table.admitted,
-        "first_token_s": np.array(table.first_token),
-        "finish_s": np.array(table.finish),
+        "first_token_s": table.first_token,
+        "finish_s": table.finish,
         "input_len": np.array(table.input_len, dtype=np.int64),
         "output_len": np.array(table.output_len, dtype=np.int64),
         "instance": np.where(rank >= 0, rank // dp, np.int32(-1)),
         "rank": np.where(rank >= 0, rank % dp, np.int32(-1)),
         "micro_batch": np.where(seat >= 0, seat % cell.micro_batches, np.int32(-1)),
-        "status": np.array(table.status()),
-        "counted": np.array(table.counted),
+        "status": table.status(),
+        "counted": table.counted,
     }
 
 
@@ -45,11 +45,9 @@ def tokens(record: Record, cell: Cell) -> Columns:
     `itl_s` is the time since the boundary before it of the same seats.
     """
     rows = record.boundaries
-    unit = np.array(rows.unit, dtype=np.int64)
-    micro_batch = np.array(rows.micro_batch, dtype=np.int64)
-    time = np.array(rows.time)
+    unit, micro_batch, time = rows.unit, rows.micro_batch, rows.time
     lane = unit * cell.micro_batches + micro_batch
-    order = np.lexsort((np.array(rows.step), lane))
+    order = np.lexsort((rows.step, lane))
     itl = np.full(len(time), np.nan)
     same = lane[order][1:] == lane[order][:-1]
     itl[order[1:][same]] = np.diff(time[order])[same]
@@ -114,22 +112,21 @@ def _computed(record: Record, cell: Cell) -> Array:
     """Tokens that every attention rank has computed in the completed steps (rank,)."""
     table = record.requests
     taken = steps_taken(table, record.steps_run)
-    rank = np.array(table.seat) // cell.micro_batches
+    rank = table.seat // cell.micro_batches
     return np.bincount(rank[taken > 0], taken[taken > 0], minlength=cell.deployment.attention.ranks)
 
 
 def steps_taken(table: Requests, steps: Array) -> Array:
     """Completed steps that each request took part in; `steps` are the numbers of the completed steps, ascending."""
-    joined = np.array(table.joined)
-    total = np.array(table.needs)
-    total = np.where(total > 0, total, _tokens_left(table))
+    joined = table.joined
+    total = np.where(table.needs > 0, table.needs, _tokens_left(table))
     first, last = np.searchsorted(steps, joined), np.searchsorted(steps, joined + total)
     return np.where(joined >= 0, last - first, 0)
 
 
 def _tokens_left(table: Requests) -> Array:
     """Tokens that every request still had to produce when it was admitted."""
-    return np.asarray(np.array(table.input_len) + np.array(table.output_len) - np.array(table.context))
+    return np.asarray(table.input_len + table.output_len - table.context)
 
 
 def pools(record: Record, cell: Cell, prices: dict[str, float]) -> dict[str, metrics.Pool]:
@@ -152,14 +149,14 @@ def pools(record: Record, cell: Cell, prices: dict[str, float]) -> dict[str, met
 def _means(record: Record, cell: Cell) -> tuple[float, float, float]:
     """Batch of a rank in a micro-batch, context of a sequence, and micro-batches per unit in the window."""
     rows, table = record.boundaries, record.requests
-    time, batch = np.array(rows.time), np.array(rows.batch)
+    time, batch = rows.time, rows.batch
     inside = (time > record.window[0]) & (time <= record.window[1])
     count = int(inside.sum())
     if not count:
         return 0.0, 0.0, 0.0
     taken = steps_taken(table, record.steps_run)
-    pace = np.where(np.array(table.needs) > 0, _tokens_left(table) / np.maximum(table.needs, 1), 1.0)
-    contexts = taken * np.array(table.context) + pace * taken * (taken - 1) / 2
+    pace = np.where(table.needs > 0, _tokens_left(table) / np.maximum(table.needs, 1), 1.0)
+    contexts = taken * table.context + pace * taken * (taken - 1) / 2
     mean_context = contexts.sum() / max(taken.sum(), 1)
     per_step = (pace * taken).sum() / max(taken.sum(), 1)
     batch_mean = batch[inside].sum() / per_step / count / cell.ranks

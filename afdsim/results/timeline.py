@@ -377,14 +377,13 @@ class _Spans:
 
     def _receivers(self, route: int) -> dict[int, int]:
         """Return the receiver of every copy of a route."""
-        order = self.cell.wiring.order.tolist()
-        first, last = self.cell.wiring.routes[route].tolist()[2:]
-        legs = self.cell.wiring.arriving[first:last].tolist()
+        wiring, (_, _, first, last) = self.cell.wiring, self.cell.wiring.routes[route].tolist()
+        legs, order = wiring.arriving[first:last].tolist(), wiring.order.tolist()
         return {order[place]: unit for unit, _, low, high in legs for place in range(low, high)}
 
     def _senders(self, route: int) -> dict[int, int]:
         """Return the sender of every copy of a route."""
-        first, last = self.cell.wiring.routes[route].tolist()[:2]
+        first, last, _, _ = self.cell.wiring.routes[route].tolist()
         legs = self.cell.wiring.leaving[first:last].tolist()
         return {x: unit for unit, _, low, high in legs for x in range(low, high)}
 
