@@ -130,6 +130,7 @@ def deployment_line(scenario: Scenario) -> str:
     label = f"{attention.instances}A{ffn.instances}F"
     gpus = attention.instances * attention.gpus_per_instance + ffn.instances * ffn.gpus_per_instance
     batches = f"{each.num_microbatches} micro-batch{'es' if each.num_microbatches > 1 else ''}"
+    batches += f" in each of {attention.groups} attention groups" if attention.groups > 1 else ""
     return (
         f"AFD decode {label} ({show_count(gpus)} GPUs) = "
         f"{attention.instances}x{attention.gpus_per_instance} {attention.gpu} attention + "

@@ -121,3 +121,13 @@ def test_histogram_bins_hold_every_sample(values):
 
 def test_a_sparkline_rises_from_the_lowest_to_the_highest_mark():
     assert sparkline([0, 1, 2, 3, 4, 5, 6, 8], Ink()) == "▁▂▃▄▅▆▇█"
+
+
+def test_attention_groups_stand_in_the_header():
+    from afdsim.results.terminal import deployment_line
+    from afdsim.scenario.document import load
+
+    grouped = load("step3_2a2f_4k").vary("deployment.attention.groups", 2)
+
+    assert deployment_line(grouped).endswith("3 micro-batches in each of 2 attention groups")
+    assert deployment_line(load("step3_2a2f_4k")).endswith("3 micro-batches")
