@@ -423,7 +423,7 @@ class _Spans:
                     begin, _, end = self._over(step, number)
                     attended, arrival = (ends["A", batch], ends["A to F", batch]), ends["gather", batch]
                     yield from self._path(step, (layer, batch), attended, (arrival, begin, end))
-                case Exchange(receivers=receivers, batch=batch) if receivers.start == 0:
+                case Exchange(receivers=receivers, batch=batch) if receivers.start < self.cell.seated:
                     self.back[batch] = self._over(step, turn.sent)[2], arrived[number]
 
     def _over(self, step: _Step, number: int) -> tuple[float, float, float]:

@@ -256,3 +256,11 @@ def test_a_gantt_of_a_run_is_drawn(drawn, tmp_path):
     axes = plot.gantt(columns, window=window)
 
     assert [label.get_text() for label in axes.get_yticklabels()] == ["A", "A → F", "F", "F → A"]
+
+
+def test_the_micro_batches_of_every_attention_group_come_back():
+    made = recording.record(scenario(deployment__attention__groups=2, network__type="shared"), WHOLE)
+    back = {span.track for span in made.spans if span.what == "F to A"}
+
+    assert back == {f"micro-batch {batch}" for batch in range(6)}
+    assert chrome.faults(chrome.document(made)) == []
