@@ -114,8 +114,8 @@ class Run:
         """The factors of a step as lists: scalars are read one by one here. Two steps are alive at once."""
         if step not in self._factors:
             self._factors.pop(step - 2, None)
-            compute, wire = self.cell.variation.factors(step)
-            self._factors[step] = compute.tolist(), wire.tolist()
+            variation, steps = self.cell.variation, range(step, step + 1)
+            self._factors[step] = variation.operations(steps).tolist(), variation.transfers(steps).tolist()
         return self._factors[step]
 
     # what they report ------------------------------------------------------------------------------------------------

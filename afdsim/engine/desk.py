@@ -345,7 +345,6 @@ def machine(cell: Cell, asked: Asked) -> Machine:
         tables=cell.tables,
         wiring=cell.wiring,
         seated=cell.seated,
-        units=step.units,
         drawn=cell.variation.units.astype(INDEX),
         paired=cell.variation.pairs.astype(INDEX),
     )

@@ -96,7 +96,6 @@ class Machine(NamedTuple):
     wiring: Wiring
     seated: int
     """Units that hold requests: the first ones."""
-    units: int
     drawn: Values  # unit: where its factors begin
     paired: Values  # pair: where its factors begin
 

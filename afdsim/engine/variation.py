@@ -7,7 +7,7 @@ of a step are one flat array: the units of each pool in order, all draws of a un
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -52,7 +52,6 @@ class Variation:
     event: float = 0.0
     step: float = 0.0
     link: float = 0.0
-    _latest: dict[int, tuple[Array, Array]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def jitters(self) -> bool:
@@ -70,13 +69,6 @@ class Variation:
         """Where the factors of every pair's transfers begin, kind after kind."""
         draws = [each.draws for each in self.wires for _ in range(each.pairs)]
         return np.cumsum([0, *draws])
-
-    def factors(self, step: int) -> tuple[Array, Array]:
-        """Factors of all operations and of all transfers of `step`; two steps may be alive at once."""
-        if step not in self._latest:
-            self._latest.pop(step - 2, None)
-            self._latest[step] = self.operations(range(step, step + 1)), self.transfers(range(step, step + 1))
-        return self._latest[step]
 
     def operations(self, steps: range) -> Array:
         """Factors of all operations of some steps, as `units` places them; of one step where all are alike."""
