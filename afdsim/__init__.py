@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # what type checkers read of the table below
     from afdsim.errors import AfdsimError as AfdsimError
     from afdsim.errors import CapacityError as CapacityError
     from afdsim.errors import CatalogError as CatalogError
+    from afdsim.errors import ModelError as ModelError
     from afdsim.errors import ScenarioError as ScenarioError
     from afdsim.errors import SimulationError as SimulationError
     from afdsim.results.result import Result as Result
@@ -35,41 +36,48 @@ _TABLE = (
     (
         "A scenario and its run",
         (
-            ("load", "scenario.document", "a scenario from a shipped name, a file or a dict"),
-            ("Scenario", "scenario.document", "one YAML file as a frozen tree"),
-            ("simulate", "simulation", "run a scenario once"),
-            ("Result", "results.result", "what a run gives: columns, a summary, figures; saved and read back"),
+            ("load", "scenario.document", "(source, overrides)", "a scenario from a shipped name, a file or a dict"),
+            ("Scenario", "scenario.document", ".vary(path, value)", "one YAML file as a frozen tree"),
+            ("simulate", "simulation", "(scenario, seed, ...)", "run a scenario once"),
+            (
+                "Result",
+                "results.result",
+                ".load(folder)",
+                "what a run gives: columns, a summary, figures; saved and read back",
+            ),
         ),
     ),
     (
         "Many runs",
         (
-            ("sweep", "studies.sweeps", "every point of a grid of values, as one table"),
-            ("compare", "studies.comparison", "deployments side by side under one workload"),
+            ("sweep", "studies.sweeps", "(base, over, ...)", "every point of a grid of values, as one table"),
+            ("compare", "studies.comparison", "(*scenarios, ...)", "deployments side by side under one workload"),
         ),
     ),
     (
         "Pictures",
         (
-            ("plot", "", "figures of runs and sweeps"),
-            ("timeline", "", "who did what when in a part of a run"),
-            ("chrome", "", "a timeline as a Chrome trace"),
+            ("plot", "", ".<TAB>", "figures of runs and sweeps"),
+            ("timeline", "", ".<TAB>", "who did what when in a part of a run"),
+            ("chrome", "", ".<TAB>", "a timeline as a Chrome trace"),
         ),
     ),
     (
         "Errors",
         (
-            ("AfdsimError", "errors", "the base of them all"),
-            ("ScenarioError", "errors", "a scenario that cannot be"),
-            ("CapacityError", "errors", "weights or caches that do not fit"),
-            ("CatalogError", "errors", "a GPU, a model or a coefficient that is not known"),
-            ("SimulationError", "errors", "a run that cannot go on"),
+            ("AfdsimError", "errors", "", "the base of them all"),
+            ("ScenarioError", "errors", "", "a scenario that cannot be"),
+            ("CapacityError", "errors", "", "weights or caches that do not fit"),
+            ("CatalogError", "errors", "", "a GPU, a model or a coefficient that is not known"),
+            ("ModelError", "errors", "", "a cost or network model of one's own that gives no seconds"),
+            ("SimulationError", "errors", "", "a run that cannot go on"),
         ),
     ),
 )
-"""Headings; under each the public names, the room that defines them (none for a public module), and what they are."""
+"""Headings; under each the public names, the room that defines them (none for a public module), how they are begun, and
+what they are."""
 
-_HOME = tuple((name, room) for _, rows in _TABLE for name, room, _ in rows)
+_HOME = tuple((name, room) for _, rows in _TABLE for name, room, *_ in rows)
 """Public name, room that defines it (none for a public module)."""
 
 __all__ = sorted(  # noqa: PLE0605 - it comes from the table
@@ -78,7 +86,7 @@ __all__ = sorted(  # noqa: PLE0605 - it comes from the table
 
 __doc__ = (__doc__ or "").format(
     names="\n\n".join(
-        "\n".join([heading, "-" * len(heading), *(f"{name:<18}{what}" for name, _, what in rows)])
+        "\n".join([heading, "-" * len(heading), *(f"{name + call:<32}{what}" for name, _, call, what in rows)])
         for heading, rows in _TABLE
     )
 )
@@ -95,5 +103,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """Return the public names, whether they are resolved or not, and what the module holds."""
-    return sorted({*globals(), *__all__})
+    """Return the public names, whether they are resolved or not, and what every module has."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -27,5 +27,9 @@ class CapacityError(AfdsimError):
         """Dotted scenario path at fault, such as ``deployment.max_num_seqs``; empty where no single one is."""
 
 
+class ModelError(AfdsimError):
+    """A cost or network model of the caller's that lacks its method or answers with what cannot be seconds."""
+
+
 class SimulationError(AfdsimError):
     """A run that broke one of its own laws, or that cannot go on."""

@@ -1,23 +1,19 @@
-"""Pictures of runs and sweeps: the public face of `results.plot`."""
+"""Pictures of runs and sweeps: the public face of `results.plot` and `results.plot_sweep`."""
 
 from afdsim.results.plot import (
     CAUSE_COLOURS,
     CAUSE_HATCHES,
-    COLOURS,
     Simulated,
     causes,
-    colours,
-    frontier,
     gantt,
     itl_histogram,
-    pareto,
-    ratio,
-    save,
     throughput,
     tpot_cdf,
     tpot_histogram,
     utilization,
 )
+from afdsim.results.plot_parts import COLOURS, colours, save
+from afdsim.results.plot_sweep import frontier, pareto, ratio
 
 __all__ = [
     "CAUSE_COLOURS",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from afdsim.cluster.network import Network
+from afdsim.cost.checked import checked_cost, checked_network
+from afdsim.cost.identity import label
 from afdsim.cost.roofline import CostModel
 from afdsim.engine.blocks import Blocks
 from afdsim.engine.cell import Cell
@@ -17,11 +19,10 @@ from afdsim.engine.lowering import lower
 from afdsim.engine.record import Record
 from afdsim.engine.seats import FOREVER
 from afdsim.errors import CapacityError, SimulationError
-from afdsim.results import metrics, outcome
+from afdsim.results import bottleneck, metrics, outcome
 from afdsim.results.remarks import remarks, unmeasured
 from afdsim.results.result import Result, manifest
-from afdsim.scenario.document import Scenario, Source, load, stream
-from afdsim.scenario.tree import (
+from afdsim.scenario.asked import (
     ClosedLoop,
     Constant,
     ConstantLength,
@@ -31,6 +32,8 @@ from afdsim.scenario.tree import (
     Replay,
     UniformLength,
 )
+from afdsim.scenario.document import Scenario, Source, load, stream
+from afdsim.scenario.tree import Afd
 from afdsim.workload import laws as workload
 from afdsim.workload.traces import read_trace, spread
 
@@ -65,7 +68,7 @@ def simulate(
     scenario = scenario if isinstance(scenario, Scenario) else load(scenario)
     seed = scenario.run.seeds[0] if seed is None else seed
     try:
-        cell = lower(scenario, seed=seed, cost=cost, network=network)
+        cell = lower(scenario, seed=seed, cost=checked_cost(cost), network=checked_network(network))
         demand = demanded(scenario, cell, seed)
         engine, reason = chosen_engine(scenario, cell, demand)
         report = None if progress is None else lambda fraction: progress(fraction, scenario.name)
@@ -73,9 +76,7 @@ def simulate(
     except CapacityError as error:
         raise placed(error, scenario) from None
     found = _result(scenario, cell, demand, record, (seed, engine, reason))
-    if cost is None:
-        return replace(found, notes=(*found.notes, *unmeasured(cell)))
-    return replace(found, manifest=replace(found.manifest, coefficients=type(cost).__name__))
+    return _signed(found, cost, network, unmeasured(cell) if cost is None else ())
 
 
 def execute(
@@ -102,16 +103,25 @@ def demanded(scenario: Scenario, cell: Cell, seed: int) -> Demand:
         law, _lengths(asked.input_len), _lengths(asked.output_len), lambda column: stream(seed, COLUMNS[column])
     )
     closed = isinstance(law, workload.ClosedLoop)
-    count = len(law) if isinstance(law, workload.Trace) else asked.num_requests
-    assert count is not None, "the schema demands num_requests where no trace gives it"
     return Demand(
         source=source,
         closed=closed,
-        num_requests=min(count, asked.num_requests or count),
+        num_requests=_count(scenario, law, source),
         concurrency=(law.concurrency or cell.deployment.slots) if isinstance(law, workload.ClosedLoop) else 0,
         warmup=(scenario.run.warmup or None) if closed else scenario.run.warmup,
         horizon=scenario.run.stop.max_sim_time or FOREVER,
     )
+
+
+def _count(scenario: Scenario, law: workload.Arrivals, source: workload.RequestSource) -> int:
+    """How many requests there are to count in a closed loop, to issue in an open one."""
+    asked = scenario.workload
+    if isinstance(law, workload.Trace):
+        return min(len(law), asked.num_requests or len(law))
+    if asked.duration is not None:
+        return source.until(asked.duration)
+    assert asked.num_requests is not None, "the schema demands it where no trace or duration gives it"
+    return asked.num_requests
 
 
 def arrival_law(scenario: Scenario) -> workload.Arrivals:
@@ -208,17 +218,22 @@ def _result(
     how: tuple[int, Engine, str],
 ) -> Result:
     seed, name, reason = how
-    sla = scenario.sla
+    sla, requests, tokens = scenario.sla, outcome.requests(record, cell), outcome.tokens(record, cell)
+    found = None if demand.stop is None else outcome.loaded(requests, tokens, record, given=demand.given is not None)
+    if found is not None:
+        record = record.since(found[0])
+        requests["counted"] &= outcome.arrived(requests, record.window)
     run = metrics.Run(
-        requests=outcome.requests(record, cell),
-        tokens=outcome.tokens(record, cell),
+        requests=requests,
+        tokens=tokens,
         gpus=outcome.gpus(record, cell),
         links=outcome.links(record, cell),
         window=record.window,
         pools=outcome.pools(record, cell, dict(scenario.cost)),
         engine=metrics.Engine(name=name, steps=record.steps, events=record.events),
-        sla=None if sla is None else metrics.Sla(limits=_limits(sla.tpot, sla.e2el), percentile=sla.percentile),
-        open_loop=not demand.closed,
+        sla=None if sla is None else metrics.Sla(limits=sla.limits, percentile=sla.percentile),
+        load=None if found is None else found[1],
+        bounds=None if (load := outcome.load(record, cell)) is None else bottleneck.bounds(cell, load),
     )
     return Result(
         scenario=scenario,
@@ -228,5 +243,13 @@ def _result(
     )
 
 
-def _limits(tpot: float | None, e2el: float | None) -> dict[str, float]:
-    return {name: limit for name, limit in (("tpot", tpot), ("e2el", e2el)) if limit is not None}
+def _signed(found: Result, cost: CostModel | None, network: Network | None, notes: Iterable[str]) -> Result:
+    """The result with what it owes to the models of the caller's in its manifest and notes."""
+    signed, more = found.manifest, list(notes)
+    if cost is not None:
+        signed = replace(signed, coefficients=label(cost))
+    if network is not None and isinstance(found.scenario.deployment, Afd):
+        signed = replace(signed, network=label(network))
+    elif network is not None:
+        more.append("network= is not used: a colocated deployment has no ports, its all-to-all kernels hold the rest")
+    return replace(found, manifest=signed, notes=(*found.notes, *more))

@@ -55,6 +55,52 @@ _UNITS: Mapping[Quantity, Mapping[str, Fraction]] = MappingProxyType(
 )
 """Units of each quantity and their SI value; the first unit is the SI one but for bandwidth, size and compute."""
 
+_PREFIXES = (*_DECIMAL, ("k", Fraction(1000)))
+
+
+def _spelled(*rows: tuple[str, Fraction]) -> Mapping[str, Fraction]:
+    return MappingProxyType({unit: factor for texts, factor in rows for unit in texts.split()})
+
+
+_SPELLINGS: Mapping[Quantity, Mapping[str, Fraction]] = MappingProxyType(
+    {
+        "time": _spelled(
+            ("sec secs second seconds", Fraction(1)),
+            ("msec msecs millisecond milliseconds", Fraction(1, 10**3)),
+            ("\N{GREEK SMALL LETTER MU}s usec usecs microsecond microseconds", Fraction(1, 10**6)),
+            ("nsec nsecs nanosecond nanoseconds", Fraction(1, 10**9)),
+            ("mins minute minutes", Fraction(60)),
+            ("hr hrs hour hours", Fraction(3600)),
+            ("day days", Fraction(86400)),
+        ),
+        "bandwidth": _spelled(
+            *((f"{prefix}b/s {prefix}bit/s {prefix}bits/s {prefix}bit/sec", n / 8) for prefix, n in _PREFIXES),
+            *((f"{prefix}B/sec {prefix}Byte/s {prefix}Bytes/s", n) for prefix, n in _PREFIXES),
+            *((f"{name}ps {name}/sec", n) for name, n in _BINARY),
+            *((f"{name[:-1]}bps {name[:-1]}b/s {name[:-1]}bit/s", n / 8) for name, n in _BINARY),
+            ("kbps", Fraction(1000, 8)),
+            ("kB/s", Fraction(1000)),
+        ),
+        "size": _spelled(
+            *((f"{name[:-1]}", n) for name, n in _BINARY), ("kB", Fraction(1000)), ("byte bytes", Fraction(1))
+        ),
+        "rate": _spelled(
+            ("rps qps 1/s /s r/s reqs/s request/s requests/s req/sec requests/sec", Fraction(1)),
+            ("rpm 1/min /min reqs/min request/min requests/min", Fraction(1, 60)),
+            ("1/h /h reqs/h request/h requests/h req/hr req/hour", Fraction(1, 3600)),
+        ),
+        "price": _spelled(("USD/hr USD/hour $/h $/hr $/hour", Fraction(1))),
+        "compute": _spelled(
+            *((f"{prefix}FLOP/s {prefix}FLOPs {prefix}flops", n) for prefix, n in _DECIMAL if prefix in "GTP")
+        ),
+    }
+)
+"""Other ways to write a unit that can be read in one way only; `exact` writes none of them."""
+
+_MAGNITUDES: Mapping[str, str] = MappingProxyType(
+    {"": "", "K": "kilo", "M": "mega", "G": "giga", "T": "tera", "P": "peta"}
+)
+
 _EXAMPLES: Mapping[Quantity, tuple[str, ...]] = MappingProxyType(
     {
         "time": ("us", "ms"),
@@ -93,13 +139,45 @@ def parse(text: str, quantity: Quantity) -> float:
     number, unit = found["number"], found["unit"]
     if not unit:
         raise ValueError(needs_unit(number, quantity))
-    factor = _UNITS[quantity].get(unit)
+    factor = _factor(unit, quantity)
     if factor is None:
         raise ValueError(_wrong_unit(text.strip(), unit, quantity))
     try:
         return float(Fraction(number) * factor)
     except OverflowError:
         raise ValueError(f"{text.strip()!r} is too large") from None
+
+
+def together(texts: Iterable[str]) -> tuple[list[float], str] | None:
+    """Return amounts of one quantity as numbers in the unit of the first, and that unit; None if they are none.
+
+    >>> together(["60 req/s", "7200 req/min"])
+    ([60.0, 120.0], 'req/s')
+    """
+    texts = [text.strip() for text in texts]
+    words = [found["unit"] for text in texts if (found := _NUMBER.fullmatch(text))]
+    for quantity in _UNITS:
+        unit = next((_written(word, quantity) for word in words if _factor(word, quantity)), None)
+        try:
+            values = [parse(text, quantity) for text in texts]
+        except ValueError:
+            continue
+        if unit is not None:
+            return [_in_unit(text, value, unit, quantity) for text, value in zip(texts, values, strict=True)], unit
+    return None
+
+
+def _in_unit(text: str, value: float, unit: str, quantity: Quantity) -> float:
+    """Return an amount in another unit, rounded once."""
+    found = _NUMBER.fullmatch(text)
+    own, new = _factor(found["unit"] if found else "", quantity), _factor(unit, quantity)
+    return float(Fraction(found["number"]) * own / new) if found and own and new else value
+
+
+def _written(unit: str, quantity: Quantity) -> str:
+    """Return the usual spelling of a unit, if it has one."""
+    factor, known = _factor(unit, quantity), _UNITS[quantity]
+    return unit if unit in known else next((each for each in known if known[each] == factor), unit)
 
 
 def needs_unit(number: object, quantity: Quantity) -> str:
@@ -116,16 +194,31 @@ def usual(quantity: Quantity) -> str:
     return _USUAL[quantity]
 
 
+def _factor(unit: str, quantity: Quantity) -> Fraction | None:
+    return _UNITS[quantity].get(unit) or _SPELLINGS[quantity].get(unit)
+
+
 def _wrong_unit(text: str, unit: str, quantity: Quantity) -> str:
-    if (bits := re.fullmatch(r"([KMGTP]?)(?:B[pP][sS]|iBps)", unit)) is not None:
-        prefix = bits[1]
-        words = {"": "", "K": "kilo", "M": "mega", "G": "giga", "T": "tera", "P": "peta"}
-        return f"unknown unit '{unit}'; '{prefix}bps' ({words[prefix]}bits) or '{prefix}B/s' ({words[prefix]}bytes)?"
-    for other, known in _UNITS.items():
-        if unit in known:
+    for other in _UNITS:
+        if _factor(unit, other) is not None:
             return f"'{text}' is a {other}; a {quantity} is needed, e.g. '{_USUAL[quantity]}'"
-    known_units = _UNITS[quantity]
-    return f"unknown {quantity} unit '{clip(unit)}'{suggestion(unit, known_units)} (known: {', '.join(known_units)})"
+    if both := _readings(unit, quantity):
+        return f"unknown unit '{unit}'; {both}?"
+    known = _UNITS[quantity]
+    return f"unknown {quantity} unit '{clip(unit)}'{suggestion(unit, known)} (known: {', '.join(known)})"
+
+
+def _readings(unit: str, quantity: Quantity) -> str:
+    """Return the two units that a spelling may mean, or nothing."""
+    if quantity == "time" and unit in {"m", "M"}:
+        return "'min' (minutes) or 'ms' (milliseconds)"
+    found = re.fullmatch(r"([KMGTP]?)(?:B(?:ps|/s|/sec|s)?)?", unit, re.IGNORECASE | re.ASCII)
+    if found is None or quantity not in {"bandwidth", "size"}:
+        return ""
+    prefix = found[1].upper()
+    if quantity == "size":
+        return f"'{prefix}B' (powers of 1000) or '{prefix}iB' (powers of 1024)" if prefix else "'B' (bytes) or 'KB'"
+    return f"'{prefix}bps' ({_MAGNITUDES[prefix]}bits) or '{prefix}B/s' ({_MAGNITUDES[prefix]}bytes)"
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

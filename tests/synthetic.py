@@ -3,6 +3,7 @@
 import numpy as np
 
 from afdsim.results import metrics
+from afdsim.results.bottleneck import Bounds
 from afdsim.results.result import Result, manifest
 
 CAUSES = {"busy": 0.88, "wait_peer": 0.04, "network": 0.03, "imbalance": 0.03, "no_work": 0.02, "down": 0.0}
@@ -72,6 +73,9 @@ def run(seed=0, *, count=1500, steps=300, **fields):
             "ffn": metrics.Pool(gpu="H800", mfu=0.22, **price),
         },
         "engine": metrics.Engine(name="processes", steps=steps, events=9 * steps),
+        "bounds": Bounds(
+            resources={"attention": 0.038, "ffn": 0.021}, round_trip={"network": 0.02, "attention": 0.013}
+        ),
         "sla": metrics.Sla(limits={"tpot": 0.05}, percentile="p99"),
     }
     return metrics.Run(**given | fields)

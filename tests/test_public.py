@@ -1,6 +1,10 @@
 """What the package promises in public: its names, and documents whose code runs as printed."""
 
+import inspect
 import re
+import subprocess
+import sys
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -32,6 +36,35 @@ def test_public_names_are_documented():
     ]
 
     assert undocumented == []
+
+
+def test_the_table_shows_how_a_call_begins():
+    for name, call in [(name, call) for _, rows in afdsim._TABLE for name, _, call, _ in rows if "(" in call]:
+        attribute, _, listed = call.rstrip(")").partition("(")
+        found = attrgetter(f"{name}{attribute}")(afdsim)
+        wanted = [word.strip(" *") for word in listed.split(",") if word.strip() != "..."]
+        has = [each for each in inspect.signature(found).parameters if each != "self"]
+
+        assert [each for each in has if each in wanted] == wanted
+        assert "..." in listed or has == wanted
+
+
+def test_a_prompt_completes_public_names_and_nothing_else():
+    code = "import afdsim; print(*(name for name in dir(afdsim) if not name.startswith('__')))"
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+
+    assert shown == sorted(name for name in afdsim.__all__ if name != "__version__")
+
+
+def test_help_shows_every_public_name_before_any_is_used():
+    code = "import afdsim, pydoc; print(pydoc.plain(pydoc.render_doc(afdsim)))"
+    text = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    head, _, rest = text.partition("PACKAGE CONTENTS")
+
+    for name, room in afdsim._HOME:
+        assert re.search(rf"^ +{name}\b.* {{2}}\w", head, re.MULTILINE), name
+        assert not room or re.search(rf"(class |^ +|\.){name}\b", rest, re.MULTILINE), name
+    assert "simulate(scenario: " in rest
 
 
 def test_no_public_function_bears_the_name_of_a_module():

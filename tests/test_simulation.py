@@ -23,7 +23,7 @@ def test_the_manifest_names_the_cost_model_that_was_given_or_the_coefficients():
     given = afdsim.simulate(tiny(2, **QUICK), cost=Stages(attention=1.0, ffn=1.0, head=1.0))
     own = afdsim.simulate(tiny(2, **QUICK))
 
-    assert given.manifest.coefficients == "Stages"
+    assert given.manifest.coefficients.startswith("tests.cases.Stages sha256:")
     assert own.manifest.coefficients.startswith("sha256:")
     assert not any("kernel times" in note for note in given.notes)
 
@@ -59,20 +59,40 @@ def test_a_spread_trace_has_no_two_arrivals_at_once():
     assert spread.notes[0].endswith(" timestamps; spread evenly")
 
 
-def test_a_window_that_ends_long_after_the_last_arrival_is_noted():
+def test_a_load_is_measured_up_to_the_last_arrival():
     drained = tiny(
         2,
         workload__arrival={"process": "constant", "request_rate": "10 req/s"},
         workload__output_len__value=400,
         **QUICK,
     )
-    notes = afdsim.simulate(drained.vary("network.synchronise", "5ms")).notes
+    result = afdsim.simulate(drained.vary("network.synchronise", "5ms"))
 
-    assert any(note.startswith("the last request came at 0.2 s and the window ends at ") for note in notes)
+    assert result.run.window[1] == max(result.run.requests["arrival_s"]) < max(result.run.requests["finish_s"])
+    assert set(result.run.requests["status"]) == {"finished"}
+
+
+def test_a_warm_up_that_takes_all_arrivals_is_noted_and_found_instead():
+    late = tiny(2, workload__arrival={"process": "constant", "request_rate": "10 req/s"}, run__warmup="2s", **QUICK)
+    result = afdsim.simulate(late)
+
+    assert "run.warmup 2 s is not before the last arrival at 0.2 s: where the warm-up ends was found instead" in (
+        result.notes
+    )
+    assert result.summary["completed"] > 0
+
+
+def test_requests_that_all_come_at_once_are_a_batch_measured_to_its_end():
+    batch = tiny(2, workload__arrival={"process": "poisson", "request_rate": float("inf")}, **QUICK)
+    result = afdsim.simulate(batch)
+
+    assert result.run.window == (0.0, max(result.run.requests["finish_s"]))
+    assert "load" not in result.summary["afdsim"]
+    assert any(note.startswith("all requests come at once") for note in result.notes)
 
 
 def test_more_requests_than_a_trace_holds_are_all_it_holds():
-    result = afdsim.simulate(replay("azure.csv", "workload.num_requests=100000"))
+    result = afdsim.simulate(replay("azure.csv", "workload.num_requests=100000", "run.warmup=0s"))
 
     assert set(result.run.requests["status"]) == {"finished"}
     assert result.summary["completed"] == len(result.run.requests["arrival_s"]) < 100_000

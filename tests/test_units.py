@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from afdsim import units
 from afdsim.units import (
     exact,
     parse,
@@ -93,13 +94,23 @@ def test_exact_text_is_short(value, quantity, text):
         ("180", "rate", "needs a unit, for example '180 req/s'"),
         ("400GBps", "bandwidth", "unknown unit 'GBps'; 'Gbps' (gigabits) or 'GB/s' (gigabytes)?"),
         ("400MBPS", "bandwidth", "unknown unit 'MBPS'; 'Mbps' (megabits) or 'MB/s' (megabytes)?"),
+        ("400gbps", "bandwidth", "unknown unit 'gbps'; 'Gbps' (gigabits) or 'GB/s' (gigabytes)?"),
+        ("400gb/s", "bandwidth", "unknown unit 'gb/s'; 'Gbps' (gigabits) or 'GB/s' (gigabytes)?"),
+        ("400G", "bandwidth", "unknown unit 'G'; 'Gbps' (gigabits) or 'GB/s' (gigabytes)?"),
+        ("400Gb", "bandwidth", "unknown unit 'Gb'; 'Gbps' (gigabits) or 'GB/s' (gigabytes)?"),
+        ("80G", "size", "unknown unit 'G'; 'GB' (powers of 1000) or 'GiB' (powers of 1024)?"),
+        ("80gb", "size", "unknown unit 'gb'; 'GB' (powers of 1000) or 'GiB' (powers of 1024)?"),
+        ("80b", "size", "unknown unit 'b'; 'B' (bytes) or 'KB'?"),
+        ("5m", "time", "unknown unit 'm'; 'min' (minutes) or 'ms' (milliseconds)?"),
+        ("80 Gb/s", "size", "'80 Gb/s' is a bandwidth; a size is needed, e.g. '80GB'"),
+        ("5/s", "time", "'5/s' is a rate; a time is needed, e.g. '20us'"),
         ("50ms", "bandwidth", "'50ms' is a time; a bandwidth is needed, e.g. '400Gbps'"),
         ("80GB", "bandwidth", "'80GB' is a size; a bandwidth is needed, e.g. '400Gbps'"),
         ("5 req/s", "time", "'5 req/s' is a rate; a time is needed, e.g. '20us'"),
         (
-            "5usec",
+            "5uss",
             "time",
-            "unknown time unit 'usec'; did you mean 'us'? (known: s, ms, us, µs, ns, min, h, d)",
+            "unknown time unit 'uss'; did you mean 'us'? (known: s, ms, us, µs, ns, min, h, d)",
         ),
         ("5M", "price", "unknown price unit 'M' (known: USD/h)"),
         ("fast", "time", "'fast' is not a time; write a number and a unit, e.g. '20us'"),
@@ -114,6 +125,59 @@ def test_a_wrong_text_says_what_to_write(text, quantity, message):
         parse(text, quantity)
 
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "quantity", "same"),
+    [
+        ("400 Gb/s", "bandwidth", "400Gbps"),
+        ("400Gbit/s", "bandwidth", "400Gbps"),
+        ("400 Gbits/s", "bandwidth", "400Gbps"),
+        ("400 Mb/s", "bandwidth", "400Mbps"),
+        ("64 kbit/s", "bandwidth", "64Kbps"),
+        ("8 Gibit/s", "bandwidth", "1GiB/s"),
+        ("1 GiBps", "bandwidth", "1GiB/s"),
+        ("1 GByte/s", "bandwidth", "1GB/s"),
+        ("80 Gi", "size", "80GiB"),
+        ("4 kB", "size", "4KB"),
+        ("60 rps", "rate", "60 req/s"),
+        ("60 qps", "rate", "60 req/s"),
+        ("60 1/s", "rate", "60 req/s"),
+        ("60/s", "rate", "60 req/s"),
+        ("60 requests/min", "rate", "1 req/s"),
+        ("2.8 $/h", "price", "2.8 USD/h"),
+        ("989 TFLOP/s", "compute", "989TFLOPS"),
+        ("9 \N{GREEK SMALL LETTER MU}s", "time", "9us"),
+        ("9 \N{MICRO SIGN}s", "time", "9us"),
+        ("9 usec", "time", "9us"),
+        ("50 milliseconds", "time", "50ms"),
+        ("2 hours", "time", "2h"),
+    ],
+)
+def test_a_unit_may_be_spelled_as_others_do(text, quantity, same):
+    assert parse(text, quantity) == parse(same, quantity)
+
+
+@pytest.mark.parametrize(
+    ("texts", "found"),
+    [
+        (["60 rps", "7200 req/min", "inf"], ([60.0, 120.0, math.inf], "req/s")),
+        (["400Gb/s", "50 GB/s"], ([400.0, 400.0], "Gbps")),
+        (["8 Gibit/s", "1GiB/s"], ([8.0, 8.0], "Gibit/s")),
+        (["5us", "1 msec"], ([5.0, 1000.0], "us")),
+        (["5us", "1 rps"], None),
+        ([], None),
+    ],
+)
+def test_amounts_of_one_quantity_have_one_unit(texts, found):
+    assert units.together(texts) == found
+
+
+def test_a_spelling_means_one_thing_and_is_never_written():
+    written = [unit for known in units._UNITS.values() for unit in known]
+    spelled = [unit for known in units._SPELLINGS.values() for unit in known]
+
+    assert len(set(written) | set(spelled)) == len(written) + len(spelled)
 
 
 @given(st.text(max_size=100), st.sampled_from(QUANTITIES))

@@ -2,7 +2,10 @@
 
 bench      afdsim bench
 compare    afdsim compare
-cost       afdsim cost, explain, validate, calibrate
+tables     what the two below share: options and aligned tables
+cost       afdsim cost
+explain    afdsim explain, validate, calibrate
 sweep      afdsim sweep
-main       the command itself: run, check, init, list, schema; what the rest hangs on
+init       afdsim init
+main       the command itself: run, check, list, schema; what the rest hangs on
 """

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from afdsim.errors import SimulationError
+from afdsim.errors import ScenarioError, SimulationError
+
+if TYPE_CHECKING:
+    from afdsim.studies.comparison import Comparison
 
 
 def register(group: click.Group) -> None:
@@ -21,30 +25,63 @@ def register(group: click.Group) -> None:
 @click.option(
     "--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Change one value of every scenario; repeat."
 )
+@click.option("--set-a", metavar="PATH=VALUE", multiple=True, help="Change one value of the first; repeat.")
+@click.option("--set-b", metavar="PATH=VALUE", multiple=True, help="Change one value of the second; repeat.")
 @click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="Run seeds 0 to N-1; more give intervals.")
 @click.option("-o", "--output", "folder", type=click.Path(path_type=Path), help="Save table, JSON and figures here.")
+@click.option("--force", is_flag=True, help="Replace a folder that holds something else.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summaries and differences as JSON.")
-def compare(
-    scenarios: tuple[str, ...], overrides: tuple[str, ...], seeds: int | None, folder: Path | None, as_json: bool
+def compare(  # noqa: PLR0917 - click passes one argument per option
+    scenarios: tuple[str, ...],
+    overrides: tuple[str, ...],
+    set_a: tuple[str, ...],
+    set_b: tuple[str, ...],
+    seeds: int | None,
+    folder: Path | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
-    r"""Run deployments side by side under the first one's workload, limit and seeds.
+    r"""Run deployments side by side under the first one's workload, SLA and run.
 
     \b
     afdsim compare step3_2a2f_4k dsv3_ep128_4k -o out/
+    afdsim compare step3_poisson step3_poisson --set-b deployment.attention.instances=3
     """
     from afdsim.results.result import to_json
     from afdsim.results.terminal import Ink
     from afdsim.scenario.document import load
+    from afdsim.studies.comparison import check_folder
     from afdsim.studies.comparison import compare as run
 
-    found = run(*(load(each, overrides=overrides) for each in scenarios), seeds=range(seeds) if seeds else None)
+    if folder is not None:
+        check_folder(folder, force=force)
+    _refuse_shared(set_b)
+    own = [set_a, set_b, *((),) * len(scenarios)]
+    loaded = [load(each, overrides=(*overrides, *more)) for each, more in zip(scenarios, own, strict=False)]
+    found = run(*loaded, seeds=range(seeds) if seeds else None)
     ink = Ink(colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ, unicode=True)
     click.echo(to_json(found.to_dict()) if as_json else found.text(ink), nl=not as_json)
     if folder is not None:
-        try:
-            found.save(folder)
-        except OSError as error:
-            raise SimulationError(f"{folder}: cannot be written: {error.strerror or error}") from None
-        except ImportError:
-            raise SimulationError("figures need matplotlib: pip install 'afdsim[report]'") from None
-        click.echo(f"saved {folder}", err=True)
+        _save(found, folder)
+
+
+def _refuse_shared(changes: tuple[str, ...]) -> None:
+    """Refuse changes of the second scenario to what all have from the first."""
+    from afdsim.studies.comparison import SHARED
+
+    for change in changes:
+        part = change.partition("=")[0].partition(".")[0].strip()
+        if part in SHARED:
+            raise ScenarioError(
+                f"--set-b {change}: all have their {part} from the first scenario; use --set or --set-a"
+            )
+
+
+def _save(found: Comparison, folder: Path) -> None:
+    try:
+        found.save(folder)
+    except OSError as error:
+        raise SimulationError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    except ImportError:
+        raise SimulationError("figures need matplotlib: pip install 'afdsim[report]'") from None
+    click.echo(f"saved {folder}", err=True)

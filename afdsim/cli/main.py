@@ -11,7 +11,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from afdsim import __version__
-from afdsim.cli import bench, compare, cost, sweep
+from afdsim.cli import bench, compare, cost, explain, init, sweep
 from afdsim.errors import AfdsimError, CapacityError, ScenarioError, SimulationError
 
 if TYPE_CHECKING:
@@ -120,7 +120,8 @@ def main() -> None:
 @click.option("--trace", metavar="TIME", help="Write a Chrome trace of the first seed: 2s, or 10s..12s.")
 @click.option("--json", "as_json", is_flag=True, help="Print result.json instead of the report.")
 @click.option("--quiet", is_flag=True, help="No progress bar and no wall time.")
-@click.option("--fail-on-sla", is_flag=True, help="Exit with 3 when the SLA is not met.")
+@click.option("--fail-on-sla", is_flag=True, help="Exit with 3 when the SLA is not met, or no verdict can be given.")
+@click.option("--until-steady", is_flag=True, help="Lengthen an open loop until its load is known.")
 def run(  # noqa: PLR0917 - click passes one argument per option
     scenario: str,
     overrides: tuple[str, ...],
@@ -132,6 +133,7 @@ def run(  # noqa: PLR0917 - click passes one argument per option
     as_json: bool,
     quiet: bool,
     fail_on_sla: bool,
+    until_steady: bool,
 ) -> None:
     """Simulate SCENARIO and print the report."""
     from afdsim.results.result import pooled, to_json
@@ -140,6 +142,8 @@ def run(  # noqa: PLR0917 - click passes one argument per option
     loaded = _load(scenario, (*overrides, *more))
     recorder = None if trace is None else _recorder(trace)
     results = _simulate_seeds(loaded, folder=folder, force=force, quiet=quiet, recorder=recorder)
+    if until_steady:
+        results = _go_on(loaded, results, folder=folder, quiet=quiet)
     if recorder is not None:
         _write_trace(results[0], recorder, folder)
     summary = pooled(results)
@@ -168,24 +172,51 @@ def _simulate_seeds(
 
     if folder is not None:
         check_folder(folder, scenario, force=force)
-    started = time.perf_counter()
+    started, reached = time.perf_counter(), [0.0]
     results: list[Result] = []
     try:
         with _progress(quiet) as progress:
             for seed in scenario.run.seeds:
-                results.append(_one_seed(scenario, seed, progress, None if results else recorder))
+                reached[-1] = 0.0
+                results.append(_one_seed(scenario, seed, _noted(progress, reached), None if results else recorder))
                 _save(results, folder, force=force, wall=time.perf_counter() - started)
     except KeyboardInterrupt:
-        raise _InterruptedError(_kept(results, folder)) from None
+        raise _InterruptedError(_kept(results, folder, scenario.run.seeds, reached)) from None
     if not quiet:
         _print_wall_time(results, time.perf_counter() - started)
     return results
+
+
+def _go_on(scenario: Scenario, results: list[Result], *, folder: Path | None, quiet: bool) -> list[Result]:
+    """Lengthen an open loop until the load of all seeds is known; the folder keeps the last run."""
+    from afdsim.studies.steadying import until_steady
+    from afdsim.units import show_time
+
+    def run(longer: Scenario) -> list[Result]:
+        if longer is scenario:
+            return results
+        click.echo(f"not steady yet: again with {show_time(longer.workload.duration or 0.0)} of arrivals", err=True)
+        return _simulate_seeds(longer, folder=folder, force=True, quiet=quiet, recorder=None)
+
+    *_, (_, found) = until_steady(scenario, run)
+    return list(found)
 
 
 def _one_seed(scenario: Scenario, seed: int, progress: Progress | None, recorder: Recorder | None) -> Result:
     from afdsim.simulation import simulate
 
     return simulate(scenario, seed=seed, progress=progress, observer=recorder)
+
+
+def _noted(progress: Progress | None, reached: list[float]) -> Progress:
+    """Pass progress on, and note how far it is."""
+
+    def report(done: float, text: str) -> None:
+        reached[-1] = done
+        if progress is not None:
+            progress(done, text)
+
+    return report
 
 
 def _recorder(text: str) -> Recorder:
@@ -230,10 +261,12 @@ def _save(results: list[Result], folder: Path | None, *, force: bool, wall: floa
         raise SimulationError(f"{folder}: cannot be written: {error.strerror or error}") from None
 
 
-def _kept(results: list[Result], folder: Path | None) -> str:
+def _kept(results: list[Result], folder: Path | None, seeds: Sequence[int], reached: list[float]) -> str:
+    """Say how far the run got, and what is on disk."""
+    at = f"seed {seeds[len(results)]} was at {reached[-1]:.0%}; " if reached[-1] and len(results) < len(seeds) else ""
     if folder is None or not results:
-        return "nothing was saved"
-    return f"{folder} keeps seed {results[0].seed}"
+        return f"{at}nothing was saved"
+    return f"{at}{folder} keeps seed{'s' if len(results) > 1 else ''} {', '.join(str(each.seed) for each in results)}"
 
 
 def _print_wall_time(results: list[Result], wall: float) -> None:
@@ -279,7 +312,7 @@ def check(scenario: str, overrides: tuple[str, ...]) -> None:
     """Say whether SCENARIO is sound; simulate nothing."""
     from afdsim.engine.desk import too_long
     from afdsim.engine.lowering import deployment
-    from afdsim.results.terminal import deployment_line, memory_lines, model_line
+    from afdsim.results.header import deployment_line, memory_lines, model_line
     from afdsim.simulation import arrival_law, placed
 
     loaded = _load(scenario, overrides)
@@ -305,34 +338,13 @@ def _whole_length(scenario: Scenario) -> int | None:
     return sum(known) if len(known) == len(values) else None
 
 
-@main.command()
-@click.argument("path", type=click.Path(path_type=Path), default=Path("scenario.yaml"))
-@click.option("--from", "name", default="step3_2a2f_4k", show_default=True, help="Shipped scenario to copy.")
-def init(path: Path, name: str) -> None:
-    """Write a commented scenario to PATH.
-
-    PATH is scenario.yaml if not given; a file that exists is never overwritten.
-    """
-    from afdsim.scenario.document import locate
-
-    text = locate(name).read_text(encoding="utf-8")
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise ScenarioError(f"{path} exists and is kept; give another name: afdsim init other.yaml") from None
-    except OSError as error:
-        raise ScenarioError(f"{path}: cannot be written: {error.strerror or error}") from None
-    click.echo(f"wrote {path}; next: afdsim run {path}")
-
-
 @main.command("list")
-@click.argument("what", type=click.Choice(["gpus", "models", "scenarios"]), required=False)
+@click.argument("what", type=click.Choice(["gpus", "models", "scenarios", "sweeps"]), required=False)
 def list_(what: str | None) -> None:
-    """List GPUs, models and scenarios, with sources."""
+    """List GPUs, models, scenarios and sweeps, with sources."""
     from rich.console import Console
 
-    tables = {"gpus": _gpus, "models": _models, "scenarios": _scenarios}
+    tables = {"gpus": _gpus, "models": _models, "scenarios": _scenarios, "sweeps": _sweeps}
     console = Console(width=None if sys.stdout.isatty() else 400)
     with console.capture() as capture:
         for name in [what] if what else tables:
@@ -382,10 +394,20 @@ def _models() -> Table:
 def _scenarios() -> Table:
     from afdsim.scenario.document import locate, shipped
 
-    table = _table("Scenarios", "name", "", "what it is")
-    for name in shipped():
-        first = locate(name).read_text(encoding="utf-8").partition("\n")[0]
-        table.add_row(name, first.removeprefix("#").strip())
+    return _files("Scenarios", {name: locate(name) for name in shipped()})
+
+
+def _sweeps() -> Table:
+    from afdsim.studies.grid import find, shipped
+
+    return _files("Sweeps", {name: find(name) for name in shipped()})
+
+
+def _files(title: str, files: Mapping[str, Path]) -> Table:
+    """Return shipped files, each with what its first line says."""
+    table = _table(title, "name", "", "what it is")
+    for name, file in files.items():
+        table.add_row(name, file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip())
     return table
 
 
@@ -402,4 +424,6 @@ def schema() -> None:
 bench.register(main)
 compare.register(main)
 cost.register(main)
+explain.register(main)
+init.register(main)
 sweep.register(main)

@@ -1,10 +1,11 @@
-"""The command `afdsim sweep`: a sweep file in, a folder of table shards out.
+"""The command `afdsim sweep`: a sweep file in, a folder of table shards and pictures out, the best point said.
 
 Registered by `cli`; like there, every command imports what it needs.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
@@ -30,8 +31,14 @@ FAILED, INTERRUPTED = 1, 130
 MANY = 10_000
 """Simulations that need --yes."""
 
-SHOWN = 40
+SHOWN = 100
 """Points of a table on the terminal."""
+
+SLA = {"met": "met", "no SLA": "-", "missed": "missed", "unstable": "missed", "n/a": "n/a", "error": "error"}
+"""What the terminal says of the SLA, by standing."""
+
+USED = ("load", "sla.met", "sla.metric", "sla.limit_ms", "pools.attention.busy", "pools.ffn.busy")
+"""Columns that verdicts and pictures read beside the figures."""
 
 REASONS = 5
 """Reasons of failures that are told."""
@@ -80,8 +87,9 @@ def sweep(  # noqa: PLR0917 - click passes one argument per option
     force: bool,
     quiet: bool,
 ) -> None:
-    """Simulate every point of the sweep in FILE.
+    """Simulate every point of the sweep in FILE, and say which is best under the SLA.
 
+    FILE is a sweep file, or the name of a shipped one: see 'afdsim list sweeps' and 'afdsim init --sweep'.
     Every point is kept as soon as it has finished: run the same command again to go on where an interruption stopped.
     """
     from afdsim.studies import grid, sweeps
@@ -112,23 +120,46 @@ def _cores() -> int:
 
 
 def _execute(run: Sweep, pool: Executor, folder: Path, *, quiet: bool) -> None:
-    """Run the points into the shards of the folder, and show the table where it is short."""
+    """Run the points into the shards of the folder, and show the table, the winner and where the pictures are."""
     from afdsim.results import result
     from afdsim.scenario import yamlfile
-    from afdsim.studies import sweeps
+    from afdsim.studies import ranking, sweeps
 
     folder.mkdir(parents=True, exist_ok=True)
     result.write_text(folder / "sweep.yaml", yamlfile.dump(run.grid.described()))
     with nullcontext() if quiet else sweeps.bar() as report:
-        sweeps.write(run.rows(pool, report), run.grid.paths, folder)
-    reasons = [] if run.tally.failed == 0 else [f"{run.tally.failed:,} of {run.tally.total:,} fail: see column 'error'"]
-    if run.tally.total <= MANY:
-        frame = sweeps.read(folder)
-        click.echo(_table(frame, run.grid.paths))
-        reasons = _failures(frame["error"].dropna(), run.tally.total)
+        sweeps.write(run.rows(pool, report), run.grid.paths, folder, run.grid.units)
+    frame = sweeps.read(folder, (*FIGURES, *USED))
+    found = ranking.ranked(frame, run.grid.paths, FIGURES)
+    click.echo("\n".join([*_table(found, run.grid, folder), _best(found, run.grid)]))
+    reasons = [*_failures(frame["error"].dropna(), run.tally.total), *_pictures(frame, run.grid, folder)]
     click.echo(
         "\n".join([f"{run.tally.total:,} rows in {folder} ({run.tally.before:,} from before)", *reasons]), err=True
     )
+
+
+def _pictures(frame: pd.DataFrame, points: Grid, folder: Path) -> list[str]:
+    """Draw the table into `folder`; return a sentence where nothing can be drawn."""
+    if frame["tgs"].isna().all():
+        return ["no pictures: no point has a throughput"]
+    if len(frame) > MANY:
+        return [f"no pictures of more than {MANY:,} rows"]
+    try:
+        from afdsim import plot
+
+        drawn = {"pareto": plot.pareto(frame)}
+    except ImportError:
+        return ["no pictures: they need matplotlib: pip install 'afdsim[report]'"]
+    numbers = [path for path in points.paths if frame[path].dtype.kind in "if"]
+    if len(numbers) == len(points.axes) == 1:
+        drawn["curves"] = plot.ratio(frame, x=numbers[0])
+        if points.units:
+            drawn["curves"].set_xlabel(_headings(points)[0])
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, axes in drawn.items():
+        for suffix in ("svg", "png"):
+            plot.save(axes, folder / "figures" / f"{name}.{suffix}")
+    return []
 
 
 def _check_folder(folder: Path, points: Grid, *, force: bool) -> None:
@@ -205,13 +236,13 @@ def _counts(points: Grid) -> str:
 
 def _estimate(run: Sweep, workers: int) -> str:
     """Say how long a sweep would take, by its first and last point, which are kept."""
-    from afdsim.studies.points import Cache, outcome
+    from afdsim.studies.points import Cache, Models, outcome
 
     seconds = []
     for place in (0, run.grid.combinations - 1):
         scenario, seed = run.grid.scenario(run.grid.chosen(place)), run.grid.seeds[0]
         file = run.cache.file(scenario.key, seed)
-        found = Cache.get(file) or outcome(scenario, seed)
+        found = Cache.get(file) or outcome(scenario, seed, Models())
         Cache.put(file, found.text())
         seconds.append(found.wall_s)
     hours = sum(seconds) / len(seconds) * len(run.grid) / workers / 3600
@@ -227,47 +258,80 @@ def _way_on(stopped: BaseException, run: Sweep) -> str:
     return f"{what}:\n  {command}"
 
 
-def _table(frame: pd.DataFrame, paths: tuple[str, ...]) -> str:
-    """Return the main figures of every point, averaged over its seeds."""
+def _table(found: pd.DataFrame, points: Grid, folder: Path) -> list[str]:
+    """Return the main figures of every point, averaged over its seeds, the best first."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    shown = {name: look for name, look in FIGURES.items() if name in frame}
-    heads = _headings(paths)
+    shown = {name: look for name, look in FIGURES.items() if name in found}
+    loads = ["load"] if "load" in found else []
     drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for head in [*heads, *(title for title, _ in shown.values()), "SLA"]:
+    for head in [*_headings(points), *(title for title, _ in shown.values()), *loads, "SLA"]:
         drawn.add_column(head, justify="right", no_wrap=True)
-    points = [group for _, group in frame.groupby("point", sort=False)]
-    for group in points[:SHOWN]:
-        drawn.add_row(*(str(group[path].iloc[0]) for path in paths), *_figures(group, shown), _verdict(group))
+    for row in found[:SHOWN].to_dict("records"):
+        figures = (_figure(row[name], look) for name, (_, look) in shown.items())
+        axes = (_cell(row[path]) for path in points.paths)
+        drawn.add_row(*axes, *figures, *(row[name] for name in loads), SLA[row["standing"]])
     console = Console(width=None if sys.stdout.isatty() else 400)
     with console.capture() as capture:
         console.print(drawn)
     lines = [line.rstrip() for line in capture.get().splitlines()]
-    more = [f"... and {len(points) - SHOWN:,} more points"] if len(points) > SHOWN else []
-    return "\n".join([*lines, *more])
+    left = len(found) - SHOWN
+    more = f"... and {left:,} more points, all in {folder}: afdsim.studies.sweeps.read({str(folder)!r})"
+    return [*lines, *([more] if left > 0 else []), _order(found)]
 
 
-def _headings(paths: tuple[str, ...]) -> list[str]:
-    """Return the shortest ends of the paths that tell them apart."""
-    parts = [path.removesuffix(".value").split(".") for path in paths]
+def _order(found: pd.DataFrame) -> str:
+    """Say in which order the rows are."""
+    parts = {
+        "met": "SLA met",
+        "no SLA": "no SLA",
+        "missed": "SLA missed",
+        "unstable": "load not STABLE",
+        "n/a": "n/a (too short to tell)",
+        "error": "errors",
+    }
+    return (
+        f"Order: {', then '.join(parts[each] for each in dict.fromkeys(found['standing']))}; each by falling tok/s/GPU"
+    )
+
+
+def _best(found: pd.DataFrame, points: Grid) -> str:
+    """Name the winner, or say that there is none."""
+    if found.iloc[0]["standing"] == "error":
+        return f"no best: all {len(found):,} points fail"
+    counts = Counter(found["standing"])
+    tally = ", ".join(f"{counts[each]:,} {each}" for each in dict.fromkeys(found["standing"]))
+    best = found.iloc[0]
+    if best["standing"] not in {"met", "no SLA"}:
+        return f"none of {len(found):,} points meets the SLA ({tally})"
+    what = "best under the SLA" if best["standing"] == "met" else "best, no SLA being given"
+    heads = zip(_headings(points), points.paths, strict=True)
+    where = ", ".join(f"{head} = {_cell(best[path])}" for head, path in heads) or points.base.name
+    shown = [f"{_figure(best[name], look)} {title}" for name, (title, look) in FIGURES.items() if name in found]
+    return f"{what}: {where}: {', '.join(shown)} ({tally})"
+
+
+def _headings(points: Grid) -> list[str]:
+    """Return the shortest ends of the paths that tell them apart, with their units."""
+    parts = [path.removesuffix(".value").split(".") for path in points.paths]
     for length in range(1, 1 + max(map(len, parts), default=0)):
         ends = [".".join(each[-length:]) for each in parts]
         if len(set(ends)) == len(ends):
-            return ends
-    return list(paths)
+            break
+    else:
+        ends = list(points.paths)
+    units = (points.units.get(path) for path in points.paths)
+    return [f"{end} ({unit})" if unit else end for end, unit in zip(ends, units, strict=True)]
 
 
-def _figures(group: pd.DataFrame, shown: dict[str, tuple[str, str]]) -> list[str]:
-    means = {name: group[name].mean() for name in shown}
-    return ["-" if means[name] != means[name] else format(means[name], look) for name, (_, look) in shown.items()]
+def _figure(value: float, look: str) -> str:
+    return "n/a" if math.isnan(value) else format(value, look)
 
 
-def _verdict(group: pd.DataFrame) -> str:
-    """Return whether every seed met the SLA, or why there is nothing to say."""
-    if (group["status"] == "error").any():
-        return "error"
-    if "sla.met" not in group:
-        return "-"
-    return "met" if group["sla.met"].all() else "missed"
+def _cell(value: object) -> str:
+    """Return a value of an axis as it is written."""
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.15g}"
+    return "-" if value is None else str(value)

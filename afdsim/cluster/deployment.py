@@ -29,6 +29,8 @@ class AttentionPool:
     o_proj: str = "replicated"
     """"replicated", or "tp<n>": cut over n data-parallel ranks of an instance."""
     lm_head: str = "replicated"
+    kernels: tuple[str, ...] = ()
+    """Kernel libraries that its GPUs prefer over the defaults."""
 
     @property
     def gpus_per_instance(self) -> int:
@@ -53,6 +55,8 @@ class FfnPool:
     ep: int
     tp: int
     across: Literal["experts", "width"] = "experts"
+    kernels: tuple[str, ...] = ()
+    """Kernel libraries that its GPUs prefer over the defaults."""
 
     @property
     def gpus_per_instance(self) -> int:

@@ -3,6 +3,8 @@
 operators     FLOPs and bytes of every kernel of a layer
 roofline      the cost model: a roofline with fitted coefficients
 table         a cost model of measured points
+checked       cost and network models of the caller's, every answer checked
+identity      a digest of an object of the caller's
 all_to_all    dispatch and combine of expert parallelism, measured and interpolated
 fitting       coefficients from measured kernels
 measure       kernels timed on this machine's GPU

@@ -27,7 +27,7 @@ from afdsim.cost.operators import (
     scatter_operator,
     small,
 )
-from afdsim.cost.roofline import Roofline
+from afdsim.cost.roofline import Roofline, padding
 from afdsim.errors import CatalogError
 
 
@@ -91,6 +91,13 @@ class Part:
     seconds: float
     bound: str
     """compute, memory, network or launch."""
+    peak: float
+    """Useful FLOPs over what the GPU could do in `seconds` at the peak of the operator's dtype."""
+    rows: float | None
+    """Rows that the kernel pads (query rows of a KV head; mean rows of an expert); None where it pads none."""
+    padded: float | None
+    """Rows that it computes: `rows` rounded up to its tiles, for random loads on average."""
+    tile: int
     source: str
     """Of the coefficients."""
     status: str
@@ -141,14 +148,17 @@ def _ffn(setting: Setting, layer: Layer) -> tuple[Operator, ...]:
 
 def explain_afd(afd: Afd, *, batch: int, context: int, cost: Roofline | None = None) -> Anatomy:
     """Return the anatomy of a layer of an AFD deployment: `batch` sequences of one micro-batch on every rank."""
-    model = cost or Roofline()
+    own = cost or Roofline()
     index = representative(afd.llm)
     layer, tokens = afd.llm.layers[index], float(batch)
     attention = (*_attention_stage(afd, layer, tokens, context), *_boundary(afd, tokens))
     ffn = _ffn_stage(afd, layer, tokens * afd.attention.ranks)
     return Anatomy(
         title=describe(afd.llm, index),
-        parts=(*parts(attention, afd.attention.gpu, model), *parts(ffn, afd.ffn.gpu, model)),
+        parts=(
+            *parts(attention, afd.attention.gpu, _preferring(afd.attention.kernels, own)),
+            *parts(ffn, afd.ffn.gpu, _preferring(afd.ffn.kernels, own)),
+        ),
     )
 
 
@@ -165,7 +175,12 @@ def explain_colocated(engine: Colocated, *, batch: int, context: int, cost: Roof
         ep=ep,
         precision=engine.precision,
     )
-    return explain(setting, cost)
+    return explain(setting, _preferring(pool.kernels, cost or Roofline()))
+
+
+def _preferring(kernels: tuple[str, ...], cost: Roofline) -> Roofline:
+    """Return `cost` with the kernel libraries of a pool before its own."""
+    return replace(cost, backends=(*kernels, *cost.backends))
 
 
 def _attention_stage(afd: Afd, layer: Layer, tokens: float, context: int) -> tuple[Operator, ...]:
@@ -202,14 +217,20 @@ def parts(operators: Iterable[Operator], gpu: Gpu, cost: Roofline) -> tuple[Part
 def _part(operator: Operator, gpu: Gpu, cost: Roofline) -> Part:
     row = cost.coefficient(operator, gpu)
     borrowed = row.status == "measured" and row.gpu not in (gpu.name, "*") and gpu.name not in row.source
+    seconds, rows = float(cost.seconds(operator, gpu)), operator.rows
+    dtype = "bf16" if operator.dtype == "fp32" else operator.dtype  # the state of linear attention has no peak
     return Part(
         name=operator.name,
         stage=operator.stage,
         gpu=gpu.name,
         flops=float(operator.flops),
         bytes=float(operator.bytes),
-        seconds=float(cost.seconds(operator, gpu)),
+        seconds=seconds,
         bound=cost.bound(operator, gpu),
+        peak=float(operator.flops) / (seconds * gpu.peak(dtype)),
+        rows=None if rows is None else float(rows),
+        padded=None if rows is None else float(rows * padding(operator, row.tile)),
+        tile=row.tile,
         source=f"{row.gpu}: {row.source}" if borrowed else row.source,
         status="transferred" if borrowed else row.status,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from afdsim import units
 from afdsim.catalog.hardware import Gpu
 from afdsim.catalog.llm import Array
 from afdsim.cost.operators import Operator
@@ -89,10 +90,8 @@ class Roofline:
     """Rows that come before the shipped ones: what `afdsim calibrate` measured, read by `read_table`."""
 
     def __post_init__(self) -> None:
-        unknown = set(self.backends) - known_backends() - {row.backend for row in self.own}
-        if unknown:
-            known = ", ".join(sorted(known_backends()))
-            raise CatalogError(f"no kernel was measured for backend {sorted(unknown)[0]!r}; known: {known}")
+        for text in unknown_backends(self.backends, frozenset(row.backend for row in self.own)):
+            raise CatalogError(text)
 
     def seconds(self, operator: Operator, gpu: Gpu) -> Array:
         """Return the seconds of `operator` on one `gpu`, in the shape of the operator's arrays."""
@@ -257,3 +256,11 @@ def read_coefficient(line: Mapping[str, str]) -> Coefficient:
 def known_backends() -> frozenset[str]:
     """Return the kernel libraries that the table names."""
     return frozenset(row.backend for rows in table().values() for row in rows) - {"*"}
+
+
+def unknown_backends(names: Iterable[str], own: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Yield what is wrong with each of `names` that neither the table nor `own` has a kernel of."""
+    known = (known_backends() | own) - {"*"}
+    for name in names:
+        if name not in known:
+            yield f"no kernel was measured for {units.clip(name)!r} (known: {', '.join(sorted(known))})"

@@ -2,6 +2,7 @@
 
 The analysis of the Step-3 paper (arXiv 2507.19427, sections 2 to 4 and 6). It counts peak FLOPs and peak bandwidth,
 leaves embedding and LM head out (under 5 %) and takes communication as hidden; the simulator does none of this.
+Where a precision is asked for, every formula follows it; the default, FP8 everywhere, is the paper's.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import assert_never
 
-from afdsim.catalog.hardware import Gpu
+from afdsim.catalog.hardware import SUBSTITUTES, Gpu
 from afdsim.catalog.llm import (
     WIDTH,
     Attention,
@@ -26,13 +27,16 @@ from afdsim.catalog.llm import (
     Moe,
     Precision,
     Split,
+    attention_weight_bytes,
     ffn_weight_bytes,
+    kv_bytes,
     kv_bytes_per_token,
     layer_kv_bytes,
     output_width,
     projections,
     share,
 )
+from afdsim.cluster.memory import USABLE_MEMORY
 from afdsim.errors import CatalogError
 
 TPOT = 0.050
@@ -114,19 +118,23 @@ def llm_intensity(llm: Llm, context: int, precision: Precision | None = None) ->
     return token.attention_flops / token.kv_bytes
 
 
-def peak(gpu: Gpu) -> float:
-    """Return the peak that the paper prices: FP8 where the GPU has it, else BF16."""
-    return gpu.flops.get("fp8", gpu.flops["bf16"])
+def peak(gpu: Gpu, dtype: str = "fp8") -> float:
+    """Return the peak that the paper prices: of `dtype` where the GPU has it, else of a wider one.
+
+    INT8 counts only where it is asked for: the paper prices A800 and 910B in BF16.
+    """
+    candidates = (each for each in SUBSTITUTES[dtype] if each in gpu.flops and (each != "int8" or dtype == "int8"))
+    return gpu.flops[next(candidates)]
 
 
-def roofline(gpu: Gpu) -> float:
+def roofline(gpu: Gpu, dtype: str = "fp8") -> float:
     """Return FLOPs per byte at which `gpu` turns from memory- to compute-bound (Step-3 table 4)."""
-    return peak(gpu) / gpu.memory_bandwidth
+    return peak(gpu, dtype) / gpu.memory_bandwidth
 
 
-def usd_per_flop(gpu: Gpu) -> float:
+def usd_per_flop(gpu: Gpu, dtype: str = "fp8") -> float:
     """Return the price of one FLOP at peak (Step-3 table 5)."""
-    return _price(gpu) / 3600.0 / peak(gpu)
+    return _price(gpu) / 3600.0 / peak(gpu, dtype)
 
 
 def usd_per_byte(gpu: Gpu) -> float:
@@ -136,14 +144,25 @@ def usd_per_byte(gpu: Gpu) -> float:
 
 def attention_usd(llm: Llm, gpu: Gpu, context: int, precision: Precision | None = None) -> float:
     """Return USD per 1M tokens of attention: the dearer of core FLOPs and KV bytes, plus the projections."""
-    token = work(llm, context, precision)
-    core = max(token.attention_flops * usd_per_flop(gpu), token.kv_bytes * usd_per_byte(gpu))
-    return (core + token.linear_flops * usd_per_flop(gpu)) * MILLION
+    return attention_seconds(llm, gpu, context, precision) * _price(gpu) / 3600.0 * MILLION
 
 
-def ffn_usd(llm: Llm, gpu: Gpu) -> float:
+def ffn_usd(llm: Llm, gpu: Gpu, precision: Precision | None = None) -> float:
     """Return USD per 1M tokens of the FFN at its ideal batch."""
-    return work(llm, 0).ffn_flops * usd_per_flop(gpu) * MILLION
+    return ffn_seconds(llm, gpu, precision) * _price(gpu) / 3600.0 * MILLION
+
+
+def attention_seconds(llm: Llm, gpu: Gpu, context: int, precision: Precision | None = None) -> float:
+    """Return the seconds of one `gpu` at peak for attention of one token, its share of reading weights left out."""
+    asked = precision or Precision()
+    token = work(llm, context, asked)
+    core = max(token.attention_flops / peak(gpu, asked.cache), token.kv_bytes / gpu.memory_bandwidth)
+    return core + token.linear_flops / peak(gpu, asked.projections)
+
+
+def ffn_seconds(llm: Llm, gpu: Gpu, precision: Precision | None = None) -> float:
+    """Return the seconds of one `gpu` at peak for the FFN of one token."""
+    return work(llm, 0).ffn_flops / peak(gpu, (precision or Precision()).ffn)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,8 +178,8 @@ def best_pair(llm: Llm, gpus: Iterable[Gpu], context: int, precision: Precision 
     """Return the cheapest accelerator for each part."""
     candidates = tuple(gpus)
     attention = min(candidates, key=lambda gpu: attention_usd(llm, gpu, context, precision))
-    ffn = min(candidates, key=lambda gpu: ffn_usd(llm, gpu))
-    usd = attention_usd(llm, attention, context, precision) + ffn_usd(llm, ffn)
+    ffn = min(candidates, key=lambda gpu: ffn_usd(llm, gpu, precision))
+    usd = attention_usd(llm, attention, context, precision) + ffn_usd(llm, ffn, precision)
     return Pair(attention=attention, ffn=ffn, usd=usd)
 
 
@@ -172,26 +191,33 @@ def server_network(gpu: Gpu) -> float:
     return 8 * (50e9 if gpu.architecture in ("hopper", "blackwell") else 25e9)
 
 
-def dense_batch(gpu: Gpu) -> float:
-    """Return the tokens at which a dense FP8 FFN turns compute-bound."""
-    return peak(gpu) / (2.0 * gpu.memory_bandwidth)
+def dense_batch(gpu: Gpu, dtype: str = "fp8") -> float:
+    """Return the tokens at which a dense FFN of `dtype` turns compute-bound."""
+    return peak(gpu, dtype) * WIDTH[dtype] / (2.0 * gpu.memory_bandwidth)
 
 
 def min_sparsity(
-    gpu: Gpu, *, hidden: int = 7168, layers: int = 61, network: float | None = None, tpot: float = TPOT
+    gpu: Gpu,
+    *,
+    hidden: int = 7168,
+    layers: int = 61,
+    network: float | None = None,
+    tpot: float = TPOT,
+    dtype: str = "fp8",
 ) -> float:
     """Return the smallest share of active experts whose traffic hides behind the FFN (Step-3 table 7).
 
     An FFN server needs ``dense_batch / S`` tokens to be compute-bound and moves ``3 * hidden`` bytes for each (FP8 in,
-    BF16 out) within a stage of a third of `tpot`.
+    BF16 out; 4 where the FFN's `dtype` is BF16) within a stage of a third of `tpot`.
     """
     wire = server_network(gpu) if network is None else network
-    return 3.0 * hidden * dense_batch(gpu) * layers / (wire * tpot / STAGES)
+    moved = (max(1.0, WIDTH[dtype]) + 2.0) * hidden
+    return moved * dense_batch(gpu, dtype) * layers / (wire * tpot / STAGES)
 
 
-def ideal_batch(llm: Llm, gpu: Gpu) -> float:
+def ideal_batch(llm: Llm, gpu: Gpu, dtype: str = "fp8") -> float:
     """Return the tokens per micro-batch at which the FFN of `llm` turns compute-bound, shared experts counted."""
-    return dense_batch(gpu) / sparsity(llm)
+    return dense_batch(gpu, dtype) / sparsity(llm)
 
 
 def sparsity(llm: Llm) -> float:
@@ -199,19 +225,22 @@ def sparsity(llm: Llm) -> float:
     return min((_active_share(layer.ffn) for layer in llm.layers), default=1.0)
 
 
-def largest_context(llm: Llm, gpu: Gpu, *, o_proj: int = 1, tpot: float = TPOT) -> float:
+def largest_context(
+    llm: Llm, gpu: Gpu, *, o_proj: int = 1, tpot: float = TPOT, precision: Precision | None = None
+) -> float:
     """Return the context tokens (all sequences of a GPU) that attention can read in its stage, a third of `tpot`.
 
     Step-3 section 6: the GPU streams its projections (o_proj cut over `o_proj` GPUs) and its KV cache at full
     bandwidth. Negative where the projections alone do not fit; windows count as full.
     """
-    return _kv_budget(llm, gpu, o_proj, tpot) / max(kv_bytes_per_token(llm, Precision()), 1.0)
+    asked = precision or Precision()
+    return _readable(llm, gpu, o_proj, tpot, asked) / max(kv_bytes_per_token(llm, asked), 1.0)
 
 
-def _kv_budget(llm: Llm, gpu: Gpu, o_proj: int, tpot: float) -> float:
-    """Return the bytes of KV that one GPU can read in its stage beside the FP8 projections of all layers."""
+def _readable(llm: Llm, gpu: Gpu, o_proj: int, tpot: float, precision: Precision) -> float:
+    """Return the bytes of KV that one GPU can read in its stage beside the projections of all layers."""
     weights = sum(_projection_elements(llm, layer.attention, o_proj) for layer in llm.layers)
-    return gpu.memory_bandwidth * tpot / STAGES - weights
+    return gpu.memory_bandwidth * tpot / STAGES - weights * WIDTH[precision.projections]
 
 
 def _projection_elements(llm: Llm, attention: Attention, o_proj: int = 1) -> float:
@@ -222,19 +251,60 @@ def _projection_elements(llm: Llm, attention: Attention, o_proj: int = 1) -> flo
     return float(elements)
 
 
-def largest_batch(llm: Llm, gpu: Gpu, context: int, *, o_proj: int = 1, tpot: float = TPOT) -> int:
-    """Return the sequences of `context` tokens that attention on one GPU can take; 0 where the weights do not fit."""
-    return max(0, math.floor(_kv_budget(llm, gpu, o_proj, tpot) / work(llm, context).kv_bytes))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Sequences of one micro-batch that attention on one GPU can take, by each limit alone; 0 is too weak."""
+
+    bandwidth: int
+    """The KV cache read within the stage, beside the projections (Step-3 section 6)."""
+    compute: int
+    """The FLOPs done within the stage."""
+    memory: int
+    """The KV cache held in memory, a third of it for each of three micro-batches."""
+
+    @property
+    def limit(self) -> str:
+        """Which limit binds."""
+        return min(("bandwidth", "compute", "memory"), key=lambda name: int(getattr(self, name)))
+
+    @property
+    def largest(self) -> int:
+        """Sequences that meet every limit."""
+        return min(self.bandwidth, self.compute, self.memory)
 
 
-def ffn_cards(llm: Llm, gpu: Gpu, *, utilisation: float = 0.5, tpot: float = TPOT) -> int:
+def largest_batch(
+    llm: Llm,
+    gpu: Gpu,
+    context: int,
+    *,
+    o_proj: int = 1,
+    tpot: float = TPOT,
+    precision: Precision | None = None,
+) -> Batch:
+    """Return how many sequences of `context` tokens each micro-batch may have on one attention GPU."""
+    asked = precision or Precision()
+    token, stage = work(llm, context, asked), tpot / STAGES
+    computing = token.attention_flops / peak(gpu, asked.cache) + token.linear_flops / peak(gpu, asked.projections)
+    held = USABLE_MEMORY * gpu.memory - attention_weight_bytes(llm, asked, o_proj=f"tp{o_proj}")
+    return Batch(
+        bandwidth=max(0, math.floor(_readable(llm, gpu, o_proj, tpot, asked) / token.kv_bytes)),
+        compute=math.floor(stage / computing),
+        memory=max(0, math.floor(held / STAGES / float(kv_bytes(llm, context, asked)))),
+    )
+
+
+def ffn_cards(
+    llm: Llm, gpu: Gpu, *, utilisation: float = 0.5, tpot: float = TPOT, precision: Precision | None = None
+) -> int:
     """Return the GPUs that stream the FFN weights of `llm` in one stage at `utilisation` of their bandwidth.
 
     Rounded up until the experts divide evenly over the GPUs, or the GPUs over the experts: 48 L20 or 144 L4 for
     Step-3 (its section 6).
     """
     each = gpu.memory_bandwidth * utilisation * tpot / STAGES
-    cards = math.ceil(ffn_weight_bytes(llm, Precision(), Split()) / min(each, 0.9 * gpu.memory))
+    held = USABLE_MEMORY * gpu.memory
+    cards = math.ceil(ffn_weight_bytes(llm, precision or Precision(), Split()) / min(each, held))
     experts = max((layer.ffn.experts for layer in llm.layers if isinstance(layer.ffn, Moe)), default=1)
     return next(count for count in itertools.count(cards) if experts % count == 0 or count % experts == 0)
 

@@ -88,9 +88,15 @@ def deployment(scenario: Scenario) -> Afd:
             tp=a.parallelism.tp,
             o_proj=a.o_proj,
             lm_head=a.lm_head,
+            kernels=a.kernels,
         ),
         ffn=FfnPool(
-            gpu=catalog.gpu(f.gpu), instances=f.instances, ep=f.parallelism.ep, tp=f.parallelism.tp, across=f.across
+            gpu=catalog.gpu(f.gpu),
+            instances=f.instances,
+            ep=f.parallelism.ep,
+            tp=f.parallelism.tp,
+            across=f.across,
+            kernels=f.kernels,
         ),
         num_microbatches=asked.num_microbatches,
         max_num_seqs=asked.max_num_seqs,
@@ -104,7 +110,8 @@ def lower(scenario: Scenario, *, seed: int, cost: CostModel | None = None, netwo
     return _Lowering(
         scenario=scenario,
         deployment=afd,
-        cost=cost or Roofline(),
+        cost=cost or Roofline(backends=afd.attention.kernels),
+        ffn_cost=cost or Roofline(backends=afd.ffn.kernels),
         network=network or Wire(),
         stream=Streams(seed),
         fabric=fabric(afd, per_rank=scenario.run.granularity == "gpu"),
@@ -113,9 +120,11 @@ def lower(scenario: Scenario, *, seed: int, cost: CostModel | None = None, netwo
 
 @dataclass(frozen=True, kw_only=True)
 class _Lowering(Lowering):
-    """Holds what every part needs."""
+    """Holds what every part needs; `cost` prices the attention GPUs."""
 
     deployment: Afd
+    ffn_cost: CostModel
+    """Of the FFN GPUs."""
     network: Network
     fabric: Fabric
 
@@ -391,19 +400,19 @@ class _Lowering(Lowering):
         afd = self.deployment
         tokens = self.totals * self.queries
         operators = ffn_operators(afd.llm, layer, tokens, precision=afd.precision, split=afd.ffn.split, load=load)
-        return table(priced(self.cost, afd.ffn.gpu, operators), self.totals)
+        return table(priced(self.ffn_cost, afd.ffn.gpu, operators), self.totals)
 
     def _gather(self, top_k: int) -> Array:
         afd, gpus = self.deployment, self.deployment.ffn.gpus_per_instance
         tokens = self.totals * self.queries
         operator = gather_operator(afd.llm, tokens, gpus=gpus, top_k=top_k, precision=afd.precision)
-        return table(priced(self.cost, afd.ffn.gpu, (operator,)), self.totals)
+        return table(priced(self.ffn_cost, afd.ffn.gpu, (operator,)), self.totals)
 
     def _scatter(self) -> Array:
         operator = scatter_operator(
             self.deployment.llm, self.totals * self.queries, gpus=self.deployment.ffn.gpus_per_instance
         )
-        return table(priced(self.cost, self.deployment.ffn.gpu, (operator,)), self.totals)
+        return table(priced(self.ffn_cost, self.deployment.ffn.gpu, (operator,)), self.totals)
 
     def _loads(self) -> Array:
         """Load of the slowest GPU of each FFN instance and layer relative to the mean (f, l)."""

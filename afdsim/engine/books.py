@@ -41,10 +41,10 @@ class Trace(NamedTuple):
 
 
 class Ledger(NamedTuple):
-    """Books the seconds of every unit by cause, inside the window only.
+    """Books the seconds of every unit by cause, slice by slice of the time between the edges.
 
-    Rows come once per step and unit, (begin, end, seconds by cause), and adjoin. A row that an edge of the window cuts
-    counts in proportion, and the last row is stretched to the window's end.
+    Rows come once per step and unit, (begin, end, seconds by cause), and adjoin. A row that an edge cuts counts in
+    proportion, and the last row is stretched to the end. The first edge of a closed loop moves until it is warm.
     """
 
     booked: Values  # u: end of the last operation booked
@@ -53,13 +53,19 @@ class Ledger(NamedTuple):
     end: Values  # u
     row: Values  # u, cause: the latest
     run: Values  # u, cause: the sum of the others
-    window: Values  # u, cause: the same inside the window
+    edges: Values  # slice: where it begins; one entry more
+    slices: Values  # slice, u, cause: the same inside it
+    place: Values  # u: slice in which the others end
 
 
 def close(lines: Lines, trace: Trace, ledger: Ledger, idle: Values, opens: float) -> None:
-    """Book a step, all of whose turns are over; `idle` units held no sequence, and their gaps are `no_work`."""
+    """Book a step, all of whose turns are over; `idle` units held no sequence, and their gaps are `no_work`.
+
+    `opens` is where the first slice begins, as far as that is known.
+    """
+    ledger.edges[0] = opens
     for unit in range(len(ledger.booked)):
-        settle(ledger, unit, opens)
+        settle(ledger, unit)
         book(lines, trace, ledger, unit, idle[unit])
         ledger.begin[unit] = ledger.end[unit]
         ledger.end[unit] = ledger.booked[unit]
@@ -67,15 +73,21 @@ def close(lines: Lines, trace: Trace, ledger: Ledger, idle: Values, opens: float
         ledger.sent[x] = trace.last[x]
 
 
-def settle(ledger: Ledger, unit: int, opens: float) -> None:
+def settle(ledger: Ledger, unit: int) -> None:
     """Let the latest row of a unit join the sums."""
-    begin, end = ledger.begin[unit], ledger.end[unit]
-    share = 1.0
-    if opens > begin:
-        share = (end - opens) / (end - begin) if end > opens else 0.0
+    begin, end, place = ledger.begin[unit], ledger.end[unit], ledger.place[unit]
     for cause in range(WIDTH):
         ledger.run[unit, cause] += ledger.row[unit, cause]
-        ledger.window[unit, cause] += ledger.row[unit, cause] * share
+    while place < len(ledger.slices) and ledger.edges[place] < end:
+        low, high = max(begin, ledger.edges[place]), min(end, ledger.edges[place + 1])
+        if high > low:
+            share = (high - low) / (end - begin) if high - low < end - begin else 1.0
+            for cause in range(WIDTH):
+                ledger.slices[place, unit, cause] += ledger.row[unit, cause] * share
+        if ledger.edges[place + 1] > end:
+            break
+        place += 1
+    ledger.place[unit] = place
 
 
 def book(lines: Lines, trace: Trace, ledger: Ledger, unit: int, idle: int) -> None:

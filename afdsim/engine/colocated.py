@@ -117,11 +117,13 @@ def deployment(scenario: Scenario) -> Colocated:
     llm, precision = model_and_precision(scenario)
     gpu = catalog.gpu(asked.gpu)
     if isinstance(asked, tree.TensorParallel):
-        pool = AttentionPool(gpu=gpu, instances=1, dp=1, tp=asked.gpus)
+        pool = AttentionPool(gpu=gpu, instances=1, dp=1, tp=asked.gpus, kernels=asked.kernels)
         experts: ExpertParallel | TensorParallel = TensorParallel(ep=asked.ep)
     else:
         p = asked.parallelism
-        pool = AttentionPool(gpu=gpu, instances=asked.instances, dp=p.dp, tp=p.tp, lm_head=asked.lm_head)
+        pool = AttentionPool(
+            gpu=gpu, instances=asked.instances, dp=p.dp, tp=p.tp, lm_head=asked.lm_head, kernels=asked.kernels
+        )
         experts = ExpertParallel(redundant=asked.redundant_experts, shared_ranks=asked.shared_expert_gpus)
     return Colocated(
         llm=llm,
@@ -135,10 +137,9 @@ def deployment(scenario: Scenario) -> Colocated:
 
 def lower(scenario: Scenario, *, seed: int, cost: CostModel | None = None) -> Cell:
     """Return a colocated scenario as a cell."""
-    found, asked = deployment(scenario), scenario.deployment
-    assert not isinstance(asked, tree.Afd)
+    found = deployment(scenario)
     found.check_memory()
-    cost = cost or Roofline(backends=asked.kernels)
+    cost = cost or Roofline(backends=found.attention.kernels)
     return _Lowering(scenario=scenario, deployment=found, cost=cost, stream=Streams(seed)).cell()
 
 

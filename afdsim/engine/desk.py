@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ MOST_REFUSALS = 10_000
 AHEAD = 4096
 """Requests of a closed loop that are drawn at least."""
 RESOURCES = 3
+SLICES = 500
+"""Of the arrivals of an open loop whose warm-up is to be found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +48,37 @@ class Demand:
     concurrency: int = 0
     """Requests in flight in a closed loop."""
     warmup: float | None = None
-    """Seconds that do not count. None in a closed loop: until as many requests have finished as it started with."""
+    """Seconds that do not count. None in a closed loop: until as many requests have finished as it started with; in an
+    open one: all is recorded in slices, and where to begin is found afterwards."""
     horizon: float = FOREVER
     """Simulated seconds after which the run stops."""
+
+    @cached_property
+    def edges(self) -> Array:
+        """Where the slices of the books begin and end, seconds: an open loop is measured up to its last arrival.
+
+        Requests that all come at once are no load but a batch, which is measured to its end, as a closed loop is.
+        """
+        if self.stop is None:
+            return np.array([self.warmup or 0.0, FOREVER])
+        return np.array([self.given, self.stop]) if self.given is not None else np.linspace(0.0, self.stop, SLICES + 1)
+
+    @cached_property
+    def stop(self) -> float | None:
+        """When the last request of an open loop arrives, seconds; None where requests do not come over some time."""
+        times = self.source.times(self.num_requests) if not self.closed else np.zeros(1)
+        return min(float(times[-1]), self.horizon) if times[-1] > times[0] else None
+
+    @property
+    def given(self) -> float | None:
+        """The warm-up of an open loop, if one was given that ends before the last arrival."""
+        return self.warmup if self.stop is not None and self.warmup is not None and self.warmup < self.stop else None
 
     @property
     def asked(self) -> Asked:
         """The same as numbers."""
-        warmup = -1.0 if self.closed and self.warmup is None else self.warmup or 0.0
+        batch = self.warmup if self.stop is None else self.given
+        warmup = -1.0 if self.closed and self.warmup is None else batch or 0.0
         return Asked(self.closed, self.num_requests, self.concurrency, float(warmup), float(self.horizon))
 
 
@@ -62,7 +88,7 @@ class Desk:
     def __init__(self, cell: Cell, demand: Demand) -> None:
         self.cell, self.demand = cell, demand
         self.machine = machine(cell, demand.asked)
-        self.memory = memory(cell, demand.asked)
+        self.memory = memory(cell, demand.asked, demand.edges)
         self.supply = Supply(0, np.zeros(1, dtype=np.int64))
         self.parked = False
         """Whether the run ended in a pause."""
@@ -212,8 +238,9 @@ class Desk:
     def pause(self, until: float, trace: Trace | None) -> None:
         """Book a pause: the boundaries that found nothing to do are `busy`, the rest is `no_work`; then all is free."""
         ledger, state = self.memory.ledger, self.memory.state
+        ledger.edges[0] = self.book.clock[seats.WARM_AT]
         for unit in range(len(ledger.booked)):
-            settle(ledger, unit, self.book.clock[seats.WARM_AT])
+            settle(ledger, unit)
             busy = 0.0
             if trace is not None and unit < self.cell.seated:
                 places = self._boundaries[unit]
@@ -228,21 +255,29 @@ class Desk:
 
     def record(self, *, steps: Array, events: int, traffic: dict[Any, list[float]]) -> Record:
         """What the run leaves behind."""
-        ledger, ends, opens = self.memory.ledger, self.ends, float(self.book.clock[seats.WARM_AT])
-        sums = ledger.run if opens >= ends else ledger.window
-        opens = 0.0 if opens >= ends else opens
+        edges, slices = self._sliced()
         own = self.book.ranks[:, seats.OWN].reshape(self.cell.seated, self.cell.ranks)
         longest = self.memory.now.longest[:, None]
         return Record(
             requests=self._requests(),
             boundaries=self._rows(),
-            window=(opens, ends),
-            causes=sums + ledger.row * _inside(ledger, ends, opens),
+            edges=edges,
+            ended=self.ends,
+            slices=slices,
             own=np.divide(own, longest, out=np.ones_like(own), where=longest > 0),
             traffic=traffic,
             steps_run=steps,
             events=events,
         )
+
+    def _sliced(self) -> tuple[Array, Array]:
+        """Edges and sums of the slices, the latest row of every unit stretched to the end; a run never warm is one."""
+        ledger, ends = self.memory.ledger, self.ends
+        edges, slices = ledger.edges.copy(), ledger.slices
+        edges[0], edges[-1] = self.book.clock[seats.WARM_AT], min(edges[-1], ends)
+        if edges[0] >= ends:
+            edges, slices = np.array([0.0, ends]), ledger.run[np.newaxis]
+        return edges, slices + ledger.row * _inside(ledger, edges)
 
     def _requests(self) -> Requests:
         issued = self.book.count[seats.ISSUED]
@@ -295,12 +330,12 @@ def _core(tables: Tables, kind: int) -> float:
     return core_seconds(tables, core, 1, 0) if core < len(tables.core_window) else 0.0
 
 
-def _inside(ledger: Ledger, end: float, opens: float) -> Array:
-    """Part of every unit's latest row between `opens` and `end` (unit, 1)."""
+def _inside(ledger: Ledger, edges: Array) -> Array:
+    """Part of every unit's latest row in every slice (slice, unit, 1)."""
     length = ledger.end - ledger.begin
-    covered = np.maximum(end - np.maximum(ledger.begin, opens), 0.0)
-    share: Array = np.divide(covered, length, out=np.zeros_like(length), where=length > 0)
-    return share[:, None]
+    covered = np.maximum(edges[1:, np.newaxis] - np.maximum(ledger.begin, edges[:-1, np.newaxis]), 0.0)
+    share: Array = np.divide(covered, length, out=np.zeros_like(covered), where=length > 0)
+    return share[..., np.newaxis]
 
 
 def too_long(deployment: Afd | Colocated, context: int) -> CapacityError:
@@ -366,8 +401,8 @@ def places(cell: Cell) -> Places:
     )
 
 
-def memory(cell: Cell, asked: Asked) -> Memory:
-    """Everything that changes, blank."""
+def memory(cell: Cell, asked: Asked, edges: Array) -> Memory:
+    """Everything that changes, blank; the books have slices between `edges`."""
     step, wiring, tables = cell.schedule, cell.wiring, cell.tables
     units, lanes = step.units, cell.seated * cell.micro_batches
     zeros, whole = np.zeros, counts
@@ -399,7 +434,9 @@ def memory(cell: Cell, asked: Asked) -> Memory:
             end=zeros(units),
             row=zeros((units, WIDTH)),
             run=zeros((units, WIDTH)),
-            window=zeros((units, WIDTH)),
+            edges=edges.copy(),
+            slices=zeros((len(edges) - 1, units, WIDTH)),
+            place=whole(units),
         ),
     )
 

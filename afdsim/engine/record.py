@@ -5,7 +5,7 @@ A boundary row (time, batch) and a request row (seat, times) together give every
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -63,9 +63,12 @@ class Record:
 
     requests: Requests
     boundaries: Boundaries
-    window: tuple[float, float]
-    causes: Array
-    """Seconds (unit, cause) inside the window, pool after pool; rows add up to the window."""
+    edges: Array
+    """Seconds: the window is cut into slices between them, so that its start may be chosen afterwards."""
+    ended: float
+    """When the run ended, seconds: an open loop goes on after its window, until the last request has left."""
+    slices: Array
+    """Seconds (slice, unit, cause), pool after pool; the causes of a unit add up to the slice."""
     own: Array
     """Attention seconds that each rank alone would have needed over the seconds of its unit (unit, rank)."""
     traffic: dict[tuple[str, int, int, str], list[float]]
@@ -78,3 +81,18 @@ class Record:
     @property
     def steps(self) -> int:
         return len(self.steps_run)
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """From the first edge to the last, seconds."""
+        return float(self.edges[0]), float(self.edges[-1])
+
+    @property
+    def causes(self) -> Array:
+        """Seconds (unit, cause) inside the window; rows add up to it."""
+        total: Array = self.slices.sum(axis=0)
+        return total
+
+    def since(self, place: int) -> Record:
+        """The same record with a window that begins at an edge."""
+        return replace(self, edges=self.edges[place:], slices=self.slices[place:])

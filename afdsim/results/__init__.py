@@ -1,10 +1,19 @@
 """What a run says: pure functions of columns.
 
+bottleneck           what bounds a step, from its schedule
+intervals            how sure a figure of one run is
+steady               whether an open loop was steady and carried its load
 metrics              statistics of a run, as definitions
-plot                 figures
+summary              a run as one tree of numbers
+pooling              the same of several seeds
+plot_axes            axes that show themselves, and how they are written
+plot_parts           axes, colours, legends, files of figures
+plot                 figures of runs
+plot_sweep           figures of sweeps
 outcome              columns of a run, from its record
 remarks              what a reader should know about a run
 result               the result: summary, frames, files
+header               what was simulated, as text
 terminal             the report as text
 timeline             spans of a window of a run
 chrome               a timeline as a Chrome trace

@@ -40,7 +40,7 @@ def write(timeline: Timeline, path: Path) -> None:
 
 def save_pipeline(timeline: Timeline, folder: Path) -> None:
     """Draw a few layers of the pipeline as SVG and PNG, where there is something to draw with."""
-    from afdsim.results import plot
+    from afdsim.results import plot, plot_parts
 
     if find_spec("matplotlib") is None:
         return
@@ -48,7 +48,7 @@ def save_pipeline(timeline: Timeline, folder: Path) -> None:
     columns, window = timeline.pipeline()
     for suffix in ("svg", "png"):
         axes = plot.gantt(columns, window=window)
-        write_whole(folder / f"gantt.{suffix}", partial(plot.save, axes))
+        write_whole(folder / f"gantt.{suffix}", partial(plot_parts.save, axes))
 
 
 def document(timeline: Timeline) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -12,7 +13,8 @@ from afdsim.cost.operators import Operator
 from afdsim.engine.books import BUSY, CAUSES, IMBALANCE
 from afdsim.engine.cell import Array, Cell
 from afdsim.engine.record import Record, Requests
-from afdsim.results import metrics
+from afdsim.results import metrics, steady
+from afdsim.results.bottleneck import Load
 
 Columns = dict[str, Array]
 
@@ -62,6 +64,21 @@ def tokens(record: Record, cell: Cell) -> Columns:
         "gaps": np.array(rows.gaps, dtype=np.int64),
         "itl_s": itl,
     }
+
+
+def loaded(requests: Columns, tokens: Columns, record: Record, *, given: bool) -> tuple[int, steady.Load] | None:
+    """(the slice with which the measurement of an open loop begins, how its load stood); None without a token.
+
+    `given`: the warm-up was given and is where the record begins.
+    """
+    gaps = metrics.itl(tokens, (0.0, math.inf))
+    return steady.found(requests, record.edges, metrics.mean(gaps), given=given) if gaps.count else None
+
+
+def arrived(requests: Columns, window: metrics.Window) -> Array:
+    """Mark the requests that came inside the window."""
+    arrival = requests["arrival_s"]
+    return (arrival >= window[0]) & (arrival <= window[1])
 
 
 def gpus(record: Record, cell: Cell) -> Columns:
@@ -161,6 +178,21 @@ def _means(record: Record, cell: Cell) -> tuple[float, float, float]:
     per_step = (pace * taken).sum() / max(taken.sum(), 1)
     batch_mean = batch[inside].sum() / per_step / count / cell.ranks
     return float(batch_mean), float(mean_context), count / cell.seated
+
+
+def load(record: Record, cell: Cell) -> Load | None:
+    """What a step of the window had to do on average; None where there was none."""
+    batch, context, _ = _means(record, cell)
+    rows = record.boundaries
+    inside = (rows.time > record.window[0]) & (rows.time <= record.window[1])
+    steps = rows.step[inside]
+    if not len(steps):
+        return None
+    # the window may cut its first and its last step
+    whole = (steps > steps.min()) & (steps < steps.max())
+    count = len(np.unique(steps[whole])) * cell.micro_batches
+    units = np.bincount(rows.unit[inside][whole], minlength=cell.seated)
+    return Load(batch, context, units / count if count else np.ones(cell.seated))
 
 
 def _share(work: Iterable[tuple[float, Operator]], seconds: Callable[[Operator], float], rate: float) -> float:

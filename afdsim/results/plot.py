@@ -1,28 +1,20 @@
-"""Pictures of runs and sweeps: every function takes a result or a table and returns the matplotlib Axes it drew on.
-
-Nothing here touches matplotlib's global state: a figure is made without pyplot, shown by `axes.figure`, written by
-`save`, which gives the same bytes every time. One deployment has one colour in every picture.
-"""
+"""Pictures of runs: every function takes a result or runs by name and returns the matplotlib Axes it drew on."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, get_args
-from zlib import crc32
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import numpy as np
 
-from afdsim import units
 from afdsim.engine.books import CAUSES
 from afdsim.results import metrics
 from afdsim.results.metrics import Columns, Floats, Run, Window
+from afdsim.results.plot_parts import COLOURS, colours, legend_below, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 class Simulated(Protocol):
@@ -37,8 +29,6 @@ One: TypeAlias = Run | Simulated
 Runs: TypeAlias = One | Mapping[str, One | Sequence[One]]
 """One run, or runs by the name of their deployment; several runs of one deployment are its seeds."""
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; its black is kept for lines that are no data.
-COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6D31")
 CAUSE_COLOURS: Final = {
     "busy": "#0072B2",
     "wait_peer": "#E69F00",
@@ -48,19 +38,6 @@ CAUSE_COLOURS: Final = {
     "down": "#404040",
 }
 CAUSE_HATCHES: Final = {"wait_peer": "///", "network": "\\\\\\", "imbalance": "xxx"}
-_STYLE: Final[dict[Any, Any]] = {
-    "font.size": 10,
-    "font.family": ["DejaVu Sans"],
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.titlesize": 11,
-    "grid.color": "#E6E6E6",
-    "hatch.linewidth": 0.6,
-    "legend.frameon": False,
-    "svg.hashsalt": "afdsim",
-}
 
 
 # latency ------------------------------------------------------------------------------------------------------------
@@ -68,7 +45,7 @@ _STYLE: Final[dict[Any, Any]] = {
 
 def tpot_histogram(runs: Runs, ax: Axes | None = None, *, bins: metrics.Bins = "auto") -> Axes:
     """Draw the share of requests by TPOT, with p50, p99 and the SLA."""
-    ax = _axes(ax)
+    ax = new_axes(ax)
     samples = {name: np.concatenate(seeds) for name, seeds in _tpot_ms(runs).items()}
     every, limit = np.concatenate(list(samples.values())), _limit_ms(runs)
     edges, _ = metrics.hist(every[every <= _reach(every)], bins=bins)
@@ -86,7 +63,7 @@ def tpot_histogram(runs: Runs, ax: Axes | None = None, *, bins: metrics.Bins = "
 
 def itl_histogram(run: One, ax: Axes | None = None, *, bins: metrics.Bins = 40) -> Axes:
     """Draw the share of all gaps between two tokens by length: jitter that a request's TPOT averages away."""
-    ax = _axes(ax)
+    ax = new_axes(ax)
     gaps = metrics.latencies(_run(run))["itl"]
     edges, counts = metrics.hist(1e3 * gaps.values, gaps.weights, bins)
     ax.stairs(100 * counts / max(counts.sum(), 1.0), edges, fill=True, color=COLOURS[0], alpha=0.85)
@@ -95,7 +72,7 @@ def itl_histogram(run: One, ax: Axes | None = None, *, bins: metrics.Bins = 40) 
             ax.axvline(1e3 * value, color="black", linestyle=style, linewidth=1.2)
             _mark_label(ax, f"{name} {1e3 * value:.4g} ms", style)
     ax.set(xlabel="gap between two tokens (ms)", ylabel="gaps (%)", title="Inter-token latency")
-    _legend_below(ax)
+    legend_below(ax)
     return ax
 
 
@@ -108,7 +85,7 @@ def _draw_shares(ax: Axes, samples: Mapping[str, Floats], edges: Floats) -> None
 
 def tpot_cdf(runs: Runs, ax: Axes | None = None, *, tail: bool = False) -> Axes:
     """Draw the share of requests at or below every TPOT, a band over seeds; `tail` draws those above, on a log axis."""
-    ax = _axes(ax)
+    ax = new_axes(ax)
     samples, limit = _tpot_ms(runs), _limit_ms(runs)
     every = np.concatenate([values for seeds in samples.values() for values in seeds])
     for axes in (ax, _inset(ax, every, limit)):
@@ -134,7 +111,7 @@ def _draw_cumulative(ax: Axes, samples: Mapping[str, Sequence[Floats]], tail: bo
 
 def throughput(run: One, ax: Axes | None = None, *, bins: int = 100) -> Axes:
     """Draw output tokens per second over simulated time, the window of the metrics shaded."""
-    ax = _axes(ax)
+    ax = new_axes(ax)
     run = _run(run)
     times = np.asarray(run.tokens["t_s"], float)
     whole = (min(0.0, run.window[0]), max(float(times.max(initial=0.0)), run.window[1]))
@@ -145,7 +122,7 @@ def throughput(run: One, ax: Axes | None = None, *, bins: int = 100) -> Axes:
     ax.hlines(mean, *run.window, color="black", linewidth=1, linestyle="--", label=f"mean {mean:,.1f} k tok/s")
     ax.set(xlabel="simulated time (s)", ylabel="output (1,000 tokens/s)", title="Throughput", ylim=(0, None))
     ax.margins(x=0)
-    _legend_below(ax)
+    legend_below(ax)
     return ax
 
 
@@ -160,7 +137,7 @@ def causes(runs: Runs, ax: Axes | None = None) -> Axes:
         for name, seeds in named.items()
         for pool, shares in metrics.causes(_joined(seeds)).items()
     ]
-    ax = _axes(ax, height=1.7 + 0.55 * len(bars))
+    ax = new_axes(ax, height=1.7 + 0.55 * len(bars))
     left = np.zeros(len(bars))
     for cause in CAUSES:
         width = np.array([100 * shares[cause] for _, shares in bars])
@@ -175,14 +152,14 @@ def causes(runs: Runs, ax: Axes | None = None) -> Axes:
     ax.set(xlabel="GPU time (%)", xlim=(0, 100), title="Where the GPU time went")
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    _legend_below(ax)
+    legend_below(ax)
     return ax
 
 
 def utilization(run: One, ax: Axes | None = None) -> Axes:
     """Draw the busy share of every GPU: a row per instance, a column per rank."""
     grid, names = _busy_grid(_run(run).gpus)
-    ax = _axes(ax, height=max(2.2, min(1.4 + 0.34 * len(names), 9.0)))
+    ax = new_axes(ax, height=max(2.2, min(1.4 + 0.34 * len(names), 9.0)))
     image = ax.imshow(grid, vmin=0, vmax=100, cmap="cividis", aspect="auto", interpolation="nearest")
     if len(names) <= 24 and grid.shape[1] <= 16:
         for (row, rank), busy in np.ndenumerate(grid):
@@ -211,7 +188,7 @@ def gantt(spans: Columns, ax: Axes | None = None, *, window: Window | None = Non
     rows = np.array([tracks[track] for track in np.asarray(spans["track"]).tolist()])
     batch, cause = np.asarray(spans["micro_batch"], int), np.asarray(spans["cause"])
     seen = (end > zero) & (begin < until)
-    ax = _axes(ax, width=9.0, height=1.6 + 0.42 * len(tracks))
+    ax = new_axes(ax, width=9.0, height=1.6 + 0.42 * len(tracks))
     groups = [(seen & (batch == each) & (cause == "busy"), _batch_look(each)) for each in np.unique(batch[batch >= 0])]
     groups += [(seen & (cause == each), _gap_look(each)) for each in CAUSES[1:]]
     for chosen, look in groups:
@@ -223,7 +200,7 @@ def gantt(spans: Columns, ax: Axes | None = None, *, window: Window | None = Non
     ax.set(xlabel=f"time after {zero:.6g} s (ms)", xlim=(0, (until - zero) * 1e3), title="Pipeline")
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    _legend_below(ax)
+    legend_below(ax)
     return ax
 
 
@@ -246,131 +223,7 @@ _GAP_HATCHES: Final = {
 }
 
 
-# sweeps -------------------------------------------------------------------------------------------------------------
-
-
-def pareto(
-    table: Columns,
-    ax: Axes | None = None,
-    *,
-    x: str = "tokens_per_s_per_user",
-    y: str = "tgs",
-    hue: str | None = None,
-    met: str | None = "sla.met",
-) -> Axes:
-    """Draw every point of a sweep and the frontier of those that no other beats in both x and y.
-
-    Points where the column `met` is false are hollow and not part of a frontier.
-    """
-    ax = _axes(ax)
-    across, up = _numbers(table, x), _numbers(table, y)
-    groups = np.asarray(table[hue]) if hue is not None else np.full(len(across), "")
-    fine = _claims(table, met) if met is not None and met in table else np.ones(len(across), bool)
-    for name, colour in colours(map(str, dict.fromkeys(groups.tolist()))).items():
-        mine = (groups.astype(str) == name) & ~np.isnan(across) & ~np.isnan(up)
-        ax.plot(across[mine & ~fine], up[mine & ~fine], "o", mfc="none", color=colour, markersize=5)
-        best = np.flatnonzero(mine & fine)[frontier(across[mine & fine], up[mine & fine])]
-        ax.plot(across[mine & fine], up[mine & fine], "o", color=colour, markersize=5, alpha=0.45, mec="none")
-        ax.plot(across[best], up[best], "-o", color=colour, markersize=5, label=name or "frontier")
-    if x == "tokens_per_s_per_user":
-        _mark_slowest_speed(ax, table)
-    if not fine.all():
-        ax.plot([], [], "o", mfc="none", color="#666666", label="misses the SLA")
-    ax.set(xlabel=_title(x), ylabel=_title(y), title="Speed per user against throughput per GPU")
-    ax.set(xlim=(0, None), ylim=(0, None))
-    _legend_below(ax, title=None if hue is None else _title(hue))
-    return ax
-
-
-def _mark_slowest_speed(ax: Axes, table: Columns) -> None:
-    """Draw the speed per user that a limit on TPOT demands, if it is one for all points."""
-    if "sla.limit_ms" in table and "sla.metric" in table:
-        limits = {*zip(*(np.asarray(table[f"sla.{name}"]).tolist() for name in ("metric", "limit_ms")), strict=True)}
-        found = {limit for metric, limit in limits if metric == "tpot"}
-        if len(found) == 1:
-            limit = found.pop()
-            ax.axvline(1e3 / limit, color="#B00020", linewidth=1.6, label=f"SLA {limit:g} ms")
-
-
-def frontier(x: Floats, y: Floats) -> Any:
-    """Return the indices of the points that no other point beats in both, by rising x."""
-    order = np.lexsort((-y, -x))
-    best = np.maximum.accumulate(np.concatenate(([-np.inf], y[order])))[:-1]
-    return order[y[order] > best][::-1]
-
-
-def ratio(
-    table: Columns,
-    ax: Axes | None = None,
-    *,
-    x: str,
-    y: str = "tgs",
-    latency: str = "mean_tpot_ms",
-    busy: tuple[str, str] = ("pools.attention.busy", "pools.ffn.busy"),
-) -> Axes:
-    """Draw throughput and latency against one axis, a band over seeds; shaded where the second pool is busier."""
-    ax = _axes(ax)
-    twin = ax.twinx()
-    twin.grid(visible=False)
-    twin.spines["right"].set_visible(True)
-    lines = [_over_seeds(axes, table, (x, name), look) for axes, name, look in (
-        (ax, y, {"color": COLOURS[0], "marker": "o"}),
-        (twin, latency, {"color": COLOURS[1], "marker": "s", "linestyle": "--"}),
-    )]  # fmt: skip
-    ax.set(xlabel=_title(x), ylabel=_title(y), title="Throughput and latency by ratio")
-    twin.set(ylabel=_title(latency))
-    for axes in (ax, twin):
-        axes.set_ylim(0, 1.12 * axes.dataLim.y1)
-    places = np.unique(_numbers(table, x))
-    if (places == np.round(places)).all() and len(places) <= 12:
-        ax.set_xticks(places)
-    if all(name in table for name in busy):
-        _shade_bottleneck(ax, table, x, busy)
-    handles, labels = ax.get_legend_handles_labels()
-    _legend_below(ax, handles=[*lines, *handles], labels=[_title(y), _title(latency), *labels])
-    return ax
-
-
-def _over_seeds(ax: Axes, table: Columns, columns: tuple[str, str], look: dict[str, Any]) -> Any:
-    """Draw the mean and the range of y at every x."""
-    x, y = (_numbers(table, name) for name in columns)
-    places = np.unique(x)
-    groups = [y[(x == place) & ~np.isnan(y)] for place in places]
-    mean, low, high = (
-        np.array([reduce(group) if len(group) else np.nan for group in groups]) for reduce in (np.mean, np.min, np.max)
-    )
-    ax.fill_between(places, low, high, color=look["color"], alpha=0.2, linewidth=0)
-    return ax.plot(places, mean, markersize=5, **look)[0]
-
-
-def _shade_bottleneck(ax: Axes, table: Columns, x: str, busy: tuple[str, str]) -> None:
-    """Shade from the place where the second pool becomes the busier one."""
-    place = _numbers(table, x)
-    excess = _numbers(table, busy[1]) - _numbers(table, busy[0])
-    places = np.unique(place)
-    ahead = np.array([np.nanmean(excess[place == each]) for each in places])
-    name = busy[1].split(".")[-2] if "." in busy[1] else busy[1]
-    for left, right, one, two in zip(places[:-1], places[1:], ahead[:-1], ahead[1:], strict=True):
-        if max(one, two) > 0:
-            flip = left + (right - left) * min(max(one / (one - two), 0.0), 1.0) if one * two < 0 else left
-            ends = (flip, right) if two > 0 else (left, flip if one * two < 0 else right)
-            ax.axvspan(*ends, color="#EFEFEF", zorder=0, linewidth=0, label=f"{name} is the busier pool")
-
-
-# colours, names, data -----------------------------------------------------------------------------------------------
-
-
-def colours(names: Iterable[str]) -> dict[str, str]:
-    """Give every name its colour: by the name itself, so that it is the same in every picture.
-
-    Where two names of one picture would share a colour, the later one takes the next that is free.
-    """
-    found: dict[str, str] = {}
-    for name in names:
-        first = crc32(name.encode()) % len(COLOURS) if name else 0
-        turns = [COLOURS[(first + turn) % len(COLOURS)] for turn in range(len(COLOURS))]
-        found[name] = next((each for each in turns if each not in found.values()), turns[0])
-    return found
+# runs and their data --------------------------------------------------------------------------------------------------
 
 
 def _run(one: One) -> Run:
@@ -417,73 +270,7 @@ def _busy_grid(gpus: Columns) -> tuple[Floats, list[str]]:
     return grid, [f"{pool}[{instance}]" for pool, instance in rows]
 
 
-def _numbers(table: Columns, name: str) -> Floats:
-    """A column as numbers: quantities in SI units, NaN where a point has none."""
-    column = np.asarray(table[name])
-    if column.dtype.kind in "biuf":
-        return column.astype(float)
-    return np.array([_number(cell) for cell in column.tolist()], float)
-
-
-def _number(cell: object) -> float:
-    """A number, or the SI value of a text with a unit such as "60 req/s"."""
-    if not isinstance(cell, str):
-        return float(cell) if isinstance(cell, int | float) else math.nan
-    for quantity in get_args(units.Quantity):
-        with suppress(ValueError):
-            return units.parse(cell, quantity)
-    raise ValueError(f"{cell!r} is no number and no quantity with a unit")
-
-
-def _claims(table: Columns, name: str) -> Any:
-    """A column of truth values as a mask: false where a point has none."""
-    return np.array([cell is True for cell in np.asarray(table[name], object).tolist()], bool)
-
-
-_TITLES: Final = {
-    "tgs": "output tokens/s per GPU",
-    "output_throughput": "output tokens/s",
-    "tokens_per_s_per_user": "tokens/s per user",
-    "usd_per_1m_output_tokens": "USD per 1M output tokens",
-    "workload.arrival.request_rate": "request rate (req/s)",
-    "deployment.attention.instances": "attention instances",
-    "deployment.ffn.instances": "FFN instances",
-}
-
-
-def _title(column: str) -> str:
-    """Axis label of a result key, with its unit."""
-    if column in _TITLES or not column.endswith("_ms"):
-        return _TITLES.get(column, column.replace("_", " "))
-    *statistic, metric = column.removesuffix("_ms").split("_")
-    return f"{' '.join(statistic)} {metric.upper()} (ms)".strip()
-
-
 # figure parts -------------------------------------------------------------------------------------------------------
-
-
-def _axes(ax: Axes | None, *, width: float = 7.2, height: float = 4.2) -> Axes:
-    if ax is not None:
-        return ax
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(_STYLE):
-        return Figure(figsize=(width, height), layout="constrained").subplots()
-
-
-def save(picture: Axes | Figure, path: str | Path, *, dpi: int = 150) -> Path:
-    """Write a picture as its file name's suffix says (.svg, .png, .pdf); the same picture gives the same bytes."""
-    import matplotlib as mpl
-    from matplotlib.axes import Axes
-
-    path = Path(path)
-    figure = picture.get_figure(root=True) if isinstance(picture, Axes) else picture
-    assert figure is not None
-    undated = {".svg": {"Date": None}, ".png": {"Software": None}, ".pdf": {"CreationDate": None}}
-    with mpl.rc_context(_STYLE):
-        figure.savefig(path, dpi=dpi, metadata=undated.get(path.suffix, {}))
-    return path
 
 
 def _legend(name: str, values: Floats) -> str | None:
@@ -519,7 +306,7 @@ def _finish_tpot(ax: Axes, values: Floats, limit: float | None, *, cut: bool = T
     if cut and beyond:
         ax.set_xlim(right=max(reach, 1.02 * (limit or 0.0)))
         ax.set_xlabel(f"{ax.get_xlabel()}; {beyond:,} beyond, up to {values.max():,.1f} ms")
-    _legend_below(ax)
+    legend_below(ax)
 
 
 def _inset(ax: Axes, values: Floats, limit: float | None) -> Axes | None:
@@ -571,23 +358,3 @@ def _ink(cause: str) -> str:
 def _plate(cause: str) -> dict[str, Any]:
     """Put a plain plate behind a number that would stand on hatching."""
     return {"facecolor": CAUSE_COLOURS[cause], "edgecolor": "none", "pad": 1.2}
-
-
-def _legend_below(ax: Axes, *, title: str | None = None, **given: Any) -> None:
-    """Put the legend under the axis label, where it hides no data; equal labels are shown once."""
-    from matplotlib.transforms import ScaledTranslation
-
-    handles, labels = (given["handles"], given["labels"]) if given else ax.get_legend_handles_labels()
-    once = dict(zip(labels, handles, strict=True))
-    if not once:
-        return
-    room = ax.get_window_extent().width / ax.figure.dpi
-    columns = max(1, int(room / (0.55 + 0.085 * max(map(len, once)))))
-    place: dict[str, Any] = {
-        "loc": "upper center",
-        "bbox_to_anchor": (0.5, 0.0),
-        "bbox_transform": ax.transAxes + ScaledTranslation(0, -40 / 72, ax.figure.dpi_scale_trans),
-        "borderaxespad": 0.0,
-    }
-    ncols = min(columns, len(once))
-    ax.legend(list(once.values()), list(once), ncols=ncols, title=title, frameon=False, **place)

@@ -13,9 +13,6 @@ from afdsim.engine.desk import Demand
 from afdsim.engine.record import Record
 from afdsim.scenario.document import Scenario
 
-DRAINED = 0.2
-"""Share of the window after the last arrival beyond which rates describe a cluster that runs empty."""
-
 
 def remarks(scenario: Scenario, cell: Cell, demand: Demand, record: Record) -> Iterator[str]:
     """Yield what a reader of the figures should know, one sentence each."""
@@ -24,7 +21,7 @@ def remarks(scenario: Scenario, cell: Cell, demand: Demand, record: Record) -> I
     yield from _assumed_variation(scenario)
     yield from _refused(cell, record)
     yield from _short_of_memory(cell, record)
-    yield from _drained(demand, record)
+    yield from _warm_up(demand, record)
 
 
 def _of_trace(scenario: Scenario, demand: Demand) -> Iterator[str]:
@@ -38,6 +35,9 @@ def _assumed_variation(scenario: Scenario) -> Iterator[str]:
     assumed = [f"{key} {value:g}" for key in ("event", "step") if (value := getattr(scenario.variation, key))]
     if assumed:
         yield f"assumed variation (sigma of lognormal multipliers): {', '.join(assumed)}"
+    slow = [f"{target} x{factor:g}" for target, factor in scenario.variation.straggler.items() if factor != 1]
+    if slow:
+        yield f"assumed stragglers (factor on the operations of every layer): {', '.join(slow)}"
 
 
 def _refused(cell: Cell, record: Record) -> Iterator[str]:
@@ -55,16 +55,18 @@ def _short_of_memory(cell: Cell, record: Record) -> Iterator[str]:
         yield f"KV cache of a rank holds {fits:,} of max_num_seqs {asked:,} at the longest context, {longest:,}"
 
 
-def _drained(demand: Demand, record: Record) -> Iterator[str]:
-    """Say that an open loop's rates hold a long time without arrivals."""
-    if demand.closed or not len(record.requests):
-        return
-    (start, end), last = record.window, record.requests.arrival[-1]
-    if end - last > DRAINED * (end - start):
+def _warm_up(demand: Demand, record: Record) -> Iterator[str]:
+    """Say where the measurement is not of a steady cluster, or not of the part that was asked for."""
+    end = record.window[1]
+    if demand.stop is not None and demand.given != demand.warmup:
         yield (
-            f"the last request came at {last:,.1f} s and the window ends at {end:,.1f} s: "
-            "rates and busy shares are low because the cluster runs empty in between"
+            f"run.warmup {demand.warmup:,.4g} s is not before the last arrival at {demand.stop:,.4g} s: "
+            "where the warm-up ends was found instead"
         )
+    if demand.closed and record.window[0] == 0.0:
+        yield f"the warm-up had not ended at {end:,.4g} s: everything is measured, and the batch is not what it becomes"
+    if not demand.closed and demand.stop is None and len(record.requests) > 1:
+        yield "all requests come at once: rates are those of the whole batch, until the last one has finished"
 
 
 # coefficients -------------------------------------------------------------------------------------------------------
@@ -72,8 +74,8 @@ def _drained(demand: Demand, record: Record) -> Iterator[str]:
 
 def unmeasured(cell: Cell) -> Iterator[str]:
     """Name the kernels that the default cost model knows only from another GPU or by assumption, per GPU."""
-    cost, found = Roofline(), dict[tuple[str, str], dict[str, None]]()
-    for gpu, operator in _operators(cell):
+    found = dict[tuple[str, str], dict[str, None]]()
+    for cost, gpu, operator in _operators(cell):
         status = cost.coefficient(operator, gpu).status
         if status != "measured":
             found.setdefault((gpu.name, status), {})[operator.kernel.replace("_", " ")] = None
@@ -81,10 +83,22 @@ def unmeasured(cell: Cell) -> Iterator[str]:
         found.setdefault((gpu_name, status), {})[what] = None
     for (gpu_name, status), kernels in found.items():
         yield f"kernel times {status}, not measured, on {gpu_name}: {', '.join(kernels)}"
+    yield from _without_effect(cell)
 
 
-def _operators(cell: Cell) -> Iterator[tuple[Gpu, Operator]]:
-    """Yield every operator of a pass with its GPU."""
+def _without_effect(cell: Cell) -> Iterator[str]:
+    """Name the kernel libraries that are preferred and price nothing, so that the defaults do."""
     for pool in cell.pools:
-        yield from ((pool.gpus.gpu, operator) for _, operator in pool.work(1.0, 1.0))
-    yield from cell.nvlink
+        path = "deployment.kernels" if pool.name == "colocated" else f"deployment.{pool.name}.kernels"
+        gpu, cost = pool.gpus.gpu, Roofline(backends=pool.gpus.kernels)
+        used = {cost.coefficient(operator, gpu).backend for _, operator in pool.work(1.0, 1.0)}
+        if idle := [name for name in pool.gpus.kernels if name not in used]:
+            yield f"{path}: no kernel of {', '.join(idle)} was measured for what {gpu.name} runs here, in its formats"
+
+
+def _operators(cell: Cell) -> Iterator[tuple[Roofline, Gpu, Operator]]:
+    """Yield every operator of a pass with its GPU and what prices it."""
+    for pool in cell.pools:
+        cost = Roofline(backends=pool.gpus.kernels)
+        yield from ((cost, pool.gpus.gpu, operator) for _, operator in pool.work(1.0, 1.0))
+    yield from ((Roofline(), gpu, operator) for gpu, operator in cell.nvlink)

@@ -23,7 +23,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from afdsim import __version__
 from afdsim.errors import ScenarioError
 from afdsim.results import metrics
+from afdsim.results.bottleneck import Bounds
 from afdsim.results.metrics import Run
+from afdsim.results.pooling import together
+from afdsim.results.steady import Load
+from afdsim.results.summary import summary
 from afdsim.scenario import yamlfile
 from afdsim.scenario.document import Scenario, load
 
@@ -54,7 +58,9 @@ class Manifest:
     engine_reason: str = ""
     """Why `auto` chose this engine; empty where the scenario named it."""
     coefficients: str = ""
-    """Digest of the fitted coefficients, or the name of the cost model that was given instead."""
+    """Digest of the fitted coefficients, or the class and digest of the cost model that was given instead."""
+    network: str = ""
+    """Class and digest of the network model that was given; empty where the scenario's own ran."""
     packages: Mapping[str, str]
 
 
@@ -106,7 +112,7 @@ class Result:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Flat keys as vLLM has them, and ours under "afdsim"; the content of ``result.json``."""
-        found = metrics.summary(self.run)
+        found = summary(self.run)
         own = found["afdsim"] | {"window_s": list(self.run.window), "provenance": asdict(self.manifest)}
         return found | {"afdsim": own | ({"notes": list(self.notes)} if self.notes else {})}
 
@@ -181,7 +187,7 @@ class Result:
         return {"manifest": asdict(self.manifest), "run": _scalars(self.run), "notes": self.notes}
 
     def _draw(self, folder: Path) -> None:
-        from afdsim.results import plot
+        from afdsim.results import plot_parts
 
         try:
             import matplotlib as mpl  # noqa: F401 - plot draws with it
@@ -192,7 +198,7 @@ class Result:
         for name in FIGURES:
             axes = getattr(self.plot, name)()
             for suffix in ("svg", "png"):
-                write_whole(folder / f"{name}.{suffix}", partial(plot.save, axes))
+                write_whole(folder / f"{name}.{suffix}", partial(plot_parts.save, axes))
 
     @classmethod
     def load(cls, folder: str | Path) -> Result:
@@ -206,6 +212,11 @@ class Result:
             raise ScenarioError(f"{folder}: not a whole run folder: {error}; 'afdsim run -o' writes one") from None
         return cls(scenario=load(folder / "scenario.resolved.yaml"), run=run, manifest=made, notes=notes)
 
+    def __repr__(self) -> str:
+        lines = [f"Result of {self.manifest.scenario}, seed {self.seed}"]
+        lines += [f"  {name:<26}{value}" for name, value in self._headlines()]
+        return "\n".join([*lines, f"  {'more':<26}.summary .requests .tokens .gpus .links .hist() .plot .save()"])
+
     def _repr_html_(self) -> str:
         from html import escape
 
@@ -215,13 +226,31 @@ class Result:
     def _headlines(self) -> Iterator[tuple[str, str]]:
         own = self.summary["afdsim"]
         yield "GPUs", f"{own['gpus']}"
-        yield "Output tok/s/GPU (TGS)", f"{own['tgs']:,.0f}"
-        for metric in ("tpot", "itl", "queue", "e2el"):
-            if f"mean_{metric}_ms" in self.summary:
-                middle, tail = self.summary[f"mean_{metric}_ms"], self.summary[f"p99_{metric}_ms"]
-                yield f"{metric.upper()} mean, p99 (ms)", f"{middle:.2f}, {tail:.2f}"
+        yield "Output tok/s/GPU (TGS)", _shown(own.get("tgs"), ",.0f")
+        if "usd_per_1m_output_tokens" in own:
+            yield "USD per 1M output tokens", f"{own['usd_per_1m_output_tokens']:.3f}"
+        for metric, label, scale in _LATENCIES:
+            ends = [self.summary.get(f"{statistic}_{metric}_ms") for statistic in ("mean", "p99")]
+            if ends != [None, None]:
+                yield label, ", ".join(_shown(end, scale=scale) for end in ends)
+        if "load" in own:
+            yield "Load", own["load"]
         if "sla" in own:
             yield "SLA", own["sla"]["verdict"]
+
+
+_LATENCIES = (
+    ("tpot", "TPOT mean, p99 (ms)", 1.0),
+    ("itl", "ITL mean, p99 (ms)", 1.0),
+    ("queue", "Queue mean, p99 (ms)", 1.0),
+    ("e2el", "E2EL mean, p99 (s)", 1e-3),
+)
+"""Metric, its headline, headline units per millisecond."""
+
+
+def _shown(value: float | None, look: str = ".2f", *, scale: float = 1.0) -> str:
+    """Return a figure, or n/a where a run has none."""
+    return "n/a" if value is None else format(scale * value, look)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,74 +296,9 @@ class Plots:
         return plot.utilization(self.result, ax)
 
 
-# several seeds ------------------------------------------------------------------------------------------------------
-
-_SUMMED = frozenset(
-    {"completed", "duration", "total_input_tokens", "total_output_tokens", "refused", "unfinished", "steps", "events"}
-)
-"""Keys that count; every other number is averaged over the seeds, and maxima are kept."""
-
-
 def pooled(results: Sequence[Result]) -> dict[str, Any]:
-    """Return one summary of independent runs: counts added, all else averaged, intervals over the seeds.
-
-    The summary of a single run is its own.
-    """
-    first, *others = [result.summary for result in results]
-    if not others:
-        return first
-    found: dict[str, Any] = _together("", [first, *others])
-    own = found["afdsim"]
-    own["seeds"] = [result.seed for result in results]
-    own["tgs_ci"] = list(metrics.over_seeds(each["afdsim"]["tgs"] for each in (first, *others)))
-    if "sla" in own:
-        own["sla"] |= _pooled_sla([each["afdsim"]["sla"] for each in (first, *others)])
-    own["provenance"]["seed"] = own["seeds"][0]
-    return found
-
-
-def _together(key: str, values: Sequence[Any]) -> Any:
-    """Merge the values of one key over the seeds; what some seeds lack is left out."""
-    first = values[0]
-    if isinstance(first, Mapping):
-        shared = [name for name in first if all(name in each for each in values)]
-        return {name: _together(name, [each[name] for each in values]) for name in shared}
-    if isinstance(first, bool) or not isinstance(first, int | float):
-        return first
-    if key in _SUMMED:
-        return sum(values)
-    if key.startswith("max_"):
-        return max(values)
-    return first if len(set(values)) == 1 else sum(values) / len(values)
-
-
-def _pooled_sla(slas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Hold the mean over the seeds of every limited statistic against its limit."""
-    each = [sla.get("limits", {sla["metric"]: sla}) for sla in slas]
-    percentile = slas[0]["percentile"]
-    found = {metric: _pooled_limit(metric, [limits[metric] for limits in each], percentile) for metric in each[0]}
-    ordered = sorted(found.values(), key=lambda one: -(one.value or 0.0) / one.limit)
-    limits = {one.metric: _limit(one) for one in ordered}
-    worst = {"metric": ordered[0].metric, "met": all(one.met for one in ordered), **limits[ordered[0].metric]}
-    return worst | ({"limits": limits} if len(limits) > 1 else {})
-
-
-def _pooled_limit(metric: str, seeds: Sequence[Mapping[str, Any]], percentile: str) -> metrics.Verdict:
-    values = [seed["value_ms"] / 1e3 for seed in seeds if "value_ms" in seed]
-    return metrics.Verdict(
-        metric=metric,
-        percentile=percentile,
-        limit=seeds[0]["limit_ms"] / 1e3,
-        value=sum(values) / len(values) if len(values) == len(seeds) else None,
-        interval=metrics.over_seeds(values),
-    )
-
-
-def _limit(one: metrics.Verdict) -> dict[str, Any]:
-    if one.value is None:
-        return {"limit_ms": one.limit * 1e3, "verdict": one.word}
-    bounds = [end * 1e3 for end in one.interval]
-    return {"limit_ms": one.limit * 1e3, "value_ms": one.value * 1e3, "ci_ms": bounds, "verdict": one.word}
+    """Return one summary of independent runs: counts added, all else averaged, intervals over the seeds."""
+    return together([result.summary for result in results], [result.seed for result in results])
 
 
 def save_seeds(results: Sequence[Result], folder: Path) -> None:
@@ -433,7 +397,8 @@ def _scalars(run: Run) -> dict[str, Any]:
         "pools": {name: asdict(pool) for name, pool in run.pools.items()},
         "engine": asdict(run.engine),
         "sla": None if run.sla is None else {"limits": dict(run.sla.limits), "percentile": run.sla.percentile},
-        "open_loop": run.open_loop,
+        "load": run.load and run.load.plain(),
+        "bounds": run.bounds and asdict(run.bounds),
     }
 
 
@@ -448,7 +413,8 @@ def _run(scalars: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> Run:
         pools={name: metrics.Pool(**pool) for name, pool in scalars["pools"].items()},
         engine=metrics.Engine(**scalars["engine"]),
         sla=None if scalars["sla"] is None else metrics.Sla(**scalars["sla"]),
-        open_loop=scalars["open_loop"],
+        load=scalars["load"] and Load.read(scalars["load"]),
+        bounds=scalars["bounds"] and Bounds(**scalars["bounds"]),
     )
 
 

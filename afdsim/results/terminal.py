@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,18 +12,15 @@ from typing import TYPE_CHECKING, Any
 from afdsim import __version__
 from afdsim.engine.books import CAUSES
 from afdsim.results import metrics
+from afdsim.results.bottleneck import ROUND_TRIP
+from afdsim.results.header import deployment_line, hanging, model_line, network_line, straggler_lines
 from afdsim.units import show_count
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from afdsim.cluster.colocated import Colocated
-    from afdsim.cluster.deployment import Afd
     from afdsim.results.result import Result
-    from afdsim.scenario import tree
-    from afdsim.scenario.document import Scenario
 
-WIDTH = 96
 _BAR = 48
 
 _COLUMNS = ("mean", "p50", "p90", "p95", "p99", "p99.9", "max")
@@ -119,56 +117,6 @@ def terminal(
 _CONTENT = "result.json, scenario.yaml, requests, tokens, gpus, links, figures/"
 
 
-def deployment_line(scenario: Scenario) -> str:
-    """Return ``AFD decode 2A2F (32 GPUs) = 2x8 H800 attention + 2x8 H800 FFN, 3 micro-batches``."""
-    from afdsim.scenario import tree
-
-    each = scenario.deployment
-    if not isinstance(each, tree.Afd):
-        return _engine_line(each)
-    attention, ffn = each.attention, each.ffn
-    label = f"{attention.instances}A{ffn.instances}F"
-    gpus = attention.instances * attention.gpus_per_instance + ffn.instances * ffn.gpus_per_instance
-    batches = f"{each.num_microbatches} micro-batch{'es' if each.num_microbatches > 1 else ''}"
-    batches += f" in each of {attention.groups} attention groups" if attention.groups > 1 else ""
-    return (
-        f"AFD decode {label} ({show_count(gpus)} GPUs) = "
-        f"{attention.instances}x{attention.gpus_per_instance} {attention.gpu} attention + "
-        f"{ffn.instances}x{ffn.gpus_per_instance} {ffn.gpu} FFN, {batches}"
-    )
-
-
-def _engine_line(each: tree.Colocated | tree.TensorParallel) -> str:
-    """Return ``Colocated decode DP128+EP128 = 16x8 H800 (128 GPUs), two-batch overlap``."""
-    if each.type == "tensor_parallel":
-        return f"Colocated decode TP{each.gpus} = {each.gpus} {each.gpu}, no overlap"
-    gpus = each.instances * each.gpus_per_instance
-    overlap = "two-batch" if each.two_batch_overlap else "single-batch" if each.single_batch_overlap else "no"
-    return (
-        f"Colocated decode DP{each.instances * each.parallelism.dp}+EP{gpus} = "
-        f"{each.instances}x{each.gpus_per_instance} {each.gpu} ({show_count(gpus)} GPUs), {overlap} overlap"
-    )
-
-
-def model_line(scenario: Scenario) -> str:
-    """Return the model and its number formats."""
-    formats = scenario.precision
-    words = f"attention {formats.attention}, FFN {formats.ffn}, KV cache {formats.kv_cache or formats.attention}"
-    return f"Model {scenario.model} ({words})"
-
-
-def memory_lines(afd: Afd | Colocated, context: int | None) -> list[str]:
-    """Return what fills the memory of a GPU of each role; `context` is the final length of all requests."""
-    together = not hasattr(afd, "ffn")
-    weights = afd.attention_weights + (afd.ffn_weights if together else 0.0)
-    role = "Colocated GPU " if together else "Attention GPU "
-    line = f"{role} {weights / 1e9:.1f} GB of weights, {afd.kv_budget / 1e9:.1f} GB for KV cache"
-    if context is not None:
-        fits = f"{show_count(afd.kv_cache.sequences(context))} sequences of {show_count(context)} tokens"
-        line += f":\n               {fits} (max_num_seqs {show_count(afd.max_num_seqs)})"
-    return [line] if together else [line, f"FFN GPU        {afd.ffn_weights / 1e9:.1f} GB of weights"]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Page:
     """The blocks of the report; each is a list of lines, empty where there is nothing to say."""
@@ -189,41 +137,59 @@ class _Page:
         key = f"sha256:{scenario.key[:8]}"
         plural = "s" if len(self.runs) > 1 else ""
         first = f"afdsim {__version__}  {source or scenario.name}  {key}  seed{plural} {seeds}"
-        return [self.ink.strong(first), model_line(scenario), deployment_line(scenario)]
+        lines = [self.ink.strong(first), model_line(scenario), deployment_line(scenario)]
+        return [*lines, *network_line(scenario), *straggler_lines(scenario)]
 
     def latencies(self) -> list[str]:
         """Return the table of percentiles, with the definitions below."""
         samples = {metric: self._pooled(metric) for metric, _, _ in _LATENCIES}
+        drafts = getattr(self.runs[0].scenario.deployment, "mtp", None) is not None
         rows = [
-            [label, *_cells(samples[metric], scale)] for metric, label, scale in _LATENCIES if samples[metric].count
+            [f"{label} per step" if drafts and metric == "itl" else label, *_cells(samples[metric], scale)]
+            for metric, label, scale in _LATENCIES
+            if samples[metric].count
         ]
         if not rows:
             return ["No request finished in the window: there is no latency to show."]
         lines = table(["Metric", *_COLUMNS], rows, self.ink)
         lines += _too_few(rows)
-        lines.append(" TPOT = (last - first token)/(n - 1) per request; ITL = every single gap (vLLM's definitions)")
-        return lines
+        gaps = "ITL = every step of every request, of one token or more" if drafts else "ITL = every single gap"
+        return [*lines, f" TPOT = (last - first token)/(n - 1) per request; {gaps} (vLLM's definitions)"]
 
     def throughput(self) -> list[str]:
-        """Say tokens per second in all, per GPU, per user, and what they cost."""
+        """Say tokens per second in all, per GPU, per user, and what they cost; or why that is not known."""
+        lost = (fate for fate in ("refused", "unfinished") if self.own.get(fate))
+        fates = [f"{show_count(self.summary['completed'])} finished"]
+        fates += [f"{show_count(self.own[fate])} {fate}" for fate in lost]
+        requests = f"Requests  {', '.join(fates)}; window {self.summary['duration']:,.4g} s simulated"
+        if "tgs" not in self.own:
+            return ["Output    n/a, the load was not steady: see Load", requests]
         parts = [f"{self.summary['output_throughput']:,.0f} tok/s"]
         parts.append(f"{self.own['tgs']:,.0f} tok/s/GPU (TGS{self._tgs_error()})")
         if "tokens_per_s_per_user" in self.own:
             parts.append(f"{self.own['tokens_per_s_per_user']:.1f} tok/s/user")
-        lost = (fate for fate in ("refused", "unfinished") if self.own.get(fate))
-        fates = [f"{show_count(self.summary['completed'])} finished"]
-        fates += [f"{show_count(self.own[fate])} {fate}" for fate in lost]
-        lines = [f"Output    {'   '.join(parts)}"]
-        if "usd_per_1m_output_tokens" in self.own:
-            lines.append(f"Cost      ${self.own['usd_per_1m_output_tokens']:.3f} per 1M output tokens")
-        return [*lines, f"Requests  {', '.join(fates)}; window {self.summary['duration']:,.4g} s simulated"]
+        return [f"Output    {'   '.join(parts)}", *self._cost(), requests]
+
+    def _cost(self) -> list[str]:
+        """Return the price of tokens with that of the GPUs, and where it comes from."""
+        if "usd_per_1m_output_tokens" not in self.own:
+            return []
+        given = self.runs[0].scenario.cost
+        prices = {
+            pool.gpu: f"{pool.gpu} {pool.usd_per_hour:,.4g} USD/h ({'scenario' if pool.gpu in given else 'catalog'})"
+            for pool in self.runs[0].run.pools.values()
+        }
+        return [
+            f"Cost      ${self.own['usd_per_1m_output_tokens']:.3f} per 1M output tokens; {', '.join(prices.values())}"
+        ]
 
     def _tgs_error(self) -> str:
         if "tgs_ci" not in self.own or not self.own["tgs"]:
             return ""
         low, high = self.own["tgs_ci"]
         over = f" over {len(self.runs)} seeds" if len(self.runs) > 1 else ""
-        return f", 95% CI +-{(high - low) / 2 / self.own['tgs']:.1%}{over}"
+        half = (high - low) / 2 / self.own["tgs"]
+        return f", 95% CI +-{half:.{1 if half >= 0.01 else 2}%}{over}"
 
     def histogram(self) -> list[str]:
         """Draw the TPOT of the requests, with the limit; the ITL where that says more."""
@@ -254,41 +220,76 @@ class _Page:
         return [f"tok/s over time  {sparkline(rates.tolist(), self.ink)}  peak {rates.max():,.0f}"]
 
     def causes(self) -> list[str]:
-        """Say where the GPU time went, and which pool holds the other up."""
+        """Say where the GPU time went, instance by instance where these differ, and what bounds a step."""
         pools = self.own["pools"]
-        rows = [
-            [f"{name} {pool['gpus']}x {pool['gpu']}", *(f"{pool.get(cause, 0.0):.1%}" for cause in CAUSES)]
-            for name, pool in pools.items()
-        ]
+        rows = []
+        for name, pool in pools.items():
+            rows.append([f"{name} {pool['gpus']}x {pool['gpu']}", *(f"{pool.get(cause, 0.0):.1%}" for cause in CAUSES)])
+            rows += self._instances(name)
         lines = [self.ink.strong("Where the GPU time went (rows sum to 100 %)")]
         lines += table(["pool", *_CAUSES], rows, self.ink)
-        return [*lines, *_efficiency(pools), *_bottleneck(pools)]
+        return [*lines, *_efficiency(pools), *_bottleneck(self.own, self._idle())]
+
+    def _idle(self) -> float:
+        """Return the share of time in which the instance that is hardly ever without work is without."""
+        column = CAUSES.index("no_work")
+        frames = [each.run.gpus for each in self.runs]
+        return min(shares[column] for pool in self.own["pools"] for shares in _by_instance(frames, pool).values())
+
+    def _instances(self, pool: str) -> list[list[str]]:
+        """Return a row per instance of a pool where their busy shares differ or one is slowed down.
+
+        Of a large pool only the most and the least busy are shown, and those slowed down.
+        """
+        shares = _by_instance([each.run.gpus for each in self.runs], pool)
+        target = "instance" if pool == "colocated" else pool
+        slow = [index for index in shares if f"{target}[{index}]" in self.runs[0].scenario.variation.straggler]
+        busy = sorted(shares, key=lambda index: shares[index][0])
+        if len(busy) < 2 or (not slow and shares[busy[-1]][0] - shares[busy[0]][0] <= _APART):
+            return []
+        shown = sorted(busy) if len(busy) <= _MOST_ROWS else sorted({busy[0], busy[-1], *slow[: _MOST_ROWS - 2]})
+        return [[f"  {target}[{index}]", *(f"{share:.1%}" for share in shares[index])] for index in shown]
 
     def verdict(self) -> list[str]:
         """Hold the SLA limit by limit, and say whether an open loop kept up."""
         sla = self.own.get("sla")
         lines = [] if sla is None else self._limits(sla)
         if sla is not None:
-            share = f"{sla['goodput_share']:.1%} of requests"
-            lines.append(f"     goodput {sla['goodput']:,.1f} req/s, {share} inside every limit")
+            share = f"{sla['goodput_share']:.1%} of requests inside every limit"
+            lines.append(f"     goodput {sla['goodput']:,.1f} req/s, {share}" if "goodput" in sla else f"     {share}")
         if (load := self.own.get("saturation")) is not None:
-            words = f"offered {load['offered']:.4g} req/s, served {load['served']:.4g}"
-            grows = f"; queue grows {load['queue_growth']:.3g} req/s" if load["level"] != "STABLE" else ""
-            lines.append(f"Load {self._word(load['level'])}: {words}{grows}")
+            lines += self._load(load)
         return lines
 
-    def _limits(self, sla: Mapping[str, Any]) -> list[str]:
-        limits = sla.get("limits", {sla["metric"]: sla})
-        return [self._limit(f"{sla['percentile']} {metric.upper()}", limit) for metric, limit in limits.items()]
+    def _load(self, load: Mapping[str, Any]) -> list[str]:
+        """Say how an open loop stood, and with "n/a" how long it would have to run."""
+        if load["level"] == "n/a":
+            wants = f"; {load['wants_s']:,.4g} s of arrivals would probably do (--until-steady)"
+            return hanging(f"Load {self._word('n/a')}: ", f"{load['why']}{wants if 'wants_s' in load else ''}")
+        words = f"offered {load['offered']:.4g} req/s, served {load['served']:.4g}{_bracketed(load.get('served_ci'))}"
+        if load["level"] != "STABLE":
+            growth = f"grows {load['queue_growth']:,.3g} req/s{_bracketed(load.get('queue_growth_ci'))}"
+            words += f"; queue {growth}; {load['why']}" if "why" in load else f"; queue {growth}"
+        return hanging(f"Load {self._word(load['level'])}: ", words)
 
-    def _limit(self, name: str, limit: Mapping[str, Any]) -> str:
-        value = f"{limit['value_ms']:,.4g} ms" if "value_ms" in limit else "no request has it"
-        within = (
-            "  (95% CI {:,.4g}..{:,.4g})".format(*limit["ci_ms"])
-            if "ci_ms" in limit
-            else "  (too few requests for a CI)"
-        )
-        return f"SLA  {name} <= {limit['limit_ms']:,.6g} ms : {value}  {self._word(limit['verdict'])}{within}"
+    def _limits(self, sla: Mapping[str, Any]) -> list[str]:
+        """Hold every limit; PASS needs a stable load, so a limit that is kept may still be part of a FAIL."""
+        limits = sla.get("limits", {sla["metric"]: sla})
+        lines = [line for metric, limit in limits.items() for line in self._limit(sla, metric, limit)]
+        load = self.own.get("load", "STABLE")
+        if load in {"STABLE", "n/a"} or "FAIL" in {limit["verdict"] for limit in sla.get("limits", {}).values()}:
+            return lines
+        return [*lines, f"     the load is {load}: an SLA is met by a stable load only"]
+
+    def _limit(self, sla: Mapping[str, Any], metric: str, limit: Mapping[str, Any]) -> list[str]:
+        scale, unit = (1e-3, "s") if metric == "e2el" else (1.0, "ms")
+        name, word = f"{sla['percentile']} {metric.upper()}", limit["verdict"]
+        few = f"{sla['percentile']}_{metric}_ms" in self.own.get("too_few", ())
+        value = f"{limit['value_ms'] * scale:,.4g} {unit}" if "value_ms" in limit else "no request has it"
+        value = f"n/a ({sla['percentile']} needs more requests)" if few and word == "n/a" else value
+        low, high = limit.get("ci_ms", (None, None))
+        within = f"  (95% CI {low * scale:,.4g}..{high * scale:,.4g})" if low is not None and high is not None else ""
+        return [f"SLA  {name} <= {limit['limit_ms'] * scale:,.6g} {unit} : {value}  {self._word(word)}{within}"]
 
     def _word(self, word: str) -> str:
         return {"PASS": self.ink.good, "STABLE": self.ink.good, "FAIL": self.ink.bad, "OVERLOADED": self.ink.bad}.get(
@@ -300,7 +301,7 @@ class _Page:
         made = self.runs[0].manifest
         engine = [f"engine {made.engine}: {made.engine_reason}"] if made.engine_reason else []
         notes = dict.fromkeys((*engine, *(note for each in self.runs for note in each.notes)))
-        return [line for note in notes for line in _hanging("Note ", note)]
+        return [line for note in notes for line in hanging("Note ", note)]
 
     def _pooled(self, metric: str) -> metrics.Samples:
         """Return the samples of all seeds together, in seconds."""
@@ -313,6 +314,10 @@ class _Page:
 
 
 _TITLES = {"tpot": "TPOT per request (ms)", "itl": "ITL, every gap (ms)"}
+
+
+def _bracketed(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f" (95% CI {interval[0]:,.4g}..{interval[1]:,.4g})"
 
 
 def _averaged_away(tpot: metrics.Samples | None) -> bool:
@@ -411,21 +416,77 @@ def _efficiency(pools: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [" of peak: " + "; ".join(parts)] if parts else []
 
 
-def _bottleneck(pools: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Name the busiest pool when there are several; close calls are called balanced."""
-    if len(pools) < 2:
+_APART, _MOST_ROWS = 0.01, 8
+"""Busy share by which instances differ to get rows of their own, and how many of these a pool may have."""
+
+
+def _by_instance(runs: Sequence[metrics.Columns], pool: str) -> dict[int, list[float]]:
+    """Return the shares of GPU time by cause of every instance of a pool, over all runs."""
+    import numpy as np
+
+    columns = {
+        name: np.concatenate([np.asarray(gpus[name]) for gpus in runs]) for name in ("pool", "instance", *CAUSES)
+    }
+    found = {}
+    for index in np.unique(columns["instance"][columns["pool"] == pool]).tolist():
+        own = (columns["pool"] == pool) & (columns["instance"] == index)
+        seconds = np.array([columns[cause][own].sum() for cause in CAUSES], float)
+        found[int(index)] = (seconds / seconds.sum()).tolist()
+    return found
+
+
+def _bottleneck(own: Mapping[str, Any], idle: float) -> list[str]:
+    """Name what bounds a step and what would be next, in ms; or say that the cluster waits for work."""
+    found = own.get("bottleneck")
+    if found is None:
         return []
-    ranked = sorted(pools, key=lambda name: -float(pools[name].get("busy", 0.0)))
-    most, next_one = (float(pools[name].get("busy", 0.0)) for name in ranked[:2])
-    if most - next_one < 0.03:
-        return [f" bottleneck: none, the pools are balanced ({most:.0%} and {next_one:.0%} busy)"]
-    waits = max(("wait_peer", "network", "imbalance", "no_work"), key=lambda cause: float(pools[ranked[0]][cause]))
-    share = float(pools[ranked[0]][waits])
-    lost = f", {share:.0%} lost to {waits.replace('_', ' ')}" if share >= 0.05 else ""
-    return [f" bottleneck: {ranked[0]} ({most:.0%} busy{lost}; {ranked[1]} {next_one:.0%} busy)"]
+    parts = ", ".join(f"{name} {_four(ms)}" for name, ms in _parts(found))
+    whole = _bound(found["name"], found["ms"]) + _of_step(found) + (f" ({parts})" if parts else "")
+    if idle >= _IDLE:
+        return hanging(
+            " no bottleneck: ", f"{idle:.0%} of the time nothing is in flight; in a step the longest is {whole}"
+        )
+    others = ", ".join(_bound(name, found["bounds"][name]) for name in _next(found))
+    return hanging(" bottleneck: ", f"{whole}; next {others}" if others else whole)
 
 
-def _hanging(label: str, text: str) -> list[str]:
-    import textwrap
+_IDLE = 0.05
+"""Share of time without any work from which a cluster is said to have no bottleneck."""
 
-    return textwrap.wrap(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label), break_long_words=False)
+
+def _of_step(found: Mapping[str, Any]) -> str:
+    """Say how much of the measured step a bound is; a fluctuating batch can make the mean step shorter than it."""
+    step = found.get("step_ms")
+    if step is None:
+        return ""
+    if found["ms"] > 1.005 * step:
+        return f" at the mean batch; the step is {_four(step)} ms"
+    return f" of the {_four(step)} ms step" if found["ms"] < step else ", the whole step"
+
+
+def _parts(found: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Return the three largest parts of a round trip that bounds the step."""
+    return list(found["round_trip"].items())[:3] if found["name"] == ROUND_TRIP else []
+
+
+def _next(found: Mapping[str, Any]) -> list[str]:
+    """Return two more bounds, one of each kind of resource, and the longest of an instance that is not like the others.
+
+    The bounds stand in order, the longest first.
+    """
+    kinds: dict[str, str] = {}
+    for name in (found["name"], *found["bounds"]):
+        kinds.setdefault(re.sub(r"\[\d+\]", "", name), name)
+    chosen = list(kinds.values())[1:3]
+    apart = next((name for name in found["bounds"] if "[" in name), found["name"])
+    said = (found["name"], *chosen, *(name for name, _ in _parts(found)))
+    return chosen if apart in said else [*chosen, apart]
+
+
+def _bound(name: str, ms: float) -> str:
+    return f"{name} of a micro-batch {_four(ms)} ms" if name == ROUND_TRIP else f"{name} {_four(ms)} ms"
+
+
+def _four(value: float) -> str:
+    """Four digits, of small values three."""
+    return f"{value:,.{_digits(value)}f}"

@@ -2,7 +2,10 @@
 
 yamlfile      YAML with positions, written back as it came
 leaves        types of values: amounts with units, names, choices
-tree          every key: type, range, default
+part          what every map of keys is
+asked         keys of what is asked: workload and SLA
+tree          every other key: type, range, default
+words         words of other tools: ours, or that it is not modelled
 complaints    what is wrong with a file, where, and the way out
 document      the scenario: loading, varying, its key and its streams
 """

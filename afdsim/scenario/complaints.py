@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from afdsim.scenario import words
 from afdsim.scenario.leaves import got
 from afdsim.scenario.yamlfile import Document, Keys, dotted
 from afdsim.units import suggestion
@@ -24,57 +25,8 @@ if TYPE_CHECKING:
 
 Model = type[BaseModel]
 
-_FOREIGN: Mapping[str, str] = MappingProxyType(
-    {
-        "isl": "workload.input_len",
-        "input_length": "workload.input_len",
-        "prompt_len": "workload.input_len",
-        "random_input_len": "workload.input_len",
-        "context_len": "workload.input_len",
-        "osl": "workload.output_len",
-        "output_length": "workload.output_len",
-        "random_output_len": "workload.output_len",
-        "max_tokens": "workload.output_len",
-        "num_prompts": "workload.num_requests",
-        "request_count": "workload.num_requests",
-        "qps": "workload.arrival.request_rate",
-        "rate": "workload.arrival.request_rate",
-        "rps": "workload.arrival.request_rate",
-        "arrival_rate": "workload.arrival.request_rate",
-        "max_concurrency": "workload.arrival.concurrency",
-        "batch_size": "deployment.max_num_seqs",
-        "max_batch_size": "deployment.max_num_seqs",
-        "a_batch_size": "deployment.max_num_seqs",
-        "num_ubatches": "deployment.num_microbatches",
-        "num_micro_batches": "deployment.num_microbatches",
-        "microbatches": "deployment.num_microbatches",
-        "dp_size": "deployment.attention.parallelism.dp",
-        "data_parallel_size": "deployment.attention.parallelism.dp",
-        "tp_size": "deployment.ffn.parallelism.tp",
-        "tensor_parallel_size": "deployment.ffn.parallelism.tp",
-        "ep_size": "deployment.ffn.parallelism.ep",
-        "expert_parallel_size": "deployment.ffn.parallelism.ep",
-        "nodes": "deployment.attention.instances",
-        "num_nodes": "deployment.attention.instances",
-        "replicas": "deployment.attention.instances",
-        "num_replicas": "deployment.attention.instances",
-        "gpus": "deployment.attention.gpus_per_instance",
-        "num_gpus": "deployment.attention.gpus_per_instance",
-        "gpus_per_node": "deployment.attention.gpus_per_instance",
-        "hardware": "deployment.attention.gpu",
-        "device": "deployment.attention.gpu",
-        "dtype": "precision",
-        "quantization": "precision",
-        "kv_cache_dtype": "precision.kv_cache",
-        "jitter": "variation",
-        "slo": "sla",
-        "goodput": "sla.tpot",
-        "seed": "run.seeds",
-        "llm": "model",
-        "model_name": "model",
-    }
-)
-"""Words of other tools -> ours. Never a silent alias: the file is refused with this hint."""
+_OURS = "afdsim.scenario."
+"""Modules whose classes are maps of a scenario."""
 
 _PLAIN: Mapping[str, str] = MappingProxyType(
     {
@@ -115,7 +67,10 @@ def no_such_key(root: Model, keys: Keys, data: Any = None) -> str | None:
             return f"{dotted(keys[:depth])!r} has no keys"
         if key not in known:
             under = f" under {dotted(keys[:depth])!r}" if depth else ""
-            return f"no such key {str(key)!r}{under} (has: {', '.join(known)}){suggestion(str(key), known)}"
+            home = _home(keys[: depth + 1], root)
+            near = suggestion(str(key), known) or (home and f"; it belongs to {home!r}")
+            listed = f" (has: {', '.join(known)}){near}"
+            return f"no such key {str(key)!r}{under}{_hint(keys[: depth + 1], root, data) or listed}"
     return None
 
 
@@ -167,7 +122,7 @@ def _message(item: ErrorDetails, keys: Keys) -> str:
         return _TRACE_HINT
     if kind == "union_tag_invalid":
         tag, known = context["tag"], [_bare(word) for word in context["expected_tags"].split(", ")]
-        near = suggestion(str(tag), known)
+        near = words.hint(str(tag), "", lambda _: False) if tag in words.ABSENT else suggestion(str(tag), known)
         return f"unknown {_bare(context['discriminator'])} {tag!r}{near} (known: {', '.join(known)})"
     if kind == "value_error":
         return str(context["error"])
@@ -178,16 +133,32 @@ def _message(item: ErrorDetails, keys: Keys) -> str:
 
 def _unknown(keys: Keys, root: Model, data: Any) -> str:
     """Say what an unknown key may have been meant to be."""
-    key, parent = str(keys[-1]), dotted(keys[:-1])
-    if key in _FOREIGN:
-        return f"unknown key {key!r}; afdsim calls it {_FOREIGN[key].removeprefix(f'{parent}.')!r}"
+    key = str(keys[-1])
+    if told := _hint(keys, root, data):
+        return f"unknown key {key!r}{told}"
     known = _known(root, keys[:-1], data) or ()
     if near := suggestion(key, known):
         return f"unknown key {key!r}{near}"
-    homes = {path for path in _paths(root) if path.split(".")[-1] == key} - {dotted(keys)}
-    if len(homes) == 1:
-        return f"unknown key {key!r} here; it belongs to {homes.pop()!r}"
+    if home := _home(keys, root):
+        return f"unknown key {key!r} here; it belongs to {home!r}"
     return f"unknown key {key!r} (known: {', '.join(known)})"
+
+
+def _home(keys: Keys, root: Model) -> str:
+    """Return the only other path that ends in the same key, or nothing."""
+    homes = {path for path in _paths(root) if path.split(".")[-1] == keys[-1]} - {dotted(keys)}
+    return homes.pop() if len(homes) == 1 else ""
+
+
+def _hint(keys: Keys, root: Model, data: Any) -> str:
+    """Say what a key is called here, or that it is not modelled, if it is a word of another tool."""
+    return words.hint(str(keys[-1]), dotted(keys[:-1]), lambda path: _has(root, tuple(path.split(".")), data))
+
+
+def _has(root: Model, keys: Keys, data: Any) -> bool:
+    """Return whether a scenario of the kinds chosen in `data` may have a value at `keys`."""
+    maps = (_known(root, keys[:depth], data) for depth in range(len(keys)))
+    return all(known is None or key in known for key, known in zip(keys, maps, strict=True))
 
 
 def _known(root: Model, keys: Keys, data: Any = None) -> tuple[str, ...] | None:
@@ -224,12 +195,19 @@ def _paths(part: Model, prefix: str = "") -> Iterator[str]:
             yield from _paths(below, f"{prefix}{name}.")
 
 
+def _below_root(part: Model) -> Iterator[Model]:
+    """Yield a map and all maps below it."""
+    yield part
+    for field in part.model_fields.values():
+        for below in _parts(field.annotation):
+            yield from _below_root(below)
+
+
 def _docstrings(root: Model) -> dict[tuple[str, str], str]:
-    """Return (class, attribute) -> docstring of every part in the module of the tree."""
-    module = inspect.getmodule(root.__mro__[1])
-    classes = (
-        [node for node in ast.parse(inspect.getsource(module)).body if isinstance(node, ast.ClassDef)] if module else []
-    )
+    """Return (class, attribute) -> docstring of every part in the modules of the tree."""
+    modules = dict.fromkeys(inspect.getmodule(each) for part in _below_root(root) for each in part.__mro__[:-1])
+    texts = [inspect.getsource(module) for module in modules if module and module.__name__.startswith(_OURS)]
+    classes = [node for text in texts for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
     found = {}
     for node in classes:
         for first, second in itertools.pairwise(node.body):

@@ -22,7 +22,8 @@ from pydantic import Field, PrivateAttr, ValidationError
 
 from afdsim import units
 from afdsim.errors import ScenarioError
-from afdsim.scenario import complaints, leaves, tree, yamlfile
+from afdsim.scenario import asked, complaints, leaves, tree, yamlfile
+from afdsim.scenario.part import Fault, Part
 from afdsim.scenario.yamlfile import Document, Keys, Mark
 
 if TYPE_CHECKING:
@@ -31,8 +32,11 @@ if TYPE_CHECKING:
 Source = str | Path | Mapping[str, Any]
 """A file, the name of a shipped scenario, or the data itself."""
 
+SWEEP = ".sweep.yaml"
+"""End of the names of files that hold a sweep, not a scenario."""
 
-class Scenario(tree.Part):
+
+class Scenario(Part):
     """Everything that a run needs: model, cluster, workload, and how to simulate them."""
 
     version: Annotated[int, leaves.Version()] = 1
@@ -42,15 +46,15 @@ class Scenario(tree.Part):
     deployment: tree.Deployment
     network: tree.Network = tree.Network()
     variation: tree.Variation = tree.Variation()
-    workload: tree.Workload
-    sla: tree.Sla | None = None
+    workload: asked.Workload
+    sla: asked.Sla | None = None
     failures: Annotated[tuple[object, ...], leaves.NoFailures()] = ()
     cost: Mapping[tree.Gpu, Annotated[float, leaves.Amount("price", positive=False)]] = Field(default_factory=dict)
     run: tree.Run = tree.Run()
 
     _document: Document = PrivateAttr(default_factory=lambda: Document(data={}))
 
-    def faults(self) -> Iterator[tree.Fault]:
+    def faults(self) -> Iterator[Fault]:
         """Check what no single part can know."""
         pools = _instances(self.deployment)
         for target in self.variation.straggler:
@@ -61,7 +65,7 @@ class Scenario(tree.Part):
             elif int(index) >= pools[pool]:
                 yield f"variation.straggler.{target}", f"{pool} has instances 0..{pools[pool] - 1}"
         arrival = self.workload.arrival
-        if isinstance(arrival, tree.ClosedLoop) and (arrival.concurrency or 0) > self.deployment.slots:
+        if isinstance(arrival, asked.ClosedLoop) and (arrival.concurrency or 0) > self.deployment.slots:
             yield "workload.arrival.concurrency", f"must be <= {self.deployment.slots:,}, all slots of the deployment"
         if isinstance(self.deployment, tree.Afd):
             yield from _experts_divide(self.model, self.deployment.ffn)
@@ -134,6 +138,12 @@ def load(source: Source | Scenario, overrides: Iterable[str] = ()) -> Scenario:
     return _validated(_overridden(document, overrides))
 
 
+def within(document: Document, key: str, overrides: Iterable[str] = ()) -> Scenario:
+    """Return the scenario that is written under a key of another file; its paths start from that file."""
+    marks = {keys[1:]: mark for keys, mark in document.marks.items() if keys[:1] == (key,)}
+    return _validated(_overridden(_extended(Document(data=document.data[key], marks=marks), ()), overrides))
+
+
 def vary(scenario: Scenario, path: str, value: object) -> Scenario:
     """Return `scenario` with the value at a dotted path replaced, and everything checked again."""
     return scenario.vary(path, value)
@@ -141,19 +151,21 @@ def vary(scenario: Scenario, path: str, value: object) -> Scenario:
 
 def shipped() -> tuple[str, ...]:
     """Return the names of the scenarios that travel with the package."""
-    return tuple(sorted(path.stem for path in _shelf().glob("*.yaml")))
+    return tuple(sorted(path.stem for path in shelf().glob("*.yaml") if not path.name.endswith(SWEEP)))
 
 
 def locate(source: str | Path) -> Path:
     """Return the file of a scenario: a path first, then a shipped name, with or without ``.yaml``."""
     path = Path(source)
+    if path.name.endswith(SWEEP):
+        raise ScenarioError(f"{source}: a sweep is no scenario; afdsim sweep {source}")
     if path.is_file():
         return path
     if str(path.parent) in (".", "scenarios") and path.name.removesuffix(".yaml") in shipped():
-        return _near(_shelf() / f"{path.name.removesuffix('.yaml')}.yaml")
-    near = units.suggestion(path.stem, shipped())
+        return near(shelf() / f"{path.name.removesuffix('.yaml')}.yaml")
+    close = units.suggestion(path.stem, shipped())
     what = "is a folder" if path.is_dir() else "no such file"
-    raise ScenarioError(f"{source}: {what}, and no shipped scenario{near} (shipped: {', '.join(shipped())})")
+    raise ScenarioError(f"{source}: {what}, and no shipped scenario{close} (shipped: {', '.join(shipped())})")
 
 
 def schema() -> dict[str, Any]:
@@ -331,7 +343,7 @@ def _plain(value: object) -> Any:
     return item() if callable(item) and getattr(value, "ndim", 1) == 0 else value
 
 
-def _experts_divide(model: str, ffn: tree.FfnPool) -> Iterator[tree.Fault]:
+def _experts_divide(model: str, ffn: tree.FfnPool) -> Iterator[Fault]:
     """Check that every group of FFN GPUs gets the same number of experts."""
     from afdsim.catalog import entries as catalog
 
@@ -359,7 +371,7 @@ def _instances(deployment: tree.Afd | tree.Colocated | tree.TensorParallel) -> d
 
 def _colocated_faults(
     model: str, engine: tree.Colocated | tree.TensorParallel, network: tree.Network
-) -> Iterator[tree.Fault]:
+) -> Iterator[Fault]:
     """Check that experts and copies divide over the GPUs, and that nothing is asked of a network that is not there."""
     from afdsim.catalog import entries as catalog
 
@@ -399,14 +411,14 @@ def _digest(path: str, modified: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _shelf() -> Path:
-    """Return the folder of shipped scenarios: inside an installed package, beside it in a checkout."""
+def shelf() -> Path:
+    """Return the folder of shipped scenarios and sweeps: inside an installed package, beside it in a checkout."""
     package = Path(__file__).parent.parent
     inside = package / "scenarios"
     return inside if inside.is_dir() else package.parent / "scenarios"
 
 
-def _near(path: Path) -> Path:
+def near(path: Path) -> Path:
     """Return `path` as seen from the working directory if it is below it, to keep positions short."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 

@@ -11,40 +11,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
-from afdsim import units
 from afdsim.scenario.leaves import Amount, Choice, Flag, GpuName, Real, Text, Whole, got
+from afdsim.scenario.part import Fault, Length, Part, Sigma, Time
 
-Fault = tuple[str, str]
-"""Dotted path below the part that found it, message."""
-
-
-Time = Annotated[float, Amount("time", positive=False)]
-Length = Annotated[int, Whole()]
-Sigma = Annotated[float, Real()]
-Rate = Annotated[float, Amount("rate")]
 Gpu = Annotated[str, GpuName()]
 DType = Literal["fp8", "bf16", "int8", "fp4"]
 Width = Annotated[DType, Choice(get_args(DType))]
 Shards = Annotated[str, Text(r"replicated|tp[1-9]\d{0,3}", "'replicated' or 'tp<n>', e.g. 'tp8'")]
-
-
-class Part(BaseModel):
-    """A map of the scenario: frozen, strict, and with checks across its keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=True)
-
-    def faults(self) -> Iterator[Fault]:
-        """Yield what is wrong among keys that are right one by one."""
-        yield from ()
-
-    @model_validator(mode="after")
-    def _sound(self) -> Part:
-        if found := tuple(self.faults()):
-            raise PydanticCustomError("faults", "faults across keys", {"faults": found})
-        return self
+Kernels = tuple[Annotated[str, Text(wanted="a kernel library, e.g. 'flashinfer'")], ...]
 
 
 class Precision(Part):
@@ -88,6 +64,8 @@ class AttentionPool(Part):
     """Default: every GPU is a data parallel rank."""
     o_proj: Shards = "replicated"
     lm_head: Shards = "replicated"
+    kernels: Kernels = ()
+    """Kernel libraries to prefer over the defaults, e.g. [flashinfer]."""
 
     @model_validator(mode="before")
     @classmethod
@@ -95,7 +73,8 @@ class AttentionPool(Part):
         return _with_parallelism(data, narrow="tp", wide="dp")
 
     def faults(self) -> Iterator[Fault]:
-        """Check that the parallel degrees cover the instance."""
+        """Check that the parallel degrees cover the instance, and the kernel libraries."""
+        yield from _measured(self.kernels)
         yield from _product(self.parallelism.dp, self.parallelism.tp, self.gpus_per_instance, "dp")
         if self.instances % self.groups:
             yield "groups", f"{self.groups} groups do not divide the {self.instances} instances"
@@ -115,6 +94,8 @@ class FfnPool(Part):
     """Default: the width of every expert is split over all GPUs of the instance."""
     across: Annotated[Literal["experts", "width"], Choice(("experts", "width"))] = "experts"
     """What is split over instances: the routed experts, or the width of each of them."""
+    kernels: Kernels = ()
+    """Kernel libraries to prefer over the defaults, e.g. [swapab]."""
 
     @model_validator(mode="before")
     @classmethod
@@ -122,7 +103,8 @@ class FfnPool(Part):
         return _with_parallelism(data, narrow="ep", wide="tp")
 
     def faults(self) -> Iterator[Fault]:
-        """Check that the parallel degrees cover the instance."""
+        """Check that the parallel degrees cover the instance, and the kernel libraries."""
+        yield from _measured(self.kernels)
         yield from _product(self.parallelism.ep, self.parallelism.tp, self.gpus_per_instance, "ep")
 
 
@@ -167,7 +149,7 @@ class _Engine(Part):
     gpu: Gpu
     max_num_seqs: Length
     """Sequences in flight per attention rank, over all micro-batches."""
-    kernels: tuple[Annotated[str, Text(wanted="a kernel library, e.g. 'flashinfer'")], ...] = ()
+    kernels: Kernels = ()
     """Kernel libraries to prefer over the defaults, e.g. [swapab]."""
     framework_overhead: Time = 0.0
     """GPU time per layer and step beyond the modelled kernels; wall-clock figures of open frameworks need it."""
@@ -177,11 +159,7 @@ class _Engine(Part):
 
     def faults(self) -> Iterator[Fault]:
         """Check the kernel libraries."""
-        from afdsim.cost.roofline import known_backends
-
-        for name in self.kernels:
-            if name not in known_backends():
-                yield "kernels", f"no kernel was measured for {name!r} (known: {', '.join(sorted(known_backends()))})"
+        yield from _measured(self.kernels)
 
 
 class Colocated(_Engine):
@@ -350,168 +328,6 @@ class Variation(Part):
     experts: Experts = Experts()
 
 
-class ClosedLoop(Part):
-    """A finished request is replaced at once."""
-
-    process: Literal["closed_loop"]
-    concurrency: Length | None = None
-    """Requests in flight; default: all slots."""
-
-
-class Poisson(Part):
-    """Independent arrivals."""
-
-    process: Literal["poisson"]
-    request_rate: Rate
-
-
-class Constant(Part):
-    """Evenly spaced arrivals."""
-
-    process: Literal["constant"]
-    request_rate: Rate
-
-
-class Gamma(Part):
-    """Gamma distributed gaps, burstier than Poisson for a shape below 1."""
-
-    process: Literal["gamma"]
-    request_rate: Rate
-    burstiness: Annotated[float, Real(positive=True)] | None = None
-    """Shape of the gamma law."""
-    cv: Annotated[float, Real(positive=True)] | None = None
-    """Coefficient of variation of the gaps, 1/sqrt(burstiness)."""
-
-    @property
-    def shape(self) -> float:
-        """Shape of the gamma law, from whichever was given."""
-        return self.burstiness if self.burstiness is not None else (self.cv or 1.0) ** -2
-
-    def faults(self) -> Iterator[Fault]:
-        """Check that exactly one of two words for one thing is given."""
-        if self.burstiness is not None and self.cv is not None:
-            yield "burstiness", "give one of burstiness and cv: burstiness (gamma shape) = 1/cv^2"
-        if self.burstiness is None and self.cv is None:
-            yield "", "process gamma needs burstiness (the gamma shape) or cv (= 1/sqrt(burstiness))"
-
-
-class Replay(Part):
-    """Arrivals and lengths of `workload.trace`."""
-
-    process: Literal["trace"]
-
-
-class ConstantLength(Part):
-    """Every request alike."""
-
-    distribution: Literal["constant"]
-    value: Length
-
-
-class _Bounded(Part):
-    min: Length = 1
-    max: Length | None = None
-
-    def faults(self) -> Iterator[Fault]:
-        """Check the order of the limits."""
-        if self.max is not None and self.max < self.min:
-            yield "max", f"must be >= min ({self.min}) {got(self.max)}"
-
-
-class LognormalLength(_Bounded):
-    """Lognormal, rounded and clipped."""
-
-    distribution: Literal["lognormal"]
-    mean: Annotated[float, Real(positive=True)]
-    """Mean before clipping."""
-    cv: Sigma
-    """Standard deviation over mean."""
-
-
-class UniformLength(_Bounded):
-    """Every whole number from min to max, equally often."""
-
-    distribution: Literal["uniform"]
-    max: Length
-
-
-class Trace(Part):
-    """A file of recorded requests."""
-
-    path: Annotated[str, Text(wanted="a file")]
-    format: Annotated[str, Text(wanted="a trace format, e.g. 'azure'")] = "auto"
-    time_scale: Annotated[float, Real(positive=True)] = 1.0
-    """Stretches the gaps: 0.5 replays twice as fast."""
-    start: Time = 0.0
-    """Where to begin, counted from the first request."""
-    end: Annotated[float, Amount("time")] | None = None
-    spread: Annotated[bool, Flag()] = False
-    """Space requests that share a timestamp evenly up to the next one, for traces recorded in buckets."""
-    skip_bad_rows: Annotated[bool, Flag()] = True
-    """Skip and count rows that cannot be, up to one in a hundred."""
-
-    def faults(self) -> Iterator[Fault]:
-        """Check the window, the format and that the file is there."""
-        from afdsim.workload.traces import FORMATS
-
-        if self.end is not None and self.end <= self.start:
-            yield "end", f"must be > start ({units.show_time(self.start)})"
-        if self.format not in ("auto", *FORMATS):
-            yield "format", f"must be one of auto, {', '.join(FORMATS)} {got(self.format)}"
-        if not Path(self.path).is_file():
-            yield "path", f"no such file '{self.path}'"
-
-
-Arrival = Annotated[ClosedLoop | Poisson | Constant | Gamma | Replay, Field(discriminator="process")]
-Lengths = Annotated[ConstantLength | LognormalLength | UniformLength, Field(discriminator="distribution")]
-
-
-class Workload(Part):
-    """Who asks for how much, and when."""
-
-    arrival: Arrival
-    input_len: Lengths | None = None
-    """Tokens in the KV cache before the first decode step."""
-    output_len: Lengths | None = None
-    num_requests: Length | None = None
-    """Requests that are counted; with a trace: the first ones, default all of it."""
-    trace: Trace | None = None
-
-    def faults(self) -> Iterator[Fault]:
-        """Check that requests come from exactly one place."""
-        given = ("input_len", "output_len", "num_requests")
-        if isinstance(self.arrival, Replay):
-            if self.trace is None:
-                yield "trace", "process trace needs a file; give workload.trace.path"
-            for key in given[:2]:
-                if getattr(self, key) is not None:
-                    yield key, "comes from the trace; remove it (or set it to null)"
-            return
-        for key in given:
-            if getattr(self, key) is None:
-                yield key, "required key is missing"
-        if self.trace is not None:
-            yield "trace", f"is not used by process {self.arrival.process}; write 'process: trace' or remove it"
-
-
-class Sla(Part):
-    """Limits that a deployment must meet."""
-
-    tpot: Annotated[float, Amount("time")] | None = None
-    """Time per output token."""
-    e2el: Annotated[float, Amount("time")] | None = None
-    """From arrival to the last token."""
-    percentile: Annotated[Literal["mean", "p50", "p90", "p95", "p99"], Choice(("mean", "p50", "p90", "p95", "p99"))] = (
-        "p99"
-    )
-    """Which statistic over requests is held against the limits."""
-
-    def faults(self) -> Iterator[Fault]:
-        """Check that there is something to meet."""
-        if self.tpot is None and self.e2el is None:
-            yield "", "needs a limit, for example 'tpot: 50ms'"
-
-
 class Stop(Part):
     """When to stop early."""
 
@@ -530,8 +346,9 @@ class Run(Part):
     engine: Annotated[Literal["auto", "processes", "kernel"], Choice(("auto", "processes", "kernel"))] = "auto"
     granularity: Annotated[Literal["instance", "gpu"], Choice(("instance", "gpu"))] = "instance"
     seeds: tuple[Annotated[int, Whole(0)], ...] = (0,)
-    warmup: Time = 0.0
-    """Requests that arrive before are simulated and not counted."""
+    warmup: Time | None = None
+    """Requests that arrive before are simulated and not counted. Default: an open loop is warm when its number of
+    requests in flight has stopped drifting (MSER-5), a closed one when as many have finished as it started with."""
     stop: Stop = Stop()
     record: RecordOptions = RecordOptions()
 
@@ -556,6 +373,12 @@ def _with_parallelism(data: Any, narrow: str, wide: str) -> Any:
         rest = gpus // degree if divides else gpus
         return {**data, "parallelism": {narrow: rest, wide: rest, **given}}
     return {**data, "parallelism": {narrow: 1, wide: gpus, **given}}
+
+
+def _measured(kernels: Kernels) -> Iterator[Fault]:
+    from afdsim.cost.roofline import unknown_backends
+
+    yield from (("kernels", text) for text in unknown_backends(kernels))
 
 
 def _product(first: int, second: int, gpus: int, name: str) -> Iterator[Fault]:

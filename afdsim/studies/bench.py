@@ -144,7 +144,7 @@ def _process() -> ProcessPoolExecutor:
 def step_seconds(case: Case) -> float:
     """Simulated seconds of a step, by a run of the kernel: afterwards its machine code is there."""
     record = run(case, "kernel", until=WARM_UP)
-    return record.window[1] / record.steps
+    return record.ended / record.steps
 
 
 def measure(case: Case, engine: Engine, length: float) -> Row:
@@ -159,7 +159,7 @@ def measure(case: Case, engine: Engine, length: float) -> Row:
         engine=engine,
         steps_per_s=record.steps / seconds,
         tokens_per_s=float(sum(record.boundaries.batch)) / seconds,
-        real_time_factor=record.window[1] / seconds,
+        real_time_factor=record.ended / seconds,
         events_per_step=record.events / record.steps,
         peak_mb=peak / 2 ** (20 if sys.platform == "darwin" else 10),
     )

@@ -1,74 +1,48 @@
 """Deployments side by side: the same workload and seeds, so that differences are not chance.
 
-Every scenario takes the first one's workload and service limit. Random streams are keyed by seed and purpose (common
-random numbers): request i has the same lengths and arrival everywhere, and differences are taken seed by seed.
+Every scenario takes the first one's workload, service limit and run, so that they are measured alike; `differences`
+says how figures are held against one another.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from afdsim.cluster.network import Network
+from afdsim.cost.roofline import CostModel
 from afdsim.engine.books import CAUSES
 from afdsim.errors import ScenarioError
-from afdsim.results import metrics
+from afdsim.results.header import WIDTH, deployment_line, model_line, straggler_lines
 from afdsim.results.result import Result, pooled, to_json, write_text
-from afdsim.results.terminal import Ink, deployment_line, model_line, table
+from afdsim.results.terminal import Ink, table
 from afdsim.scenario.document import Scenario, Source, load
 from afdsim.simulation import simulate
+from afdsim.studies.differences import FIGURES, Difference, difference, value_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Progress = Callable[[float, str], None]
 
+SHARED = ("workload", "sla", "run")
+"""Parts of a scenario that all deployments have from the first."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """One number of the comparison."""
-
-    key: str
-    """Where the summary has it."""
-    label: str
-    shown: str
-    """Format."""
-    better: int = 0
-    """1: more is better; -1: less is."""
-
-
-FIGURES = (
-    Figure(key="afdsim.gpus", label="GPUs", shown=",.0f"),
-    Figure(key="output_throughput", label="Output tok/s", shown=",.0f"),
-    Figure(key="afdsim.tgs", label="Output tok/s/GPU (TGS)", shown=",.0f", better=1),
-    Figure(key="mean_tpot_ms", label="TPOT mean (ms)", shown=".2f", better=-1),
-    Figure(key="median_tpot_ms", label="TPOT p50 (ms)", shown=".2f"),
-    Figure(key="p99_tpot_ms", label="TPOT p99 (ms)", shown=".2f", better=-1),
-    Figure(key="afdsim.step_ms", label="Step, mean ITL (ms)", shown=".2f"),
-    Figure(key="afdsim.tokens_per_s_per_user", label="Tok/s/user", shown=".1f"),
-    Figure(key="afdsim.usd_per_1m_output_tokens", label="USD per 1M output tokens", shown=".3f", better=-1),
+_SPOKEN = (
+    ("mean_tpot_ms", "TPOT mean"),
+    ("p99_tpot_ms", "p99"),
+    ("mean_queue_ms", "queue wait mean"),
+    ("request_goodput", "goodput"),
 )
+"""Figures of the verdict, and how they are called there."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """A figure of one deployment against that of the first, as a ratio minus 1."""
-
-    name: str
-    against: str
-    key: str
-    value: float
-    low: float
-    """95 % interval; infinite where one run says nothing about chance."""
-    high: float
-
-    @property
-    def certain(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
+PAGE = 60
+"""Lines of a comparison that a prompt shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +51,8 @@ class Comparison:
 
     runs: Mapping[str, Sequence[Result]]
     notes: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    """What all of them have from the first, as text."""
 
     @cached_property
     def summaries(self) -> dict[str, dict[str, Any]]:
@@ -87,77 +63,95 @@ class Comparison:
     def differences(self) -> tuple[Difference, ...]:
         """Every other deployment against the first, figure by figure."""
         first, *others = self.runs
-        found = (self._difference(first, name, figure) for name in others for figure in FIGURES if figure.better)
+        found = (
+            difference((first, name), (self.runs[first], self.runs[name]), figure.key)
+            for name in others
+            for figure in FIGURES
+            if figure.better
+        )
         return tuple(each for each in found if each is not None)
-
-    def _difference(self, first: str, name: str, figure: Figure) -> Difference | None:
-        base, other = (_value(self.summaries[each], figure.key) for each in (first, name))
-        if not base or other is None:
-            return None
-        low, high = self._interval(first, name, figure.key)
-        return Difference(name=name, against=first, key=figure.key, value=other / base - 1, low=low, high=high)
-
-    def _interval(self, first: str, name: str, key: str) -> tuple[float, float]:
-        """Of the ratio minus 1: seed by seed, or from the batch means of two single runs."""
-        pairs = zip(self.runs[first], self.runs[name], strict=True)
-        if len(self.runs[first]) > 1:
-            values = [(_value(a.summary, key), _value(b.summary, key)) for a, b in pairs]
-            interval = metrics.over_seeds(b / a - 1 for a, b in values if a and b is not None)
-            return interval.low, interval.high
-        if key != "afdsim.tgs":
-            return -math.inf, math.inf
-        own = [self.summaries[each]["afdsim"] for each in (first, name)]
-        if not all("tgs_ci" in each for each in own):
-            return -math.inf, math.inf
-        parts = [(each["tgs_ci"][1] - each["tgs_ci"][0]) / 2 / each["tgs"] for each in own]
-        ratio = own[1]["tgs"] / own[0]["tgs"]
-        half = ratio * math.hypot(*parts)
-        return ratio - 1 - half, ratio - 1 + half
 
     @property
     def verdict(self) -> tuple[str, ...]:
-        """One sentence per deployment after the first, and who meets the limit."""
+        """Sentences about every deployment after the first, and who meets the limit."""
         first, *others = self.runs
-        return (*(self._sentence(first, name) for name in others), *self._limits())
+        return (*(line for name in others for line in self._sentences(first, name)), *self._limits())
 
-    def _sentence(self, first: str, name: str) -> str:
+    def _sentences(self, first: str, name: str) -> Iterator[str]:
+        """Speak of what differs: latencies, queue, goodput, and tokens where the load does not fix them."""
         found = {each.key: each for each in self.differences if each.name == name}
+        levels = [self.summaries[each]["afdsim"].get("load") for each in (first, name)]
+        latencies = [text for key, label in _SPOKEN if (text := _said(label, found.get(key)))]
+        if latencies:
+            yield f"{name} against {first}: {'; '.join(latencies)}."
+        yield from self._of_tokens(first, name, found, levels)
+
+    def _of_tokens(
+        self, first: str, name: str, found: Mapping[str, Difference], levels: Sequence[str | None]
+    ) -> Iterator[str]:
+        """Say who makes more tokens per GPU, or that the load decides that, and what a token costs."""
         tgs, usd = found.get("afdsim.tgs"), found.get("afdsim.usd_per_1m_output_tokens")
-        if tgs is None:
-            return f"{name} and {first}: no tokens to compare."
-        sure = f" (95% CI {tgs.low:+.1%} to {tgs.high:+.1%})" if math.isfinite(tgs.low) else ""
-        text = f"{name} gives {_change(tgs.value, 'more', 'fewer')} tokens per GPU than {first}{sure}"
-        if math.isfinite(tgs.low) and not tgs.certain:
-            text = f"{name} and {first} give the same tokens per GPU within chance, {tgs.value:+.1%}{sure}"
-        return f"{text}, {_change(usd.value, 'dearer', 'cheaper')} per token." if usd else f"{text}."
+        price = f"; a token is {_priced(usd)}" if usd else ""
+        if "n/a" in levels:
+            unsteady = " and ".join(each for each, level in zip((first, name), levels, strict=True) if level == "n/a")
+            yield f"{unsteady}: the run is too short to say what load is carried; raise workload.duration."
+        elif tgs is None:
+            yield f"{name} and {first}: no tokens to compare."
+        elif set(levels) == {"STABLE"}:
+            gpus = [self.summaries[each]["afdsim"]["gpus"] for each in (first, name)]
+            yield f"Both carry the load, which fixes the tokens: {name} on {gpus[1]} GPUs, {first} on {gpus[0]}{price}."
+        elif math.isfinite(tgs.low) and not tgs.certain:
+            yield f"{name} and {first} give the same tokens per GPU within chance, {_with_interval(tgs)}{price}."
+        else:
+            yield f"{name} gives {_change(tgs, 'more', 'fewer')} tokens per GPU than {first}{price}."
 
     def _limits(self) -> Iterable[str]:
         for name, summary in self.summaries.items():
             if (sla := summary["afdsim"].get("sla")) is not None:
-                value = f"{sla['value_ms']:.2f}" if "value_ms" in sla else "n/a"
+                value = f"{sla['value_ms']:,.2f} ms" if "value_ms" in sla else "n/a"
                 limit = f"{sla['metric']} {sla['percentile']} <= {sla['limit_ms']:g} ms"
-                yield f"SLA {limit}: {name} {sla['verdict']} at {value}"
+                level = summary["afdsim"].get("load", "STABLE")
+                load = "" if level == "STABLE" else f" (load {level})"
+                yield f"SLA {limit}: {name} {sla['verdict']} at {value}{load}"
 
     def text(self, ink: Ink | None = None) -> str:
         """Return what `afdsim compare` prints."""
         ink = ink or Ink()
-        heads = [line for name, runs in self.runs.items() for line in _head(name, runs[0].scenario)]
         blocks = [
-            heads,
+            self._heads(),
+            [*self.shared],
             table(["", *self.runs], self._rows(), ink),
             self._causes(ink),
-            list(self.verdict),
+            [line for sentence in self.verdict for line in textwrap.wrap(sentence, WIDTH, subsequent_indent="  ")],
             list(self.notes),
         ]
         return "\n\n".join("\n".join(block) for block in blocks if block)
 
+    def __repr__(self) -> str:
+        lines = self.text().splitlines()
+        more = ["... print(comparison.text()) for the rest"] if len(lines) > PAGE else []
+        return "\n".join([*lines[:PAGE], *more])
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<pre>{escape(repr(self))}</pre>"
+
+    def _heads(self) -> list[str]:
+        """Say what every deployment is, with every key in which they differ."""
+        scenarios = {name: runs[0].scenario for name, runs in self.runs.items()}
+        keys = differing(list(scenarios.values()))
+        return [line for name, scenario in scenarios.items() for line in _head(name, scenario, keys)]
+
     def _rows(self) -> list[list[str]]:
         rows = []
         for figure in FIGURES:
-            values = [_value(summary, figure.key) for summary in self.summaries.values()]
+            values = [value_of(summary, figure.key) for summary in self.summaries.values()]
             if any(value is not None for value in values):
-                rows.append([figure.label, *("-" if value is None else f"{value:{figure.shown}}" for value in values)])
-        return rows
+                texts = ("n/a" if value is None else f"{value * figure.scale:{figure.shown}}" for value in values)
+                rows.append([figure.label, *texts])
+        levels = [summary["afdsim"].get("load", "-") for summary in self.summaries.values()]
+        return [*rows, ["Load", *levels]] if set(levels) != {"-"} else rows
 
     def _causes(self, ink: Ink) -> list[str]:
         """Where the GPU time of every pool went, in percent."""
@@ -179,7 +173,7 @@ class Comparison:
             for figure in FIGURES:
                 change = changes.get((name, figure.key))
                 bounds = (change.value, change.low, change.high) if change else (math.nan,) * 3
-                rows.append((name, figure.key, _value(summary, figure.key), *bounds))
+                rows.append((name, figure.key, value_of(summary, figure.key), *bounds))
         return pd.DataFrame(rows, columns=["deployment", "key", "value", "difference", "low", "high"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -197,37 +191,55 @@ class Comparison:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         write_text(folder / "compare.json", to_json(self.to_dict()))
         write_text(folder / "compare.txt", self.text() + "\n")
-        from afdsim.results import plot
+        from afdsim.results import plot, plot_parts
 
         for name, draw in (("tpot_cdf", plot.tpot_cdf), ("causes", plot.causes)):
             axes = draw(self.runs)
             for suffix in ("svg", "png"):
-                plot.save(axes, folder / "figures" / f"{name}.{suffix}")
+                plot_parts.save(axes, folder / "figures" / f"{name}.{suffix}")
         return folder
 
 
+def check_folder(folder: Path, *, force: bool) -> None:
+    """Refuse a folder that holds something else than a comparison."""
+    if folder.exists() and not folder.is_dir():
+        raise ScenarioError(f"{folder} is a file; -o takes a folder")
+    if not force and folder.is_dir() and any(folder.iterdir()) and not (folder / "compare.json").is_file():
+        raise ScenarioError(f"{folder} exists and holds no comparison; -o or --force")
+
+
 def compare(
-    *scenarios: Source | Scenario, seeds: Sequence[int] | None = None, progress: Progress | None = None
+    *scenarios: Source | Scenario,
+    seeds: Sequence[int] | None = None,
+    progress: Progress | None = None,
+    cost: CostModel | None = None,
+    network: Network | None = None,
 ) -> Comparison:
-    """Run every scenario under the first one's workload, limit and seeds; `seeds` replaces its own."""
+    """Run every scenario under the first one's workload, SLA and run (warm-up, stop, seeds, granularity).
+
+    `seeds` replaces its own.
+
+    `cost` and `network` replace the models of all of them, as in `simulate`.
+    """
     if len(scenarios) < 2:
         raise ScenarioError("compare needs two scenarios or more")
     loaded = [load(each) for each in scenarios]
     seeds = tuple(seeds or loaded[0].run.seeds)
     same, notes = _under_one_workload(loaded)
-    runs = {name: [simulate(each, seed=seed, progress=progress) for seed in seeds] for name, each in same.items()}
-    return Comparison(runs=runs, notes=notes)
+    one = partial(simulate, cost=cost, network=network, progress=progress)
+    runs = {name: [one(each, seed=seed) for seed in seeds] for name, each in same.items()}
+    return Comparison(runs=runs, notes=notes, shared=_shared(loaded[0]))
 
 
 def _under_one_workload(loaded: Sequence[Scenario]) -> tuple[dict[str, Scenario], tuple[str, ...]]:
-    """Scenarios by name, each with the workload and limit of the first, and what that changed."""
+    """Scenarios by name, each with the workload, limit and run of the first, and what that changed."""
     first, given = loaded[0], loaded[0].resolved()
     notes, found = [], {}
     for scenario in loaded:
         name, varied, own = scenario.name, scenario, scenario.resolved()
         while name in found:
             name += "'"
-        for key in ("workload", "sla"):
+        for key in SHARED:
             if own.get(key) != given.get(key):
                 notes.append(f"{name}: {key} replaced by that of {first.name}")
                 varied = varied.vary(key, given.get(key))
@@ -235,17 +247,75 @@ def _under_one_workload(loaded: Sequence[Scenario]) -> tuple[dict[str, Scenario]
     return found, tuple(notes)
 
 
-def _head(name: str, scenario: Scenario) -> list[str]:
-    return [f"{name}: {deployment_line(scenario)}", f"{' ' * len(name)}  {model_line(scenario)}"]
+def differing(scenarios: Sequence[Scenario]) -> list[str]:
+    """Dotted paths of all keys beside the name in which scenarios differ, in the order of the file."""
+    trees = [dict(_leaves(scenario.resolved())) for scenario in scenarios]
+    paths = dict.fromkeys(path for tree in trees for path in tree)
+    return [path for path in paths if path != "name" and len({repr(tree.get(path)) for tree in trees}) > 1]
 
 
-def _value(summary: Mapping[str, Any], key: str) -> float | None:
-    for part in key.split("."):
-        if part not in summary:
-            return None
-        summary = summary[part]
-    return float(summary)  # type: ignore[arg-type]
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
-def _change(ratio: float, more: str, less: str) -> str:
-    return f"{abs(ratio):.1%} {more if ratio >= 0 else less}"
+def _head(name: str, scenario: Scenario, keys: Sequence[str]) -> list[str]:
+    own, indent = scenario.resolved(), " " * (len(name) + 2)
+    lines = [f"{name}: {deployment_line(scenario)}", f"{indent}{model_line(scenario)}"]
+    lines += [f"{indent}{line}" for line in straggler_lines(scenario)]
+    for part in dict.fromkeys(key.partition(".")[0] for key in keys):
+        value, paths = own.get(part), [key.partition(".")[2] for key in keys if key.partition(".")[0] == part]
+        told = _told(value, paths) if isinstance(value, Mapping) else str(value)
+        lines += _wrapped(f"{part}: {told}", indent) if told else []
+    return lines
+
+
+def _shared(scenario: Scenario) -> tuple[str, ...]:
+    """Say what is the same for all of them."""
+    own = scenario.resolved()
+    parts = (f"{part}: {_told(own[part], list(dict(_leaves(own[part]))))}" for part in SHARED if own.get(part))
+    return (f"All of them have from {scenario.name}:", *(line for text in parts for line in _wrapped(text, " ")))
+
+
+def _told(tree: Mapping[str, Any], paths: Iterable[str]) -> str:
+    """Return ``a.b=1, a.c=2`` of those paths that a part has."""
+    own = dict(_leaves(tree))
+    return ", ".join(f"{path}={own[path]}" for path in paths if path in own)
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ", break_long_words=False)
+
+
+def _said(label: str, found: Difference | None) -> str:
+    """Return ``TPOT mean 3.1% lower (95% CI -3.4% to -2.8%)``, or that there is no difference."""
+    if found is None:
+        return ""
+    if found.value == 0.0 or (math.isfinite(found.low) and not found.certain):
+        return f"{label} the same within chance, {_with_interval(found)}"
+    return f"{label} {_change(found, 'higher', 'lower')}"
+
+
+def _priced(found: Difference) -> str:
+    if found.value == 0.0 or (math.isfinite(found.low) and not found.certain):
+        return f"as dear within chance, {_with_interval(found)}"
+    return _change(found, "dearer", "cheaper")
+
+
+def _change(found: Difference, more: str, less: str) -> str:
+    sure = f" (95% CI {_signed(found.low)} to {_signed(found.high)})" if math.isfinite(found.low) else ""
+    return f"{abs(found.value):.1%} {more if found.value >= 0 else less}{sure}"
+
+
+def _with_interval(found: Difference) -> str:
+    sure = f" (95% CI {_signed(found.low)} to {_signed(found.high)})" if math.isfinite(found.low) else ""
+    return f"{_signed(found.value)}{sure}"
+
+
+def _signed(ratio: float) -> str:
+    """Return a percentage with its sign, zero without one."""
+    text = f"{ratio:+.1%}"
+    return "0.0%" if text in {"+0.0%", "-0.0%"} else text

@@ -2,23 +2,25 @@
 
 An axis is a path with its values, or several paths whose values move together (``zip``). Everything that can be wrong
 with an axis is found before the first point runs, all faults at once, with positions where there is a file.
+In a table numbers stay numbers, and amounts become numbers in one unit; other values are texts.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from afdsim import units
 from afdsim.errors import ScenarioError
 from afdsim.scenario import complaints, yamlfile
-from afdsim.scenario.document import Scenario, load, locate
+from afdsim.scenario.document import SWEEP, Scenario, load, locate, near, shelf, within
 from afdsim.scenario.leaves import got
 from afdsim.scenario.yamlfile import Document
-from afdsim.units import suggestion
 
 TRIED = 200
 """Combinations in which a value that the base refuses is tried before it is called wrong."""
@@ -33,7 +35,18 @@ class Point(NamedTuple):
 
     chosen: tuple[object, ...]
     """The value of every path, in the order of `Grid.paths`."""
+    cells: tuple[object, ...]
+    """The same as a table shows them."""
     seed: int
+
+
+class Column(NamedTuple):
+    """The values of one path as a column of a table."""
+
+    cells: tuple[object, ...]
+    """A cell for every place on the axis; all are numbers, or all are texts, but for None and truth values."""
+    unit: str = ""
+    """What the numbers count, where the values are amounts with units."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +96,9 @@ class Grid:
     def points(self) -> Iterator[Point]:
         """Yield every point in order; nothing of them is kept."""
         for index in range(self.combinations):
-            chosen = self.chosen(index)
+            chosen, cells = self.chosen(index), self.cells(index)
             for seed in self.seeds:
-                yield Point(chosen, seed)
+                yield Point(chosen, cells, seed)
 
     def scenario(self, chosen: tuple[object, ...]) -> Scenario:
         """Return the scenario of a point, the same for all of its seeds."""
@@ -102,11 +115,29 @@ class Grid:
 
     def chosen(self, index: int) -> tuple[object, ...]:
         """Return the value of every path at one combination."""
-        rows: list[tuple[object, ...]] = []
+        return tuple(value for axis, place in self._places(index) for value in axis.rows[place])
+
+    def cells(self, index: int) -> tuple[object, ...]:
+        """Return the cell of every path at one combination."""
+        return tuple(self.columns[path].cells[place] for axis, place in self._places(index) for path in axis.paths)
+
+    @cached_property
+    def columns(self) -> Mapping[str, Column]:
+        """Every path as a column: a cell for every place on its axis."""
+        return {path: column([row[n] for row in axis.rows]) for axis in self.axes for n, path in enumerate(axis.paths)}
+
+    @property
+    def units(self) -> dict[str, str]:
+        """The unit of every path whose values are amounts."""
+        return {path: found.unit for path, found in self.columns.items() if found.unit}
+
+    def _places(self, index: int) -> list[tuple[Axis, int]]:
+        """Return where a combination is on every axis."""
+        found = []
         for axis in reversed(self.axes):
             index, place = divmod(index, len(axis.rows))
-            rows.append(axis.rows[place])
-        return tuple(value for row in reversed(rows) for value in row)
+            found.append((axis, place))
+        return found[::-1]
 
     def _value_faults(self) -> Iterator[str]:
         """Find the values that no combination can use: wrong kind, wrong unit, outside their range."""
@@ -156,15 +187,34 @@ def grid(
     )  # fmt: skip
 
 
+def shipped() -> tuple[str, ...]:
+    """Return the names of the sweeps that travel with the package."""
+    return tuple(sorted(path.name.removesuffix(SWEEP) for path in shelf().glob(f"*{SWEEP}")))
+
+
+def find(source: str | Path) -> Path:
+    """Return the file of a sweep: a path first, then a shipped name, with or without ``.sweep.yaml``."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    name = path.name.removesuffix(SWEEP)
+    if str(path.parent) in (".", "scenarios") and name in shipped():
+        return near(shelf() / f"{name}{SWEEP}")
+    what = "is a folder" if path.is_dir() else "no such file"
+    close = units.suggestion(name, shipped())
+    raise ScenarioError(f"{source}: {what}, and no shipped sweep{close} (shipped: {', '.join(shipped())})")
+
+
 def read(path: str | Path, overrides: Iterable[str] = ()) -> Grid:
     """Return the points that a sweep file describes; `overrides` change its base."""
-    path = Path(path)
+    path = find(path)
     document = yamlfile.read(path)
     faults = [*document.faults, *_shape_faults(document)]
     if faults:
         raise ScenarioError("\n".join(faults))
     data = document.data
-    base = load(data["base"] if isinstance(data["base"], dict) else _base(document), overrides)
+    inside = isinstance(data["base"], dict)
+    base = within(document, "base", overrides) if inside else load(_base(document), overrides)
     axes = [_axis_in_file(document, {key: ("axes", key)}) for key in data.get("axes", {})]
     groups = [
         _axis_in_file(document, {key: ("zip", index, key) for key in group})
@@ -173,6 +223,26 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> Grid:
     seeds = _seeds(data.get("seeds"), base, f"{document.where(('seeds',))}: seeds")
     name = data.get("name", path.name.removesuffix(".yaml").removesuffix(".sweep"))
     return Grid(base=base, axes=(*axes, *groups), seeds=seeds, folder=str(document.folder(())), name=name)
+
+
+def column(values: Sequence[object]) -> Column:
+    """Return the values of a path as cells of one kind.
+
+    >>> column(["60 req/s", "2 req/min"]), column([1, 2.5]), column([1, "auto", [2]])  # doctest: +NORMALIZE_WHITESPACE
+    (Column(cells=(60.0, 0.03333333333333333), unit='req/s'), Column(cells=(1.0, 2.5), unit=''),
+     Column(cells=('1', 'auto', '[2]'), unit=''))
+    """
+    told = [value for value in values if value is not None]
+    texts = ["inf" if value == math.inf else value for value in told]
+    amounts = units.together([text for text in texts if isinstance(text, str)])
+    if amounts is not None and all(isinstance(text, str) for text in texts):
+        numbers = iter(amounts[0])
+        return Column(tuple(math.nan if value is None else next(numbers) for value in values), amounts[1])
+    if all(type(value) is int for value in values) or all(isinstance(value, bool) for value in told):
+        return Column(tuple(values))
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in told):
+        return Column(tuple(math.nan if value is None else float(value) for value in values))  # type: ignore[arg-type]
+    return Column(tuple(None if value is None else str(shown(value)) for value in values))
 
 
 def shown(value: object) -> object:
@@ -274,10 +344,13 @@ def _seed_faults(seeds: tuple[object, ...]) -> Iterator[str]:
 def _shape_faults(document: Document) -> Iterator[str]:
     """Find what is wrong with the keys of a sweep file."""
     data = document.data
+    if "base" not in data and {"model", "deployment", "extends"} & set(data):
+        yield f"{document.where(())}: is a scenario; afdsim run runs it, a sweep names it as its base"
+        return
     for key in data:
         if key not in KEYS:
             known = f" (known: {', '.join(KEYS)})"
-            yield f"{document.where((key,), key=True)}: {key}: unknown key{suggestion(key, KEYS) or known}"
+            yield f"{document.where((key,), key=True)}: {key}: unknown key{units.suggestion(key, KEYS) or known}"
     if data.get("version", 1) != 1:
         yield f"{document.where(('version',))}: version: must be 1 {got(data['version'])}"
     if not isinstance(data.get("base"), str | dict):

@@ -1,14 +1,16 @@
 """One point of a sweep: simulate it, flatten what it gives, keep it in a file.
 
 A file is named by the content of the scenario and the seed, in a folder named by the code that computed it, so it is
-right whenever it is found: an edited scenario, engine or catalog looks elsewhere. Files are written whole or not at
-all; a torn one (a machine lost power) counts as absent.
+right whenever it is found: an edited scenario, engine or catalog looks elsewhere. Models of the caller's are part of
+the content; where they have no digest, no file is read or written. Files are written whole or not at all; a torn one
+(a machine lost power) counts as absent.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -19,7 +21,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from afdsim import __version__
-from afdsim.errors import AfdsimError, SimulationError
+from afdsim.cluster.network import Network
+from afdsim.cost.checked import checked_cost, checked_network
+from afdsim.cost.identity import UnknownError, digest
+from afdsim.cost.roofline import CostModel
+from afdsim.errors import AfdsimError, ModelError, SimulationError
 from afdsim.scenario.document import Scenario
 
 Status = Literal["ok", "error"]
@@ -29,6 +35,51 @@ UNTOLD = ("definitions",)
 
 PRESENTATION = ("cli/", "plot", "results/plot", "results/terminal")
 """Beginnings of the paths of modules that only show what others compute."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """What prices points in place of afdsim's own models: the `cost` and `network` of `simulate`."""
+
+    cost: CostModel | None = None
+    network: Network | None = None
+
+    def check(self) -> None:
+        """Refuse what is no model."""
+        checked_cost(self.cost)
+        checked_network(self.network)
+
+    def key(self, scenario: Scenario) -> str:
+        """Return the key of a scenario under these models, or raise UnknownError."""
+        if self.cost is None and self.network is None:
+            return scenario.key
+        return hashlib.sha256(f"{scenario.key} {digest((self.cost, self.network))}".encode()).hexdigest()
+
+    def nameless(self) -> str:
+        """Return why these models have no digest; nothing where they have one."""
+        for argument, model in (("cost", self.cost), ("network", self.network)):
+            try:
+                digest(model)
+            except UnknownError as error:
+                return f"{argument}={type(model).__name__} has no digest: {error}"
+        return ""
+
+    def check_travel(self) -> None:
+        """Refuse models that a worker process could not receive."""
+        for argument, model in (("cost", self.cost), ("network", self.network)):
+            if type(model).__module__ == "__main__":
+                reason = "it is defined in a script or notebook, which no worker process imports"
+            elif not (reason := _unpicklable(model)):
+                continue
+            raise ModelError(f"{argument}={type(model).__name__}: {reason}; define it in a module, or use workers=1")
+
+
+def _unpicklable(thing: object) -> str:
+    try:
+        pickle.dumps(thing)
+    except Exception as error:  # pickle raises what it likes
+        return f"it cannot be sent to a worker process ({error})"
+    return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,14 +131,14 @@ class Cache:
         write_text(file, text)
 
 
-def compute(scenario: Scenario, seed: int, file: Path | None, expected: str) -> str:
-    """Simulate one point wherever this runs, keep it in `file`, and return the text of its outcome.
+def compute(scenario: Scenario, seed: int, file: Path | None, expected: str, models: Models | None = None) -> str:
+    """Simulate one point wherever this runs, keep it in `file` if there is one, and return the text of its outcome.
 
     `expected` is the `code` of who asks: a worker with another one must not answer.
     """
     if expected != code():
         raise SimulationError("this worker runs another version of afdsim than the sweep; install the same everywhere")
-    text = outcome(scenario, seed).text()
+    text = outcome(scenario, seed, models or Models()).text()
     if file is not None:
         # a worker may have no such disk, or a full one: who asked keeps the outcome too, and notices
         with suppress(OSError):
@@ -95,13 +146,18 @@ def compute(scenario: Scenario, seed: int, file: Path | None, expected: str) -> 
     return text
 
 
-def outcome(scenario: Scenario, seed: int) -> Outcome:
-    """Simulate one point; a failure that afdsim explains is an outcome, any other is a bug and raised."""
+def outcome(scenario: Scenario, seed: int, models: Models) -> Outcome:
+    """Simulate one point; a failure that afdsim explains is an outcome.
+
+    Any other is a bug and raised, and so is a fault of `models`, which is none of the point.
+    """
     from afdsim.simulation import simulate
 
     started = time.perf_counter()
     try:
-        summary = simulate(scenario, seed=seed).summary
+        summary = simulate(scenario, seed=seed, cost=models.cost, network=models.network).summary
+    except ModelError:
+        raise
     except AfdsimError as error:
         return Outcome(status="error", error=str(error), wall_s=time.perf_counter() - started, columns={})
     return Outcome(status="ok", wall_s=time.perf_counter() - started, columns=flat(summary))

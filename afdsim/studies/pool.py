@@ -35,6 +35,7 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NU
 class _Call(NamedTuple):
     future: Future[Any]
     request: bytes
+    """The pickled call, pickled once more: what cannot be read inside is then answered and not lost."""
 
 
 class Pool(Executor):
@@ -55,7 +56,7 @@ class Pool(Executor):
         if self._closed:
             raise RuntimeError("the pool is closed")
         future: Future[T] = Future()
-        self._calls.put(_Call(future, pickle.dumps((fn, args, kwargs))))
+        self._calls.put(_Call(future, pickle.dumps(pickle.dumps((fn, args, kwargs)))))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -151,13 +152,13 @@ def serve() -> None:
     os.dup2(2, 1)  # what a call prints must not mix with the answers
     with suppress(EOFError, BrokenPipeError):
         while True:
-            function, args, kwargs = pickle.load(requests)
-            answers.write(_answer(function, args, kwargs))
+            answers.write(_answer(pickle.load(requests)))
             answers.flush()
 
 
-def _answer(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+def _answer(request: bytes) -> bytes:
     try:
+        function, args, kwargs = pickle.loads(request)
         return pickle.dumps((True, function(*args, **kwargs)))
     except Exception as error:  # raised again where the call came from
         try:

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from afdsim.errors import ScenarioError, SimulationError
+from afdsim.cluster.network import Network
+from afdsim.cost.roofline import CostModel
+from afdsim.errors import ModelError, ScenarioError, SimulationError
 from afdsim.scenario.document import Scenario, Source, load
-from afdsim.studies.grid import Grid, Point, Zips, grid, shown
-from afdsim.studies.points import Cache, Outcome, code, compute
+from afdsim.studies.grid import Grid, Point, Zips, grid
+from afdsim.studies.points import Cache, Models, Outcome, code, compute
 from afdsim.studies.pool import Pool
 
 if TYPE_CHECKING:
@@ -38,8 +43,15 @@ SHARD = 10_000
 AHEAD = 1_024
 """Points handed to an executor of unknown size."""
 
+UNITS = "units.json"
+"""File beside the shards with the units of their columns, because CSV holds none."""
+
 LEADING = ("seed", "point", "status", "error")
 """Columns between the axes and the keys of the summary."""
+
+
+RATES = ("output_throughput", "request_throughput", "tgs")
+"""Columns of every table: an open loop that is too short has none of these keys, and NaN here."""
 
 
 class StoppedError(SimulationError):
@@ -71,22 +83,30 @@ def sweep(  # noqa: PLR0913 - the arguments are the vocabulary of a sweep
     resume: bool = True,
     progress: bool = True,
     cache: str | Path = POINTS,
+    cost: CostModel | None = None,
+    network: Network | None = None,
 ) -> pd.DataFrame:
     """Simulate every combination of the axes with every seed; return one row for each.
 
     `over` maps dotted paths to lists of values and spans a product; the paths of one map in `zip` vary together.
     `seeds` is how many, or which; those of the scenario if left out. `workers` is a number of processes or any
     Executor, such as ``dask.distributed.Client.get_executor()``. Every point is kept in `cache` as soon as it has
-    finished; with `resume`, points found there are not simulated again.
+    finished; with `resume`, points found there are not simulated again. `cost` and `network` replace the models, as in
+    `simulate`; points of one that has no digest (`cost.identity`) are not kept, and a warning says so.
 
     Columns: one per axis, named by its path; seed, point (digest of the scenario), status ("ok" or "error") and error;
     every key of ``result.json`` (``afdsim.`` dropped, dots kept: "tgs", "pools.attention.busy", "sla.met"); wall_s. A
-    point that fails is a row with its error and no figures.
+    point that fails is a row with its error and no figures. Amounts with units are numbers in the unit of the axis's
+    first value, which ``frame.attrs["units"]`` has by column.
     """
     points = grid(base if isinstance(base, Scenario) else load(base), over, zip, seeds)
-    run = Sweep(grid=points, cache=Cache(Path(cache)), resume=resume)
+    models = Models(cost=cost, network=network)
+    models.check()
+    run = Sweep(grid=points, cache=Cache(Path(cache)), resume=resume, models=models)
+    if run.unkept:
+        warnings.warn(f"points are not kept: {run.unkept}", stacklevel=2)
     with executor(workers) as pool, run.resumable(), bar() if progress else nullcontext() as report:
-        return table(run.rows(pool, report), points.paths)
+        return table(run.rows(pool, report), points.paths, points.units)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -97,7 +117,7 @@ class _Job:
     scenario: Scenario | None
     key: str
     file: Path | None
-    """Where its outcome is kept; nowhere if there is no scenario."""
+    """Where its outcome is kept; nowhere if there is no scenario, or no digest of the models."""
     outcome: Outcome | None = None
 
 
@@ -108,6 +128,7 @@ class Sweep:
     grid: Grid
     cache: Cache
     resume: bool = True
+    models: Models = field(default_factory=Models)
     tally: Tally = field(init=False)
 
     def __post_init__(self) -> None:
@@ -115,6 +136,8 @@ class Sweep:
 
     def rows(self, pool: Executor, report: Report | None = None) -> Iterator[Row]:
         """Yield the row of every point in the order of the grid; only points that are on their way are in memory."""
+        if isinstance(pool, Pool):
+            self.models.check_travel()
         backlog: deque[_Job] = deque()
         running: dict[Future[str], _Job] = {}
         ahead = _ahead(pool)
@@ -155,9 +178,16 @@ class Sweep:
         except BrokenExecutor as error:
             raise StoppedError(f"the executor broke: {error}; {self.kept()}") from None
 
+    @cached_property
+    def unkept(self) -> str:
+        """Why no point of this sweep is kept; empty where they are."""
+        return self.models.nameless()
+
     def kept(self) -> str:
         """Return what an interrupted sweep leaves, and the way on."""
         done, total = self.tally.done, self.tally.total
+        if self.unkept:
+            return f"{done:,} of {total:,} points had finished and none is kept: {self.unkept}"
         return f"{done:,} of {total:,} points are kept in {self.cache.folder}; the same again goes on from there"
 
     def _jobs(self) -> Iterator[_Job]:
@@ -172,14 +202,17 @@ class Sweep:
         if not isinstance(scenario, Scenario):
             wrong = Outcome(status="error", error=scenario, columns={})
             return _Job(point=point, scenario=None, key=_digest(self.grid, point), file=None, outcome=wrong)
-        file = self.cache.file(scenario.key, point.seed)
+        if self.unkept:
+            return _Job(point=point, scenario=scenario, key=_digest(self.grid, point), file=None)
+        key = self.models.key(scenario)
+        file = self.cache.file(key, point.seed)
         known = self.cache.get(file) if self.resume else None
-        return _Job(point=point, scenario=scenario, key=scenario.key, file=file, outcome=known)
+        return _Job(point=point, scenario=scenario, key=key, file=file, outcome=known)
 
     def _submitted(self, job: _Job, pool: Executor) -> Future[str]:
         assert job.scenario is not None
-        assert job.file is not None
-        return pool.submit(compute, job.scenario, job.point.seed, job.file.absolute(), code())
+        file = None if job.file is None else job.file.absolute()
+        return pool.submit(compute, job.scenario, job.point.seed, file, code(), self.models)
 
     def _settle(self, running: dict[Future[str], _Job]) -> None:
         """Wait until something has finished, and keep it."""
@@ -192,13 +225,12 @@ class Sweep:
     def _answer(self, future: Future[str], job: _Job) -> Outcome:
         try:
             text = future.result()
-        except BrokenExecutor:
+        except (BrokenExecutor, ModelError):
             raise
         except Exception as error:
             # a bug or a lost machine: a row like any failure, but not kept, so that the next sweep tries again
             return Outcome(status="error", error=f"{type(error).__name__}: {error}", columns={})
-        assert job.file is not None
-        if not self.resume or not job.file.is_file():
+        if job.file is not None and (not self.resume or not job.file.is_file()):
             self.cache.put(job.file, text)
         return Outcome.read(text)
 
@@ -232,7 +264,7 @@ def _digest(points: Grid, point: Point) -> str:
 
 
 def _row(points: Grid, job: _Job, outcome: Outcome) -> Row:
-    axes = {path: shown(value) for path, value in zip(points.paths, job.point.chosen, strict=True)}
+    axes = dict(zip(points.paths, job.point.cells, strict=True))
     leading = (job.point.seed, job.key[:12], outcome.status, outcome.error)
     return {**outcome.columns, **axes, **dict(zip(LEADING, leading, strict=True)), "wall_s": outcome.wall_s}
 
@@ -301,63 +333,82 @@ def bar() -> Iterator[Report | None]:
 # tables -------------------------------------------------------------------------------------------------------------
 
 
-def table(rows: Iterable[Row], paths: Iterable[str]) -> pd.DataFrame:
-    """Return rows as one frame: axes, seed, point, status and error first, wall time last."""
+def table(rows: Iterable[Row], paths: Iterable[str], units: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Return rows as one frame: axes, seed, point, status and error first, wall time last; `units` in its attrs."""
     import pandas as pd
 
     paths, stream = tuple(paths), iter(rows)
     parts = []
     while chunk := list(islice(stream, SHARD)):  # frames are many times smaller than dicts
         parts.append(pd.DataFrame(chunk))
-    return _tidy(pd.concat(parts, ignore_index=True), paths)
+    return _tidy(pd.concat(parts, ignore_index=True), paths, units or {})
 
 
-def _tidy(frame: pd.DataFrame, paths: tuple[str, ...]) -> pd.DataFrame:
+def _tidy(frame: pd.DataFrame, paths: tuple[str, ...], units: Mapping[str, str]) -> pd.DataFrame:
     """Order the columns; keep truth values usable as masks where failed points have none."""
     from pandas.api.types import is_object_dtype
 
     leading = [*paths, *LEADING]
+    frame = frame.assign(**dict.fromkeys((name for name in RATES if name not in frame), math.nan))
     rest = [name for name in frame.columns if name not in {*leading, "wall_s"}]
     frame = frame[[*leading, *rest, "wall_s"]].astype({"error": "string", "point": "string", "status": "string"})
     mixed = [name for name in rest if is_object_dtype(frame[name])]
-    return frame.astype({name: "boolean" for name in mixed if frame[name].dropna().isin([True, False]).all()})
+    frame = frame.astype({name: "boolean" for name in mixed if frame[name].dropna().isin([True, False]).all()})
+    frame.attrs = {"units": dict(units)} if units else {}
+    return frame
 
 
-def write(rows: Iterable[Row], paths: Iterable[str], folder: Path) -> int:
+def write(rows: Iterable[Row], paths: Iterable[str], folder: Path, units: Mapping[str, str] | None = None) -> int:
     """Stream rows into the numbered shards of a table, each whole or absent, and return how many rows there were."""
-    from afdsim.results.result import write_frame
+    from afdsim.results.result import write_frame, write_text
 
     paths, stream, count, shard = tuple(paths), iter(rows), 0, 0
     while chunk := list(islice(stream, SHARD)):
-        frame = table(chunk, paths)
+        frame = table(chunk, paths, units)
         count += len(frame)
-        for path in paths:
-            if len(set(map(type, frame[path]))) > 1:  # a column of a file has one type
-                frame[path] = frame[path].astype(str)
         write_frame(frame, folder, _name(shard))
         shard += 1
+    write_text(folder / UNITS, json.dumps(units or {}) + "\n")
     for stale in folder.glob("points-*"):
         if stale.name.partition(".")[0] not in map(_name, range(shard)):
             stale.unlink()
     return count
 
 
-def read(folder: str | Path) -> pd.DataFrame:
-    """Return the table that `write` has put in a folder."""
+def read(folder: str | Path, columns: Iterable[str] | None = None) -> pd.DataFrame:
+    """Return the table that `write` has put in a folder; of its keys of the summary only `columns`, if given."""
     import pandas as pd
 
     shards = sorted(Path(folder).glob("points-*.*"))
     if not shards:
         raise ScenarioError(f"{folder}: holds no table of a sweep (points-00000...); 'afdsim sweep' writes one")
-    texts = dict.fromkeys(("point", "status", "error"), "string")
-    whole = pd.concat(
-        [
-            pd.read_parquet(shard) if shard.suffix == ".parquet" else pd.read_csv(shard, engine="python", dtype=texts)
-            for shard in shards
-        ],
-        ignore_index=True,
-    )
-    return _tidy(whole, tuple(str(name) for name in whole.columns[: list(whole.columns).index("seed")]))
+    whole = pd.concat([_shard(shard, columns) for shard in shards], ignore_index=True)
+    paths = tuple(str(name) for name in whole.columns[: list(whole.columns).index("seed")])
+    return _tidy(whole, paths, _units(Path(folder)))
+
+
+def _shard(file: Path, columns: Iterable[str] | None) -> pd.DataFrame:
+    """Return one file of a table."""
+    import pandas as pd
+
+    if file.suffix == ".parquet":
+        frame = pd.read_parquet(file)
+    else:
+        texts = dict.fromkeys(("point", "status", "error"), "string")
+        frame = pd.read_csv(file, engine="python", dtype=texts)
+    if columns is None:
+        return frame
+    last = list(frame.columns).index("error")
+    wanted = {*frame.columns[: last + 1], *RATES, "wall_s", *columns}
+    return frame[[name for name in frame.columns if name in wanted]]
+
+
+def _units(folder: Path) -> dict[str, str]:
+    try:
+        found: dict[str, str] = json.loads((folder / UNITS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a table of an older version has none
+        return {}
+    return found
 
 
 def _name(shard: int) -> str:

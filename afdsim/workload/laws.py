@@ -230,6 +230,13 @@ class RequestSource:
         assert self._arrival is not None, "a closed loop has no arrival column"
         return self._arrival.first(n).astype(np.float64)
 
+    def until(self, time: float) -> int:
+        """Return how many requests of an open loop arrive up to a time, at least 1."""
+        known = BLOCK
+        while self.times(known)[-1] <= time:
+            known *= 2
+        return max(int(np.searchsorted(self.times(known), time, side="right")), 1)
+
     def columns(self, n: int) -> tuple[Ints, Ints]:
         """(input_len, output_len) of the first `n` requests."""
         return self._input.first(n).astype(np.int64), self._output.first(n).astype(np.int64)

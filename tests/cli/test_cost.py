@@ -61,8 +61,10 @@ def test_weak_hardware_of_the_paper():
 
 
 def test_a_slower_network_needs_more_active_experts():
-    wide, narrow = (answer("cost", "--network", rate)["min_sparsity"][0]["value"] for rate in ("400 GB/s", "200 GB/s"))
+    found = [answer("cost", "--model", "step3", "--network", rate) for rate in ("400 GB/s", "200 GB/s")]
+    wide, narrow = (each["min_sparsity"][0]["value"] for each in found)
 
+    assert found[0]["afd_simulated"][0]["usd"] < found[1]["afd_simulated"][0]["usd"]
     assert narrow == pytest.approx(2 * wide)
 
 
@@ -74,8 +76,77 @@ def test_cost_prints_every_block():
     assert max(map(len, text.splitlines())) <= 110
 
 
+def test_every_table_says_what_it_leaves_out():
+    text = run("cost", "--model", "step3").stdout
+    theory = [block for block in text.split("\n\n") if not block.startswith(("The best AFD pairs", "Prices"))]
+
+    assert len(theory) == 7
+    assert all(" Leaves out: " in block for block in theory)
+
+
+def test_the_best_pairs_are_simulated():
+    found = answer("cost", "--model", "step3")["afd_simulated"]
+    text = run("cost", "--model", "step3").stdout
+
+    for row in found:
+        assert row["usd"] > row["theory_usd"]
+        assert f"{row['usd'] / row['theory_usd']:.1f} x" in text
+        assert row["deployment"] in text
+    assert "as `afdsim run` does" in text
+
+
+@pytest.mark.parametrize("role", ["attention", "ffn"])
+def test_precision_reaches_every_table(role):
+    asked = ("cost", "--model", "step3", "--gpu", "H800,H20", "--context", "8192")
+    fp8, bf16 = answer(*asked), answer(*asked, "--precision", f"{role}=bf16")
+    of = {
+        "attention": ("work", "usd", "afd", "afd_simulated", "accelerators", "intensity", "weak_hardware"),
+        "ffn": ("usd", "afd", "afd_simulated", "accelerators", "min_sparsity", "sparsity", "weak_hardware"),
+    }
+
+    assert {key for key in fp8 if fp8[key] != bf16[key]} == set(of[role])
+
+
+@pytest.mark.parametrize("tpot", ["50ms", "500ms"])
+def test_the_largest_batch_knows_the_memory(tpot):
+    found = answer("cost", "--model", "qwen3-235b,step3", "--gpu", "H800", "--context", "8192", "--tpot", tpot)
+    size = {row["model"]: row["kv_bytes"] for row in found["work"]}
+
+    for row in found["weak_hardware"]:
+        assert row["limit"] == "memory"
+        assert 0.5 * 80e9 < 3 * row["largest_batch"] * size[row["model"]] < 0.9 * 80e9
+
+
+def test_the_largest_batch_names_the_limit_that_binds():
+    asked = ("cost", "--model", "step3", "--gpu", "H20,L4", "--context", "8192")
+
+    assert {row["gpu"]: row["limit"] for row in answer(*asked)["weak_hardware"]} == {
+        "H20": "compute",
+        "L4": "bandwidth",
+    }
+    assert "limited by" in run(*asked).stdout
+
+
+def test_prices_and_rates_come_with_their_source():
+    text = run("cost", "--model", "step3", "--gpu", "H200,H20", "--price", "H200=3.1 USD/h").stdout
+    block = text.split("Prices and network rates used")[1]
+
+    for word in ("3.10", "--price", "0.80", "25.0 GB/s", "H20 servers carry 4 x 400 Gb/s", "section 5: one port a GPU"):
+        assert word in block
+    assert "--network" in run("cost", "--model", "step3", "--network", "200 GB/s").stdout
+
+
+def test_gpus_without_a_price_have_no_pair():
+    found = answer("cost", "--model", "step3", "--gpu", "L20", "--context", "8192")
+
+    assert found["afd_simulated"] == []
+    assert "none known" in run("cost", "--model", "step3", "--gpu", "L20").stdout
+
+
 def test_a_stated_price_counts():
-    (row,) = answer("cost", "--model", "step3", "--gpu", "H200", "--context", "8192", "--price", "H200=3.6")["usd"]
+    (row,) = answer("cost", "--model", "step3", "--gpu", "H200", "--context", "8192", "--price", "H200=3.6 USD/h")[
+        "usd"
+    ]
 
     assert row["ffn"] == pytest.approx(5.33e10 * 3.6 / 3600 / 1979e12 * 1e6, rel=0.002)
 
@@ -109,6 +180,27 @@ def test_a_scenario_is_explained_at_its_mean_context():
     near, far = (answer("explain", "step3_2a2f_4k", "--context", n)["attention_s"] for n in (4000, 4200))
 
     assert near < at_mean < far
+
+
+def test_explain_prints_the_rows_that_are_padded():
+    asked = ("explain", "--model", "qwen3-32b", "--gpu", "H20", "--batch", 64, "--context", 8192)
+    bf16 = (*asked, "--precision", "kv_cache=bf16")
+
+    assert "8 padded to 64" in run(*bf16).stdout
+    assert "8 padded to 16" in run(*bf16, "--kernels", "flashinfer").stdout
+    core = next(each for each in answer(*bf16)["operators"] if each["name"] == "core attention")
+    assert (core["bound"], core["rows"], core["padded"], core["tile"]) == ("compute", 8, 64, 64)
+    assert core["peak"] < 0.1
+
+
+def test_explain_reads_the_kernels_of_a_scenario():
+    asked = ("explain", "qwen3_235b_gb200_7a1f", "--set", "deployment.attention.gpu=H20")
+    default, chosen = (
+        answer(*asked, "--set", f"deployment.attention.kernels={kernels}")["attention_s"]
+        for kernels in ("[]", "[flashinfer]")
+    )
+
+    assert chosen == pytest.approx(0.63 * default, rel=0.02)
 
 
 def test_explain_takes_coefficients_of_its_own(tmp_path):
@@ -148,13 +240,25 @@ def test_explain_names_sources():
         (("explain", "--model", "step3", "--gpu", "H800"), "explain --model also needs --batch, --context"),
         (("explain", "small", "--tp", "2"), "change them with --set"),
         (("explain", "small", "--precision", "ffn=bf16"), "change them with --set"),
+        (("explain", "small", "--kernels", "flashinfer"), "change them with --set"),
+        (
+            ("explain", "--model", "step3", "--gpu", "H800", "--batch", 1, "--context", 1, "--kernels", "magic"),
+            "no kernel was measured for 'magic' (known: cutlass, ",
+        ),
         (("cost", "--model", "step4"), "did you mean 'step3'"),
         (("cost", "--gpu", "H8000"), "unknown GPU 'H8000'"),
         (("cost", "--context", "8k"), "--context: '8k' is not a number of tokens"),
         (("cost", "--network", "400GBps"), "--network: unknown unit 'GBps'"),
         (("cost", "--tpot", "-5ms"), "--tpot: '-5ms' must be greater than zero"),
-        (("cost", "--price", "H100=2"), "--price: 'h100' is none of the GPUs compared"),
-        (("cost", "--price", "H800=cheap"), "--price: 'H800=cheap' is not GPU=USD/h"),
+        (("cost", "--price", "H100=2 USD/h"), "--price: H100 is none of the GPUs compared; add --gpu H100"),
+        (("cost", "--price", "H8000=2 USD/h"), "--price: unknown GPU 'H8000'; did you mean 'H800'?"),
+        (("cost", "--price", "2 USD/h"), "--price: '2 USD/h' is not GPU=PRICE; write e.g. 'H200=3.1 USD/h'"),
+        (("cost", "--price", "H800=cheap"), "--price H800: 'cheap' is not a price; write a number and a unit"),
+        (("cost", "--price", "H800=nan USD/h"), "--price H800: 'nan USD/h' is not a price"),
+        (("cost", "--price", "H800=2"), "--price H800: needs a unit, for example '2 USD/h'"),
+        (("cost", "--price", "H800=2 USD"), "--price H800: unknown price unit 'USD'; did you mean 'USD/h'?"),
+        (("cost", "--price", "H800=-2 USD/h"), "--price H800: '-2 USD/h' must be greater than zero"),
+        (("cost", "--price", "h800=2 USD/h", "--price", "H800=3 USD/h"), "--price: H800 has two prices; state one"),
         (("cost", "--precision", "kv=fp8"), "--precision: 'kv=fp8'; write ROLE=DTYPE"),
         (("cost", "--precision", "ffn=fp32"), "--precision: 'ffn=fp32'"),
     ],

@@ -4,7 +4,7 @@ import pytest
 
 from afdsim.catalog import entries as catalog
 from afdsim.catalog.llm import Precision
-from afdsim.cost.anatomy import Setting, attention_seconds, explain, explain_afd, representative
+from afdsim.cost.anatomy import Setting, attention_seconds, explain, explain_afd, explain_colocated, representative
 from afdsim.cost.roofline import Roofline
 from afdsim.engine.lowering import deployment
 from afdsim.errors import CatalogError
@@ -53,6 +53,33 @@ def test_padding_can_make_a_kernel_compute_bound():
 
     assert named(explain(qwen))["core attention"].bound == "compute"
     assert named(explain(qwen, Roofline(backends=("flashinfer",))))["core attention"].bound == "memory"
+
+
+@pytest.mark.parametrize("model", catalog.llms())
+def test_padding_and_the_share_of_peak_are_said(model):
+    for part in explain(setting(model, gpu=catalog.gpu("H20"), ep=4)).parts:
+        assert 0 <= part.peak <= 1
+        assert (part.rows is None) == (part.padded is None)
+        assert part.rows is None or part.tile * part.rows >= part.padded >= part.rows or part.rows < 1
+
+
+def test_a_grouped_gemm_pads_the_mean_rows_of_an_expert():
+    experts = named(explain(setting("qwen3-235b", gpu=catalog.gpu("H20"))))["experts"]
+
+    assert experts.rows == 64 * 8 / 128
+    assert experts.padded == pytest.approx(64 * (1 - 2.718281828**-4), rel=1e-6)
+    assert (experts.tile, experts.bound) == (64, "compute")
+    assert experts.peak < 0.06
+
+
+def test_a_colocated_engine_is_explained_with_its_kernels():
+    default, chosen = (
+        deployment(load("dsr1_h20_ep16", overrides=[f"deployment.kernels={kernels}"])) for kernels in ("[]", "[swapab]")
+    )
+    one, other = (named(explain_colocated(each, batch=16, context=4096))["experts"] for each in (default, chosen))
+
+    assert other.seconds < one.seconds
+    assert (one.tile, other.tile) == (64, 32)
 
 
 def test_coefficients_of_another_gpu_are_called_transferred():

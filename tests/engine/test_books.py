@@ -1,5 +1,7 @@
 """Where the seconds of a step went: gaps are cut where the senders had finished, and rows add up."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,9 +19,11 @@ def line(*cuts: tuple[int, int, int, int]) -> Lines:
     return Lines([0, len(cuts)], list(range(len(cuts))), cut, earlier, before, between)
 
 
-def ledger(units: int = 1, exchanges: int = 1) -> Ledger:
-    sums = [np.zeros((units, WIDTH)) for _ in range(3)]
-    return Ledger([0.0] * units, [0.0] * exchanges, [0.0] * units, [0.0] * units, *sums)
+def ledger(units: int = 1, exchanges: int = 1, edges: tuple[float, ...] = (0.0, np.inf)) -> Ledger:
+    row, run = np.zeros((units, WIDTH)), np.zeros((units, WIDTH))
+    slices = np.zeros((len(edges) - 1, units, WIDTH))
+    times = [0.0] * units
+    return Ledger(times, [0.0] * exchanges, list(times), list(times), row, run, list(edges), slices, [0] * units)
 
 
 def trace(*spans: tuple[float, float], held=(), first=(0.0,), last=(0.0,)) -> Trace:
@@ -85,12 +89,27 @@ def test_a_boundary_looks_at_the_senders_of_the_step_before():
 
 @pytest.mark.parametrize(("opens", "share"), [(0.0, 1.0), (4.0, 0.6), (10.0, 0.0), (12.0, 0.0)])
 def test_a_row_that_the_window_cuts_counts_in_proportion(opens, share):
-    kept = ledger()
+    kept = ledger(edges=(opens, np.inf))
     kept.end[0], kept.row[0, BUSY] = 10.0, 8.0
-    settle(kept, 0, opens)
+    settle(kept, 0)
 
     assert kept.run[0, BUSY] == 8.0
-    assert kept.window[0, BUSY] == pytest.approx(8.0 * share)
+    assert kept.slices[0, 0, BUSY] == pytest.approx(8.0 * share)
+
+
+@given(
+    ends=st.lists(st.floats(0.1, 30.0), min_size=1, max_size=8).map(sorted),
+    edges=st.lists(st.floats(0.0, 40.0), min_size=2, max_size=12, unique=True).map(sorted),
+)
+def test_slices_share_out_every_row_between_the_edges(ends, edges):
+    kept = ledger(edges=tuple(edges))
+    for begin, end in pairwise([0.0, *ends]):
+        kept.begin[0], kept.end[0], kept.row[0, BUSY] = begin, end, end - begin
+        settle(kept, 0)
+
+    covered = [max(min(high, ends[-1]) - low, 0.0) for low, high in pairwise(edges)]
+    assert kept.slices[:, 0, BUSY] == pytest.approx(covered, abs=1e-9)
+    assert kept.run[0, BUSY] == pytest.approx(ends[-1])
 
 
 @st.composite
@@ -131,6 +150,6 @@ def test_rows_adjoin_and_add_up_to_the_time_they_cover(drawn):
         assert (kept.begin[0], kept.end[0]) == (before, step.finish[-1])
         assert row.min() >= -1e-12
         assert row.sum() == pytest.approx(kept.end[0] - kept.begin[0], rel=1e-9, abs=1e-12)
-    settle(kept, 0, ALWAYS)
+    settle(kept, 0)
     assert kept.run.sum() == pytest.approx(traces[-1].finish[-1], rel=1e-9, abs=1e-12)
-    assert np.array_equal(kept.run, kept.window)
+    assert np.array_equal(kept.run, kept.slices[0])

@@ -64,7 +64,7 @@ def assert_requests(found, outcome: Outcome) -> None:
     assert close(requests.first_token, [each.tokens[0] if each.tokens else np.nan for each in mine])
     ended = [each.tokens[-1] if each.tokens and each.left == 0 else np.nan for each in mine]
     assert close(requests.finish, ended)
-    assert record.window[1] == pytest.approx(found.ended, rel=1e-9)
+    assert record.ended == pytest.approx(found.ended, rel=1e-9)
 
 
 def close(column, expected):

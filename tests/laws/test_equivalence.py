@@ -40,6 +40,7 @@ def deployments(draw: st.DrawFn, attention: int = 4, depths: tuple[int, ...] = (
             "instances": draw(st.sampled_from([1, 2, 4])),
             "gpus_per_instance": gpus[1],
             "across": draw(st.sampled_from(["experts", "width"])),
+            "kernels": draw(st.sampled_from([[], ["swapab"]])),
         },
         "deployment__num_microbatches": draw(st.integers(1, 4)),
         "deployment__max_num_seqs": draw(st.integers(1, 9)),

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from afdsim.results import plot
+from afdsim import plot
 from afdsim.results.metrics import CAUSES, Engine, Pool, Run, Sla
 
 pytest.importorskip("matplotlib")
@@ -212,3 +212,115 @@ def test_points_that_failed_are_left_out_of_a_frontier():
 def test_a_column_that_is_no_number_is_told():
     with pytest.raises(ValueError, match="'fast' is no number"):
         plot.ratio({**SWEEP, "instances": ["fast"] * 6}, x="instances")
+
+
+UNSTABLE = {
+    "rate": [60.0, 60.0, 120.0, 120.0, 180.0, 180.0, 240.0, 240.0],
+    "tgs": [900.0, 950.0, 2000.0, 2050.0, 2400.0, 2450.0, np.nan, np.nan],
+    "tokens_per_s_per_user": [30.0, 29.0, 24.0, 25.0, 18.0, 19.0, 12.0, 11.0],
+    "mean_tpot_ms": [33.0, 34.0, 41.0, 40.0, 55.0, 53.0, 80.0, 81.0],
+    "sla.met": [True, True, True, True, False, False, False, False],
+    "load": ["STABLE", "STABLE", "STABLE", "BACKLOGGED", "OVERLOADED", "OVERLOADED", "n/a", "n/a"],
+}
+
+
+def hollow(ax):
+    """Places of the hollow points of a picture."""
+    faces = {"none", "white"}
+    drawn = [line for line in ax.get_lines() if line.get_marker() != "None" and line.get_markerfacecolor() in faces]
+    return sorted((x, y) for line in drawn for x, y in zip(*line.get_data(), strict=True))
+
+
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_a_point_whose_load_is_not_stable_is_hollow_and_on_no_frontier():
+    ax = plot.pareto(UNSTABLE, met=None)
+    (best,) = [line for line in ax.get_lines() if line.get_label() == "frontier"]
+
+    assert hollow(ax) == [(18.0, 2400.0), (19.0, 2450.0), (25.0, 2050.0)]
+    assert best.get_ydata().tolist() == [2000.0, 950.0, 900.0]
+    assert "load not stable" in legend(ax)
+
+
+def test_a_point_that_misses_the_limit_and_its_load_is_drawn_once():
+    ax = plot.pareto(UNSTABLE)
+
+    assert hollow(ax) == [(18.0, 2400.0), (19.0, 2450.0), (25.0, 2050.0)]
+    assert "misses the SLA" not in legend(ax)
+
+
+@pytest.mark.parametrize("draw", [plot.pareto, lambda table: plot.ratio(table, x="rate")])
+def test_points_without_a_figure_are_left_out_and_counted(draw):
+    assert draw(UNSTABLE).get_xlabel().endswith("; 2 points n/a, left out")
+
+
+def test_a_place_is_hollow_where_the_load_of_any_seed_is_not_stable():
+    ax = plot.ratio(UNSTABLE, x="rate")
+    line, _ = ax.get_lines()[:2]
+
+    assert line.get_xdata().tolist() == [60.0, 120.0, 180.0]
+    assert hollow(ax) == [(120.0, 2025.0), (180.0, 2425.0)]
+    assert "load not stable" in legend(ax)
+
+
+def test_closed_loops_and_errors_have_no_load_and_are_not_hollow():
+    for load in (None, np.nan):
+        table = {**UNSTABLE, "load": [load] * 8}
+
+        assert hollow(plot.ratio(table, x="rate")) == []
+        assert hollow(plot.pareto(table, met=None)) == []
+        assert "load not stable" not in legend(plot.pareto(table, met=None))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_sweep_without_any_figure_is_drawn_empty(tmp_path):
+    table = {
+        **UNSTABLE,
+        "tgs": [np.nan] * 8,
+        "load": ["n/a"] * 8,
+        "pools.attention.busy": [np.nan] * 8,
+        "pools.ffn.busy": [0.5] * 8,
+    }
+
+    for number, ax in enumerate((plot.pareto(table), plot.ratio(table, x="rate"))):
+        assert plot.save(ax, tmp_path / f"{number}.png", dpi=30).stat().st_size
+        assert ax.get_xlabel().endswith("; 8 points n/a, left out")
+
+
+@pytest.mark.parametrize("missing", ["tgs", "mean_tpot_ms"])
+def test_a_figure_that_no_point_has_is_drawn_as_none(missing):
+    table = {name: column for name, column in UNSTABLE.items() if name != missing}
+
+    assert plot.ratio(table, x="rate").get_lines()
+    assert plot.pareto(table).get_lines()
+
+
+def test_a_column_that_is_not_there_is_told():
+    with pytest.raises(ValueError, match="no column 'rat'; did you mean 'rate'"):
+        plot.ratio(UNSTABLE, x="rat")
+
+
+def test_an_axis_says_its_unit():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(UNSTABLE)
+    frame.attrs["units"] = {"rate": "req/s"}
+
+    assert plot.ratio(frame, x="rate").get_xlabel().startswith("rate (req/s)")
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_shows_itself_in_a_notebook(name):
+    assert PICTURES[name]()._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_picture_opens_no_window():
+    code = "import sys, afdsim.plot; afdsim.plot.pareto({'tokens_per_s_per_user': [1.0], 'tgs': [1.0]})._repr_png_()"
+
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", f"{code}; sys.exit('matplotlib.pyplot' in sys.modules)"], check=False
+        ).returncode
+        == 0
+    )

@@ -9,7 +9,9 @@ import pytest
 
 from afdsim.errors import ScenarioError
 from afdsim.results import metrics
+from afdsim.results.intervals import over_seeds
 from afdsim.results.result import Result, check_folder, pooled, save_seeds, to_json
+from afdsim.results.summary import summary
 from tests import synthetic
 
 
@@ -32,7 +34,7 @@ def without(monkeypatch, module):
 
 
 def test_the_summary_is_that_of_metrics_with_its_provenance(result):
-    plain = metrics.summary(result.run)
+    plain = summary(result.run)
 
     assert {key: result.summary[key] for key in plain if key != "afdsim"} == {
         k: v for k, v in plain.items() if k != "afdsim"
@@ -75,6 +77,30 @@ def test_a_histogram_counts_every_sample(result):
         assert frame["share"].sum() == pytest.approx(1)
         assert (frame["right_ms"] > frame["left_ms"]).all()
     assert len(result.hist("tpot", bins=7)) == 7
+
+
+def test_a_result_at_a_prompt_is_its_headline_figures(result):
+    first, *lines = repr(result).splitlines()
+
+    assert first == "Result of small, seed 0"
+    assert lines[0].split() == ["GPUs", str(result.summary["afdsim"]["gpus"])]
+    assert lines[-1].endswith(".summary .requests .tokens .gpus .links .hist() .plot .save()")
+    assert len(lines) < 14
+
+
+def test_a_figure_that_a_run_does_not_have_is_no_headline(small):
+    result = synthetic.result(small)
+    own = {"gpus": 16, "load": "n/a", "sla": {"verdict": "n/a", "met": False}}
+    vars(result)["summary"] = {"mean_e2el_ms": 1500.0, "afdsim": own}  # as a run that is too short for a steady state
+    words = [line.split(maxsplit=1) for line in repr(result).splitlines()[1:-1]]
+
+    assert words == [
+        ["GPUs", "16"],
+        ["Output", "tok/s/GPU (TGS)    n/a"],
+        ["E2EL", "mean, p99 (s)        1.50, n/a"],
+        ["Load", "n/a"],
+        ["SLA", "n/a"],
+    ]
 
 
 def test_a_notebook_shows_a_table_with_nothing_unescaped(small):
@@ -222,7 +248,7 @@ def test_pooled_runs_add_counts_and_average_the_rest(small):
     assert both["afdsim"]["seeds"] == [1, 2, 3]
     assert both["afdsim"]["gpus"] == 16
     tgs = [one["afdsim"]["tgs"] for one in each]
-    assert both["afdsim"]["tgs_ci"] == list(metrics.over_seeds(tgs))
+    assert both["afdsim"]["tgs_ci"] == list(over_seeds(tgs))
     assert [run.summary for run in runs] == each
     to_json(both)
 

@@ -1,12 +1,25 @@
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from afdsim.results import metrics
+from afdsim.results.bottleneck import Bounds
+from afdsim.results.header import WIDTH, deployment_line
+from afdsim.results.intervals import Interval
 from afdsim.results.result import pooled
-from afdsim.results.terminal import WIDTH, Ink, deployment_line, sparkline, terminal
+from afdsim.results.steady import Load
+from afdsim.results.terminal import Ink, sparkline, terminal
+from afdsim.scenario.document import load
 from tests import synthetic
+
+
+def report(scenario, **fields):
+    """The report of a made-up run, lines unwrapped."""
+    return re.sub(r"\n {6,}", " ", terminal(synthetic.result(scenario, **fields)))
 
 
 def test_the_report_has_every_block_in_order(small):
@@ -90,15 +103,150 @@ def test_a_run_without_any_token_says_so(small):
     assert "1 refused" in text
 
 
-def test_balanced_pools_have_no_bottleneck(small):
-    run = synthetic.run()
-    gpus = {**run.gpus, **{cause: np.full(16, share) for cause, share in synthetic.CAUSES.items()}}
+# the bottleneck
 
-    assert "balanced" in terminal(synthetic.result(small, gpus=gpus))
+
+def line(text):
+    """The bottleneck on one line."""
+    place = text.index("bottleneck: ")
+    return " ".join(text[place : text.index("\n\n", place)].split())
+
+
+def limits(**more):
+    given = {"resources": {"attention": 0.038, "ffn": 0.021, "ffn port in": 0.009}, "round_trip": {"network": 0.033}}
+    return Bounds(**given | more)
+
+
+def test_the_longest_bound_is_named_with_the_step_and_the_next_two(small):
+    text = terminal(synthetic.result(small, bounds=limits()))
+
+    assert re.fullmatch(
+        r"bottleneck: attention 38\.00 ms of the 4\d\.\d\d ms step; "
+        r"next round trip of a micro-batch 33\.00 ms, ffn 21\.00 ms",
+        line(text),
+    )
+
+
+def test_a_round_trip_is_told_with_its_largest_parts(small):
+    parts = {"network": 0.03, "wire": 0.007, "ffn": 0.002, "boundary": 0.001}
+
+    found = line(terminal(synthetic.result(small, bounds=limits(round_trip=parts))))
+
+    assert "round trip of a micro-batch 40.00 ms of" in found
+    assert "(network 30.00, wire 7.00, ffn 2.00); next attention 38.00 ms, ffn 21.00 ms" in found
+
+
+def test_an_instance_apart_from_its_like_is_named_though_others_are_longer(small):
+    resources = {"attention": 0.038, "attention port in": 0.03, "ffn[1]": 0.02, "ffn[0]": 0.01}
+
+    found = line(terminal(synthetic.result(small, bounds=limits(resources=resources))))
+
+    assert found.endswith("next round trip of a micro-batch 33.00 ms, attention port in 30.00 ms, ffn[1] 20.00 ms")
+    assert "ffn[0]" not in found
+
+
+def test_instances_of_one_kind_are_named_once_the_longest(small):
+    resources = {"instance[1]": 0.041, "instance[0]": 0.037, "instance[2]": 0.036, "port in": 0.01}
+
+    found = line(terminal(synthetic.result(small, bounds=limits(resources=resources))))
+
+    assert found.startswith("bottleneck: instance[1] 41.00 ms of the")
+    assert found.endswith("next round trip of a micro-batch 33.00 ms, port in 10.00 ms")
+
+
+def test_a_bound_above_the_measured_step_says_at_what_batch(small):
+    found = line(terminal(synthetic.result(small, bounds=limits(round_trip={"network": 0.06}))))
+
+    assert "60.00 ms at the mean batch; the step is 4" in found
+
+
+def test_a_cluster_that_waits_for_work_has_no_bottleneck(small):
+    given = synthetic.run().gpus
+    shift = 0.3 * given["busy"]
+    gpus = {**given, "busy": given["busy"] - shift, "no_work": given["no_work"] + shift}
+
+    text = terminal(synthetic.result(small, gpus=gpus, bounds=limits()))
+
+    assert "\n no bottleneck: 26% of the time nothing is in flight; in a step the longest is attention 38.00" in text
+
+
+def test_without_bounds_there_is_no_bottleneck_line(small):
+    assert "bottleneck" not in terminal(synthetic.result(small, bounds=None))
+
+
+def two_instances(apart):
+    """GPU seconds of two attention and one FFN instance; busy shares of the first two differ by `apart`."""
+    given, busy = synthetic.run(), np.array([0.8, 0.8 - apart, 0.7])
+    length = given.window[1] - given.window[0]
+    seconds = {cause: np.zeros(3) for cause in metrics.CAUSES} | {"busy": busy * length, "network": (1 - busy) * length}
+    places = {"gpu": np.arange(3), "instance": np.array([0, 1, 0]), "rank": np.zeros(3, int)}
+    return {**places, "pool": np.array(["attention", "attention", "ffn"], dtype=object), **seconds}
+
+
+@pytest.mark.parametrize(("apart", "rows"), [(0.0, 0), (0.009, 0), (0.02, 2)])
+def test_instances_have_rows_where_their_busy_shares_differ(small, apart, rows):
+    text = terminal(synthetic.result(small, gpus=two_instances(apart)))
+
+    assert len(re.findall(r"^   attention\[\d\] ", text, re.MULTILINE)) == rows
+    assert "ffn[0]" not in text
+
+
+def test_a_slow_server_stands_in_the_header_and_has_a_row(small):
+    slow = small.vary("deployment.attention.instances", 2).vary("variation.straggler", {"attention[1]": 1.3})
+
+    text = terminal(synthetic.result(slow, gpus=two_instances(0.0)))
+
+    assert text.splitlines()[4] == "Straggler attention[1] x1.3"
+    assert re.search(r"^   attention\[1\] +80\.0%", text, re.MULTILINE)
+    assert "Straggler" not in terminal(synthetic.result(small))
+
+
+def test_of_a_large_pool_the_most_and_the_least_busy_instance_have_rows(small):
+    given = synthetic.run()
+    length, busy = given.window[1] - given.window[0], np.linspace(0.5, 0.9, 20)
+    gpus = {cause: np.zeros(20) for cause in metrics.CAUSES} | {"busy": busy * length, "network": (1 - busy) * length}
+    gpus |= {"pool": np.array(["attention"] * 20, dtype=object), "instance": np.arange(20)}
+
+    text = terminal(synthetic.result(small, gpus=gpus))
+
+    assert re.findall(r"^   attention\[(\d+)\]", text, re.MULTILINE) == ["0", "19"]
 
 
 def test_an_open_loop_says_whether_it_kept_up(small):
-    assert "\nLoad STABLE: offered" in terminal(synthetic.result(small, open_loop=True, sla=None)).replace("\n\n", "\n")
+    stable = Load(level="STABLE", offered=150.0, served=149.0, growth=0.1, served_interval=Interval(148.0, 150.0))
+    grows = replace(stable, level="OVERLOADED", served=100.0, growth=50.0, why="the queue grows and no longer empties")
+
+    assert "\nLoad STABLE: offered 150 req/s, served 149 (95% CI 148..150)" in report(small, load=stable, sla=None)
+    assert "\nLoad OVERLOADED: offered 150 req/s, served 100 (95% CI 148..150); queue grows 50 req/s; the" in report(
+        small, load=grows, sla=None
+    )
+
+
+def test_a_pass_is_not_printed_for_a_load_that_is_not_carried(small):
+    queued = Load(level="BACKLOGGED", offered=150.0, served=149.0, growth=0.1, why="the queue no longer empties")
+    text = report(small, load=queued, sla=metrics.Sla(limits={"tpot": 60.0}, percentile="mean"))
+
+    assert " PASS" not in text
+    assert "the load is BACKLOGGED: an SLA is met by a stable load only" in text
+
+
+def test_an_unsteady_load_says_how_long_would_do(small):
+    text = report(small, load=Load(level="n/a", offered=150.0, wants=180.0, why="the queue drifts"))
+
+    assert "Output    n/a, the load was not steady: see Load" in text
+    assert "\nLoad n/a: the queue drifts; 180 s of arrivals would probably do (--until-steady)" in text
+    assert "Cost" not in text
+
+
+def test_drafts_have_gaps_per_step_and_money_and_wires_have_sources():
+    drafts = terminal(synthetic.result(load("dsv3_ep128_4k")))
+
+    assert " ITL (ms) per step" in drafts
+    assert "ITL = every step of every request" in drafts
+    assert "H800 2.8 USD/h (scenario)" in terminal(synthetic.result(load("step3_2a2f_4k")))
+    assert "Network ports, NIC 400 Gb/s (scenario) x 0.8 achieved, path 9.00 us" in terminal(
+        synthetic.result(load("step3_2a2f_4k"))
+    )
 
 
 def test_the_limit_is_marked_once_in_the_histogram(small):
@@ -124,8 +272,6 @@ def test_a_sparkline_rises_from_the_lowest_to_the_highest_mark():
 
 
 def test_attention_groups_stand_in_the_header():
-    from afdsim.results.terminal import deployment_line
-    from afdsim.scenario.document import load
 
     grouped = load("step3_2a2f_4k").vary("deployment.attention.groups", 2)
 

@@ -59,6 +59,8 @@ ROWS = (
      "18:3: deployment.batch_size: unknown key 'batch_size'; afdsim calls it 'max_num_seqs'"),
     ("{ep: 2, tp: 4}", "{ep: 2, tp_size: 4}",
      "15:26: deployment.ffn.parallelism.tp_size: unknown key 'tp_size'; afdsim calls it 'tp'"),
+    ("    parallelism: {ep: 2, tp: 4}", "    kernels: [deepgemm, flash]",
+     "15:14: deployment.ffn.kernels: no kernel was measured for 'flash' (known: cutlass, deepgemm, fa3, flashinfer, flashmla, swapab, triton, trtllm)"),
     ("  num_requests: 100", "  num_requests: 100\n  seed: 1",
      "31:3: workload.seed: unknown key 'seed'; afdsim calls it 'run.seeds'"),
     ("  num_requests: 100", "  num_requests: 100\n  request_rate: 1 req/s",

@@ -102,7 +102,8 @@ def test_resolved_shows_every_default_with_its_unit():
 
 
 def test_an_infinite_rate_survives_the_round_trip():
-    base = load("step3_poisson", overrides=["workload.arrival.request_rate=.inf"])
+    counted = ["workload.duration=null", "workload.num_requests=9"]
+    base = load("step3_poisson", overrides=["workload.arrival.request_rate=.inf", *counted])
 
     assert base.workload.arrival.request_rate == np.inf
     assert load(base.resolved()).key == base.key

@@ -1,5 +1,6 @@
 """Deployments side by side."""
 
+import dataclasses
 import json
 
 import pytest
@@ -57,7 +58,8 @@ def test_more_gpus_are_faster_and_the_verdict_says_so():
     tpot = next(each for each in found.differences if each.key == "mean_tpot_ms")
     assert tpot.certain
     assert tpot.value < 0
-    assert "two gives" in found.verdict[0]
+    assert found.verdict[0].startswith("two against one: TPOT mean ")
+    assert found.verdict[1].startswith("two gives")
 
 
 def test_two_of_one_name_are_told_apart():
@@ -88,3 +90,13 @@ def test_the_frame_has_one_row_per_figure():
 
     assert set(frame.columns) == {"deployment", "key", "value", "difference", "low", "high"}
     assert frame.deployment.unique().tolist() == ["a", "b"]
+
+
+def test_a_comparison_at_a_prompt_is_a_page():
+    found = afdsim.compare(engine("a"), engine("<b>"))
+    many = dataclasses.replace(found, notes=tuple(f"note {number}" for number in range(200)))
+
+    assert repr(found) == found.text()
+    assert "&lt;b&gt;" in found._repr_html_()
+    assert len(repr(many).splitlines()) == 61
+    assert repr(many).endswith("... print(comparison.text()) for the rest")

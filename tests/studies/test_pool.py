@@ -27,6 +27,19 @@ def test_errors_come_back():
         assert pool.submit(os.getpid).result() > 0
 
 
+def test_a_call_that_a_worker_cannot_read_is_an_error_and_the_worker_lives():
+    with Pool(1) as pool:
+        before = pool.submit(os.getpid).result()
+
+        assert isinstance(pool.submit(len, [Unreadable()]).exception(), ZeroDivisionError)
+        assert pool.submit(os.getpid).result() == before
+
+
+class Unreadable:
+    def __reduce__(self):
+        return divmod, (1, 0)
+
+
 def fail_with_place():
     raise CapacityError("too small", path="deployment")
 

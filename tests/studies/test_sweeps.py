@@ -8,14 +8,18 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
+from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
 import afdsim
@@ -130,7 +134,105 @@ def test_values_may_be_numpy_numbers_maps_and_quantities(tmp_path):
 
     assert frame["status"].eq("ok").all()
     assert json.loads(frame["workload.arrival"].iloc[2])["request_rate"] == "2000 req/s"
-    assert frame["network.link.latency"].iloc[1] == "20us"
+    assert frame["network.link.latency"].tolist() == [9.0, 20.0] * 4
+
+
+AMOUNTS = {
+    "workload.arrival.request_rate": ["1000 req/s", "120000 req/min", "inf"],
+    "deployment.attention.gpu": ["H800", "H20"],
+}
+OPEN = TINY | {"workload": TINY["workload"] | {"arrival": {"process": "poisson", "request_rate": "1 req/s"}}}
+
+
+def test_amounts_are_numbers_in_the_unit_of_the_first_value_and_names_stay_names(tmp_path):
+    frame = afdsim.sweep(OPEN, AMOUNTS, cache=tmp_path, progress=False)
+
+    assert frame["workload.arrival.request_rate"].tolist() == [1000.0, 1000.0, 2000.0, 2000.0, np.inf, np.inf]
+    assert frame["workload.arrival.request_rate"].dtype == float
+    assert frame.attrs["units"] == {"workload.arrival.request_rate": "req/s"}
+    assert frame["deployment.attention.gpu"].tolist() == ["H800", "H20"] * 3
+
+
+@pytest.mark.parametrize("missing", [None, "pyarrow"])
+def test_shards_read_back_have_the_same_axes_and_units(tmp_path, monkeypatch, missing):
+    if missing:
+        monkeypatch.setitem(sys.modules, missing, None)
+        warnings.filterwarnings("ignore", message=".*pyarrow is missing")
+    monkeypatch.setattr(sweeps, "SHARD", 2)
+    points_ = grid.grid(afdsim.load(OPEN), AMOUNTS, seeds=1)
+    run = sweeps.Sweep(grid=points_, cache=Cache(tmp_path / "points"))
+    rows = list(run.rows(sweeps.Here()))
+    sweeps.write(rows, points_.paths, tmp_path, points_.units)
+
+    read, kept = sweeps.read(tmp_path), sweeps.table(rows, points_.paths, points_.units)
+
+    assert read.attrs == kept.attrs == {"units": points_.units}
+    assert_frame_equal(read[list(AMOUNTS)], kept[list(AMOUNTS)])
+    few = sweeps.read(tmp_path, ["completed", "no such"])
+    assert list(few.columns) == [*AMOUNTS, *sweeps.LEADING, "completed", *sweeps.RATES, "wall_s"]
+
+
+@pytest.mark.parametrize(
+    ("values", "cells", "unit"),
+    [
+        ([1, 2], (1, 2), ""),
+        ([1, 2.5], (1.0, 2.5), ""),
+        ([True, False], (True, False), ""),
+        ([1, True], ("1", "True"), ""),
+        (["1ms", "20us"], (1.0, 0.02), "ms"),
+        (["400Gbps", "50 GB/s"], (400.0, 400.0), "Gbps"),
+        (["inf", "6 req/min"], (np.inf, 6.0), "req/min"),
+        ([np.inf, "6 req/min"], (np.inf, 6.0), "req/min"),
+        (["1ms", 3], ("1ms", "3"), ""),
+        (["1ms", "3GB"], ("1ms", "3GB"), ""),
+        (["H800", "H20"], ("H800", "H20"), ""),
+        ([[1], {"a": 2}, "x"], ("[1]", '{"a": 2}', "x"), ""),
+        ([None, "x"], (None, "x"), ""),
+    ],
+)
+def test_a_column_holds_values_of_one_kind(values, cells, unit):
+    assert grid.column(values) == (cells, unit)
+    assert [type(cell) for cell in grid.column(values).cells] == [type(cell) for cell in cells]
+
+
+def test_a_point_that_is_too_short_for_a_verdict_has_no_throughput_and_meets_no_sla(tmp_path):
+    frame = afdsim.sweep(OPEN, {"workload.num_requests": [3, 4]}, cache=tmp_path, progress=False)
+
+    assert frame["status"].eq("ok").all()
+    assert frame["load"].tolist() == ["n/a", "n/a"]
+    assert frame[list(sweeps.RATES)].isna().all(axis=None)
+    assert frame[frame["sla.met"]].empty
+
+
+def test_verdicts_are_masks_beside_failures_too(tmp_path):
+    over = {"deployment.ffn.instances": [1, 5], "sla.tpot": ["3 ms", "1 us"]}
+    frame = swept(tmp_path, over=over, seeds=1)
+
+    best = frame[frame["sla.met"]].groupby("deployment.ffn.instances")["tgs"].max()
+
+    assert frame["sla.met"].dtype == "boolean"
+    assert best.index.tolist() == [1]
+    assert not frame.query("`sla.tpot` < 0.01")["sla.met"].any()
+
+
+def test_an_absent_amount_or_number_is_nan():
+    amounts, numbers = grid.column([None, "2 ms"]), grid.column([3, None])
+
+    assert np.isnan(amounts.cells[0])
+    assert amounts[1] == "ms"
+    assert np.isnan(numbers.cells[1])
+    assert numbers.cells[0] == 3.0
+
+
+UNITS_OF_TIME = {"ns": 1, "us": 1000, "ms": 10**6, "s": 10**9}
+
+
+@given(st.lists(st.tuples(st.integers(1, 10**6), st.sampled_from(sorted(UNITS_OF_TIME))), min_size=1))
+def test_amounts_in_any_units_keep_their_order_and_their_value(amounts):
+    cells, unit = grid.column([f"{number} {each}" for number, each in amounts])
+
+    assert unit == amounts[0][1]
+    assert list(cells) == [float(Fraction(n * UNITS_OF_TIME[each], UNITS_OF_TIME[unit])) for n, each in amounts]
 
 
 def test_the_seeds_of_the_scenario_are_the_default(tmp_path):
@@ -296,7 +398,7 @@ def test_shards_are_csv_without_pyarrow(undisturbed, tmp_path, monkeypatch):
         sweeps.write(rows, tuple(OVER), tmp_path)
 
     read = sweeps.read(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["points-00000.csv.gz"]
+    assert [path.name for path in tmp_path.glob("points-*")] == ["points-00000.csv.gz"]
     assert read["tgs"].equals(undisturbed["tgs"])
     assert read["point"].equals(undisturbed["point"])
 
@@ -410,10 +512,10 @@ def test_a_full_disk_stops_the_sweep_with_what_it_has(undisturbed, tmp_path, mon
 def test_ctrl_c_says_what_is_kept(undisturbed, tmp_path, monkeypatch):
     outcome, turns = points.outcome, iter(range(5))
 
-    def interrupted(scenario, seed):
+    def interrupted(scenario, seed, models):
         if next(turns, None) is None:
             raise KeyboardInterrupt
-        return outcome(scenario, seed)
+        return outcome(scenario, seed, models)
 
     monkeypatch.setattr(points, "outcome", interrupted)
     with pytest.raises(KeyboardInterrupt) as caught:
@@ -507,7 +609,7 @@ def test_dask_gives_the_same_table_though_a_worker_is_killed(undisturbed, tmp_pa
 
 @pytest.mark.bench
 def test_two_workers_are_nearly_twice_as_fast(tmp_path, capsys):
-    base = afdsim.load("step3_poisson").varied({"workload.num_requests": 90_000})
+    base = afdsim.load("step3_poisson").varied({"workload.num_requests": 90_000, "workload.duration": None})
     afdsim.simulate(base)  # the machine code is on disk now
     quiet, seconds = os.getloadavg()[0] < 0.7, {}
     for workers in (1, 2):

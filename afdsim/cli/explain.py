@@ -1,0 +1,272 @@
+"""Commands about the cost model: what a layer is made of, how far predictions are off, coefficients of one's own.
+
+Registered by `cli`; like there, every command imports what it needs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from afdsim.cli.tables import AS_JSON, PRECISION, asked_precision, block, columns, listed
+from afdsim.errors import CatalogError, ScenarioError
+from afdsim.units import show_bytes, show_time
+
+if TYPE_CHECKING:
+    from afdsim.cost.anatomy import Anatomy, Part
+    from afdsim.cost.roofline import Roofline
+    from afdsim.scenario.document import Scenario
+    from afdsim.studies.validation import Case, Verdict
+
+
+def register(group: click.Group) -> None:
+    """Add the commands of this module to `group`."""
+    for command in (explain, validate, calibrate):
+        group.add_command(command)
+
+
+@click.command()
+@click.argument("scenario", metavar="[SCENARIO]", nargs=-1)
+@click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Change one value; repeat.")
+@click.option("--model", help="Name or config.json, instead of a scenario.")
+@click.option("--gpu", help="Name of the GPU.")
+@click.option("--batch", type=click.IntRange(min=1), help="Sequences per GPU.")
+@click.option("--context", type=click.IntRange(min=1), help="Tokens that each sequence reads.")
+@click.option("--tp", type=click.IntRange(min=1), default=1, help="GPUs that cut attention.")
+@click.option("--ep", type=click.IntRange(min=1), default=1, help="GPUs that split the experts.")
+@click.option("--layer", type=click.IntRange(min=0), help="Index of the layer; default: the usual one with experts.")
+@click.option("--kernels", multiple=True, help="Kernel library to prefer, e.g. flashinfer; repeat.")
+@click.option("--coefficients", type=click.Path(path_type=Path), help="What `afdsim calibrate` wrote, to use first.")
+@PRECISION
+@AS_JSON
+def explain(scenario: tuple[str, ...], as_json: bool, **asked: Any) -> None:
+    """Take one layer and one step boundary apart, operator by operator.
+
+    Either a bare model on equal GPUs (--model --gpu --batch --context), or SCENARIO: a rank's micro-batch at its
+    mean context. Times are those of kernels; the network between GPUs is what `afdsim run` simulates.
+    """
+    asked["kernels"] = tuple(listed(asked["kernels"]))
+    # click hands the values after the first of `--precision a=x b=y` to the argument
+    stray = [text for text in scenario if "=" in text and asked["model"]]
+    names = [text for text in scenario if text not in stray]
+    asked["precision"] = (*asked["precision"], *stray)
+    if len(names) != (0 if asked["model"] else 1):
+        raise ScenarioError("explain takes a SCENARIO or --model with --gpu, --batch and --context")
+    found = _explain_scenario(names[0], **asked) if names else _explain_model(**asked)
+    click.echo(json.dumps(_explain_answer(found), indent=1) if as_json else "\n".join(_explain_text(found)))
+
+
+def _explain_model(*, model: str, gpu: str | None, **asked: Any) -> Anatomy:
+    from afdsim.catalog import entries as catalog
+    from afdsim.cost.anatomy import Setting
+    from afdsim.cost.anatomy import explain as taken_apart
+
+    needed = {"gpu": gpu, "batch": asked["batch"], "context": asked["context"]}
+    missing = [f"--{name}" for name, value in needed.items() if value is None]
+    if gpu is None or missing:
+        raise ScenarioError(f"explain --model also needs {', '.join(missing)}")
+    if asked["overrides"]:
+        raise ScenarioError("--set changes a scenario; with --model use the options of explain")
+    numbers = {name: asked[name] for name in ("batch", "context", "tp", "ep", "layer")}
+    precision = asked_precision(asked["precision"])
+    setting = Setting(llm=catalog.llm(model), gpu=catalog.gpu(gpu), precision=precision, **numbers)
+    return taken_apart(setting, replace(_roofline(asked["coefficients"]), backends=asked["kernels"]))
+
+
+def _roofline(coefficients: Path | None) -> Roofline:
+    """Return the cost model, with the rows of a file before the shipped ones."""
+    from afdsim.cost.roofline import Roofline, read_table
+
+    if coefficients is None:
+        return Roofline()
+    try:
+        return Roofline(own=read_table(coefficients.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise CatalogError(f"{coefficients}: {error.strerror or error}") from None
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise CatalogError(f"{coefficients} is no coefficient table ({error}); afdsim calibrate writes one") from None
+
+
+def _explain_scenario(name: str, *, overrides: tuple[str, ...], **asked: Any) -> Anatomy:
+    from afdsim.cluster.deployment import Afd
+    from afdsim.cost.anatomy import explain_afd, explain_colocated
+    from afdsim.engine.lowering import deployment
+    from afdsim.scenario.document import load
+
+    own = ("gpu", "precision", "kernels", "layer")
+    if any(asked[key] not in (None, ()) for key in own) or asked["tp"] != 1 or asked["ep"] != 1:
+        raise ScenarioError("a scenario states its own GPUs, precision, kernels, parallelism; change them with --set")
+    scenario = load(name, overrides=overrides)
+    found = deployment(scenario)
+    found.check_memory()
+    context = asked["context"] or _mean_context(scenario)
+    batch = asked["batch"] or found.micro_batch_slots[0]
+    cost = _roofline(asked["coefficients"])
+    if isinstance(found, Afd):
+        return explain_afd(found, batch=batch, context=context, cost=cost)
+    return explain_colocated(found, batch=batch, context=context, cost=cost)
+
+
+def _mean_context(scenario: Scenario) -> int:
+    """Return the mean context at which a scenario decodes its tokens: input plus half of the output."""
+    import numpy as np
+
+    from afdsim.scenario.document import stream
+    from afdsim.simulation import COLUMNS, _lengths, arrival_law
+    from afdsim.workload.laws import RequestSource
+
+    asked, seed = scenario.workload, scenario.run.seeds[0]
+    laws = (arrival_law(scenario), _lengths(asked.input_len), _lengths(asked.output_len))
+    source = RequestSource(*laws, lambda column: stream(seed, COLUMNS[column]))
+    prompts, outputs = source.columns(1000)
+    return max(1, round(float(np.average(prompts + (outputs - 1) / 2, weights=outputs))))
+
+
+def _explain_answer(found: Anatomy) -> dict[str, Any]:
+    return {
+        "operators": [asdict(part) for part in found.parts],
+        **{f"{stage}_s": found.seconds(stage) for stage in ("attention", "ffn", "gather", "scatter", "boundary")},
+        "layer": found.title,
+    }
+
+
+def _explain_text(found: Anatomy) -> Iterator[str]:
+    sources = list(dict.fromkeys((part.status, part.source) for part in found.parts))
+    yield f"One GPU, {found.title}; bound: what limits the kernel, launch where its fixed time is the longer part"
+    yield "rows: of a KV head or, on average, of an expert, padded to the kernel's tiles; peak: reached by useful FLOPs"
+    for stage in dict.fromkeys(part.stage for part in found.parts):
+        rows = [_part_cells(part, sources) for part in found.parts if part.stage == stage]
+        yield ""
+        yield from columns((f"{stage}: {show_time(found.seconds(stage))}", *_PARTS), rows)
+    yield ""
+    yield "Coefficients"
+    yield from (f" [{number}] {status}: {source}" for number, (status, source) in enumerate(sources, start=1))
+
+
+_PARTS = ("on", "FLOPs", "bytes", "rows", "time", "peak", "bound", "coefficient")
+
+
+def _part_cells(part: Part, sources: list[tuple[str, str]]) -> list[str]:
+    return [
+        part.name,
+        part.gpu,
+        f"{part.flops:.2e}" if part.flops else "-",
+        show_bytes(part.bytes) if part.bytes else "-",
+        "-" if part.rows is None or part.padded is None else f"{part.rows:.3g} padded to {part.padded:.3g}",
+        show_time(part.seconds),
+        f"{part.peak:.1%}" if part.flops else "-",
+        part.bound,
+        f"{part.status} [{sources.index((part.status, part.source)) + 1}]",
+    ]
+
+
+@click.command()
+@click.option("--class", "kinds", multiple=True, help="Only this class, e.g. 'attention layer'; repeat.")
+@AS_JSON
+def validate(kinds: tuple[str, ...], as_json: bool) -> None:
+    """Hold predictions against every packaged published measurement.
+
+    Nothing was fitted on these figures. Claims are figures that their authors computed or extrapolated.
+    """
+    from afdsim.studies.validation import published, simulable
+    from afdsim.studies.validation import validate as judged
+
+    known = dict.fromkeys(case.kind for case in published())
+    if strangers := [kind for kind in kinds if kind not in known]:
+        raise CatalogError(f"--class: no published case is {strangers[0]!r}; classes: {', '.join(known)}")
+    cases = [case for case in published() if not kinds or case.kind in kinds]
+    verdicts = judged(cases, progress=_say if sys.stderr.isatty() else None)
+    left = [case for case in cases if not simulable(case)]
+    if as_json:
+        click.echo(json.dumps(_validate_answer(verdicts, left), indent=1))
+    else:
+        click.echo("\n\n".join("\n".join(block) for block in _validate_text(verdicts, left)))
+
+
+def _say(text: str) -> None:
+    click.echo(f"\r\033[K{text}\r", nl=False, err=True)
+
+
+def _validate_answer(verdicts: Sequence[Verdict], left: Sequence[Case]) -> dict[str, Any]:
+    from afdsim.studies.validation import medians
+
+    return {
+        "cases": [
+            {
+                "id": verdict.case.id,
+                "class": verdict.case.kind,
+                "predicted": verdict.predicted,
+                "measured": verdict.case.measured,
+                "unit": verdict.case.unit,
+                "error": verdict.error,
+                "source": verdict.case.source,
+                "note": verdict.case.note,
+            }
+            for verdict in verdicts
+        ],
+        "medians": [
+            {"class": each.kind, "cases": each.cases, "median_error": each.error, "worst_error": each.worst}
+            for each in medians(verdicts)
+        ],
+        "not_simulated": [
+            {"id": case.id, "class": case.kind, "measured": case.measured, "unit": case.unit}
+            | {"source": case.source, "reason": case.note}
+            for case in left
+        ],
+    }
+
+
+def _validate_text(verdicts: Sequence[Verdict], left: Sequence[Case]) -> Iterator[list[str]]:
+    from afdsim.studies.validation import medians
+
+    sources = list(dict.fromkeys(verdict.case.source for verdict in verdicts))
+    for kind in dict.fromkeys(verdict.case.kind for verdict in verdicts):
+        own = [verdict for verdict in verdicts if verdict.case.kind == kind]
+        head = (kind, "unit", "predicted", "measured", "error", "source")
+        yield columns(head, [_verdict_cells(verdict, sources) for verdict in own])
+    summary = [[each.kind, each.cases, f"{each.error:.1%}", f"{each.worst:.1%}"] for each in medians(verdicts)]
+    yield block("Absolute errors", ("class", "cases", "median", "worst"), summary)
+    if notes := dict.fromkeys(verdict.case.note for verdict in verdicts if verdict.case.note):
+        yield [click.style("Notes", bold=True), *(_noted(note, verdicts) for note in notes)]
+    if left:
+        lines = [f" {case.id} ({case.measured:,g} {case.unit}): {case.note}; {case.source}" for case in left]
+        yield [click.style("Not simulated", bold=True), *lines]
+    yield [click.style("Sources", bold=True), *(f" [{n}] {text}" for n, text in enumerate(sources, start=1))]
+
+
+def _noted(note: str, verdicts: Sequence[Verdict]) -> str:
+    return f" {', '.join(each.case.id for each in verdicts if each.case.note == note)}: {note}"
+
+
+def _verdict_cells(verdict: Verdict, sources: list[str]) -> list[str]:
+    case = verdict.case
+    digits = 1 if case.measured < 100 else 0
+    figures = (f"{verdict.predicted:,.{digits}f}", f"{case.measured:,.{digits}f}", f"{verdict.error:+.1%}")
+    return [case.id, case.unit, *figures, f"[{sources.index(case.source) + 1}]"]
+
+
+@click.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("coefficients.csv"), show_default=True)
+@click.option("--gpu", help="Name for the GPU; default: the catalog's that the device's own name contains.")
+@click.option("--repeats", type=click.IntRange(min=3), default=20, show_default=True, help="Timed runs per shape.")
+def calibrate(output: Path, gpu: str | None, repeats: int) -> None:
+    """Time operators at decode shapes on a local GPU and fit coefficients to them.
+
+    Needs PyTorch (pip install 'afdsim[calibrate]') and a CUDA device. Writes the format of the shipped table, which
+    `afdsim.cost.roofline.read_table` reads: simulate(..., cost=Roofline(own=read_table(text))).
+    """
+    from afdsim.cost.fitting import to_csv
+    from afdsim.cost.measure import calibrated
+
+    lines = calibrated(gpu, repeats=repeats, progress=lambda text: click.echo(text, err=True))
+    try:
+        output.write_text(to_csv(lines), encoding="utf-8")
+    except OSError as error:
+        raise CatalogError(f"{output}: cannot be written: {error.strerror or error}") from None
+    click.echo(f"wrote {output}: {len(lines)} coefficients")

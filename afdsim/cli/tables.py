@@ -1,0 +1,62 @@
+"""What the commands about cost share: options, how they are read, and aligned tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from afdsim.errors import CatalogError
+
+if TYPE_CHECKING:
+    from afdsim.catalog.llm import Precision
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+PRECISION = click.option(
+    "--precision",
+    metavar="ROLE=DTYPE",
+    multiple=True,
+    help="attention (core), ffn (FFN and projections) or kv_cache, in bf16, fp8, int8 or fp4; repeat.",
+)
+
+
+def listed(texts: Iterable[str]) -> list[str]:
+    """Return the names that are given one by one or separated by commas."""
+    return [name for text in texts for name in text.split(",") if name]
+
+
+def asked_precision(texts: Iterable[str]) -> Precision:
+    """Return the precision that ``role=dtype`` texts ask for; FP8 elsewhere."""
+    from dataclasses import fields
+
+    from afdsim.catalog.llm import WIDTH, Precision
+
+    roles = [field.name for field in fields(Precision)]
+    dtypes = [dtype for dtype in WIDTH if dtype != "fp32"]
+    asked = {}
+    for text in listed(texts):
+        role, _, dtype = text.partition("=")
+        if role not in roles or dtype not in dtypes:
+            raise CatalogError(f"--precision: {text!r}; write ROLE=DTYPE with {'|'.join(roles)} and {'|'.join(dtypes)}")
+        asked[role] = dtype
+    return Precision(**asked)
+
+
+def block(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Return a titled table, a line each."""
+    return [click.style(title, bold=True), *columns(head, rows)]
+
+
+def columns(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Lay out rows: the first column left, the others right, a rule below the head."""
+    body = [list(head), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in body) for column in range(len(head))]
+    rule = " " + "-" * (sum(widths) + 2 * (len(widths) - 1))
+    first, *rest = (_aligned(row, widths) for row in body)
+    return [first, rule, *rest]
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = (f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+    return "  ".join([f" {row[0]:<{widths[0]}}", *cells]).rstrip()

@@ -1,0 +1,103 @@
+"""What was simulated, as lines of at most 96 columns: model, deployment, network, memory, stragglers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from afdsim.units import show_count, show_time
+
+if TYPE_CHECKING:
+    from afdsim.cluster.colocated import Colocated
+    from afdsim.cluster.deployment import Afd
+    from afdsim.scenario import tree
+    from afdsim.scenario.document import Scenario
+
+WIDTH = 96
+
+
+def deployment_line(scenario: Scenario) -> str:
+    """Return ``AFD decode 2A2F (32 GPUs) = 2x8 H800 attention + 2x8 H800 FFN, 3 micro-batches``."""
+    from afdsim.scenario import tree
+
+    each = scenario.deployment
+    if not isinstance(each, tree.Afd):
+        return _engine_line(each)
+    attention, ffn = each.attention, each.ffn
+    label = f"{attention.instances}A{ffn.instances}F"
+    gpus = attention.instances * attention.gpus_per_instance + ffn.instances * ffn.gpus_per_instance
+    batches = f"{each.num_microbatches} micro-batch{'es' if each.num_microbatches > 1 else ''}"
+    batches += f" in each of {attention.groups} attention groups" if attention.groups > 1 else ""
+    return (
+        f"AFD decode {label} ({show_count(gpus)} GPUs) = "
+        f"{attention.instances}x{attention.gpus_per_instance} {attention.gpu} attention + "
+        f"{ffn.instances}x{ffn.gpus_per_instance} {ffn.gpu} FFN, {batches}"
+    )
+
+
+def _engine_line(each: tree.Colocated | tree.TensorParallel) -> str:
+    """Return ``Colocated decode DP128+EP128 = 16x8 H800 (128 GPUs), two-batch overlap``."""
+    if each.type == "tensor_parallel":
+        return f"Colocated decode TP{each.gpus} = {each.gpus} {each.gpu}, no overlap"
+    gpus = each.instances * each.gpus_per_instance
+    overlap = "two-batch" if each.two_batch_overlap else "single-batch" if each.single_batch_overlap else "no"
+    return (
+        f"Colocated decode DP{each.instances * each.parallelism.dp}+EP{gpus} = "
+        f"{each.instances}x{each.gpus_per_instance} {each.gpu} ({show_count(gpus)} GPUs), {overlap} overlap"
+    )
+
+
+def straggler_lines(scenario: Scenario) -> list[str]:
+    """Return ``Straggler attention[1] x1.3``, wrapped; nothing where every instance is alike."""
+    slow = ", ".join(f"{target} x{factor:g}" for target, factor in scenario.variation.straggler.items() if factor != 1)
+    return hanging("Straggler ", slow) if slow else []
+
+
+def model_line(scenario: Scenario) -> str:
+    """Return the model and its number formats."""
+    formats = scenario.precision
+    words = f"attention {formats.attention}, FFN {formats.ffn}, KV cache {formats.kv_cache or formats.attention}"
+    return f"Model {scenario.model} ({words})"
+
+
+def memory_lines(afd: Afd | Colocated, context: int | None) -> list[str]:
+    """Return what fills the memory of a GPU of each role; `context` is the final length of all requests."""
+    together = not hasattr(afd, "ffn")
+    weights = afd.attention_weights + (afd.ffn_weights if together else 0.0)
+    role = "Colocated GPU " if together else "Attention GPU "
+    line = f"{role} {weights / 1e9:.1f} GB of weights, {afd.kv_budget / 1e9:.1f} GB for KV cache"
+    if context is not None:
+        fits = f"{show_count(afd.kv_cache.sequences(context))} sequences of {show_count(context)} tokens"
+        line += f":\n               {fits} (max_num_seqs {show_count(afd.max_num_seqs)})"
+    return [line] if together else [line, f"FFN GPU        {afd.ffn_weights / 1e9:.1f} GB of weights"]
+
+
+def network_line(scenario: Scenario) -> list[str]:
+    """Return the rate of the NICs that the run uses, and who says so; nothing inside one NVLink domain."""
+    from afdsim.scenario import tree
+
+    each, network = scenario.deployment, scenario.network
+    if isinstance(each, tree.TensorParallel):
+        return []
+    link = network.link
+    gpus = dict.fromkeys((each.attention.gpu, each.ffn.gpu) if isinstance(each, tree.Afd) else (each.gpu,))
+    rates = " and ".join(_nic(gpu) for gpu in gpus) if link.bandwidth is None else f"{_gbps(link.bandwidth)} (scenario)"
+    if not isinstance(each, tree.Afd):
+        return [f"Network all-to-all kernels, NIC {rates}"]
+    return [f"Network {network.type}, NIC {rates} x {network.efficiency:g} achieved, path {show_time(link.latency)}"]
+
+
+def _nic(name: str) -> str:
+    from afdsim.catalog import entries as catalog
+
+    return f"{_gbps(catalog.gpu(name).nic.bandwidth)} (catalog, {name})"
+
+
+def _gbps(bytes_per_second: float) -> str:
+    return f"{bytes_per_second * 8e-9:g} Gb/s"
+
+
+def hanging(label: str, text: str) -> list[str]:
+    """Wrap a text behind a label."""
+    import textwrap
+
+    return textwrap.wrap(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label), break_long_words=False)

@@ -1,0 +1,50 @@
+"""The axes that pictures are drawn on. This imports matplotlib, so it is imported where one is drawn or written."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any, Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_STYLE: Final[dict[Any, Any]] = {
+    "font.size": 10,
+    "font.family": ["DejaVu Sans"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": 11,
+    "grid.color": "#E6E6E6",
+    "hatch.linewidth": 0.6,
+    "legend.frameon": False,
+    "svg.hashsalt": "afdsim",
+}
+
+
+class Picture(Axes):
+    """Axes that a notebook shows as the value of a cell: their whole figure, and nowhere a window."""
+
+    def _repr_png_(self) -> bytes:
+        page = BytesIO()
+        write(self, page, ".png", dpi=100)
+        return page.getvalue()
+
+
+def new(width: float, height: float) -> Axes:
+    """Return the axes of a new figure; its size is in inches."""
+    with mpl.rc_context(_STYLE):
+        return Figure(figsize=(width, height), layout="constrained").add_subplot(axes_class=Picture)
+
+
+def write(picture: Axes | Figure, file: Path | IO[bytes], suffix: str, *, dpi: int) -> None:
+    """Write a picture in the format of a file name's suffix, without the date."""
+    figure = picture.get_figure(root=True) if isinstance(picture, Axes) else picture
+    assert figure is not None
+    undated = {".svg": {"Date": None}, ".png": {"Software": None}, ".pdf": {"CreationDate": None}}
+    kind = suffix.removeprefix(".") or None
+    with mpl.rc_context(_STYLE):
+        figure.savefig(file, format=kind, dpi=dpi, metadata=undated.get(suffix, {}))

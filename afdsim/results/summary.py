@@ -1,0 +1,221 @@
+"""A run as one tree of numbers: vLLM's flat keys, ours under "afdsim". What is not known is absent: no NaN, no null.
+
+Rates and what follows from them are absent where an open loop was not steady ("load" is "n/a").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from afdsim.results import bottleneck, metrics
+from afdsim.results.intervals import Interval, half_width, ratio_interval
+from afdsim.results.metrics import Columns, Run, Samples, Verdict, column, completed, counted, enough, ratio
+from afdsim.results.steady import BINS, Load
+
+STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99")
+"""Of latencies, with intervals."""
+SURE: Final = ("tpot", "queue", "e2el")
+"""Latencies that are one number per request."""
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """Return the summary of a run."""
+    samples = metrics.latencies(run)
+    done = completed(run.requests)
+    flat: dict[str, Any] = {
+        "completed": int(done.sum()),
+        "duration": run.duration,
+        "total_input_tokens": int(column(run.requests, "input_len")[done].sum()),
+        "total_output_tokens": int(column(run.requests, "output_len")[done].sum()),
+        **_rates(run),
+    }
+    for metric, values in samples.items():
+        flat |= _in_milliseconds(metric, values)
+    return flat | {"afdsim": known(_own(run, samples))}
+
+
+def _rates(run: Run) -> dict[str, float]:
+    if not run.steady:
+        return {}
+    found = {
+        "request_throughput": metrics.request_throughput(run.requests, run.window),
+        "output_throughput": metrics.output_throughput(run.tokens, run.window),
+    }
+    return found if run.sla is None else found | {"request_goodput": metrics.goodput(run, run.sla)}
+
+
+def _in_milliseconds(metric: str, samples: Samples) -> dict[str, float]:
+    """Keys such as p99_tpot_ms; p99.9 only where there are enough samples for it."""
+    left_out = {"min", "p50"} | ({"p99.9"} if not enough(samples.count, 99.9) else set())
+    found = metrics.describe(samples)
+    return {f"{name}_{metric}_ms": value * 1e3 for name, value in found.items() if name not in left_out}
+
+
+def _own(run: Run, samples: Mapping[str, Samples]) -> dict[str, Any]:
+    step = metrics.mean(samples["itl"]) if samples["itl"].count else None
+    per_token = metrics.mean(samples["tpot"]) if samples["tpot"].count else step
+    throughput = metrics.output_throughput(run.tokens, run.window) if run.steady else 0.0
+    intervals = dict(_intervals(run, samples))
+    return {
+        "gpus": run.gpu_count,
+        "tgs": throughput / run.gpu_count if run.steady else None,
+        "tgs_ci": intervals.get("tgs"),
+        "step_ms": step and step * 1e3,
+        "tokens_per_s_per_user": 1 / per_token if per_token else None,
+        "usd_per_1m_output_tokens": metrics.usd_per_1m_output_tokens(run.pools, throughput),
+        "pools": _pools(run),
+        "bottleneck": run.bounds and bottleneck.told(run.bounds, step),
+        "load": None if run.load is None else run.load.level,
+        "saturation": None if run.load is None else saturation(run.load),
+        "sla": _sla(run, samples, intervals),
+        "ci": intervals,
+        "too_few": list(_too_few(samples)),
+        **_fates(run.requests),
+        "engine": {"name": run.engine.name, "steps": run.engine.steps, "events": run.engine.events},
+        "itl_method": "exact",
+        "definitions": dict(metrics.DEFINITIONS),
+    }
+
+
+def _pools(run: Run) -> dict[str, Any]:
+    shares = metrics.causes(run.gpus)
+    return {
+        name: {"gpu": pool.gpu, "gpus": pool.gpus, **shares.get(name, {}), "mfu": pool.mfu, "mbu": pool.mbu}
+        for name, pool in run.pools.items()
+    }
+
+
+def _too_few(samples: Mapping[str, Samples]) -> Iterator[str]:
+    """Name the percentiles that have fewer than ten samples beyond them: read them as n/a."""
+    for metric, values in samples.items():
+        for name in ("p90", "p95", "p99"):
+            if values.count and not enough(values.count, float(name[1:])):
+                yield f"{name}_{metric}_ms"
+
+
+def _fates(requests: Columns) -> dict[str, int]:
+    """Count the requests that did not finish: refused for ever, or not done when the run ended."""
+    asked = counted(requests)
+    refused = asked & (np.asarray(requests["status"]) == "refused")
+    unfinished = asked & ~refused & ~completed(requests)
+    return {"refused": int(refused.sum()), "unfinished": int(unfinished.sum())}
+
+
+# the SLA and the load -----------------------------------------------------------------------------------------------
+
+
+def _sla(run: Run, samples: Mapping[str, Samples], intervals: Mapping[str, list[float]]) -> dict[str, Any] | None:
+    found = metrics.verdicts(run, samples)
+    if run.sla is None or not found:
+        return None
+    kept, limits = metrics.good(run.requests, run.sla), {each.metric: limit(each) for each in found}
+    return {
+        **limits[found[0].metric],
+        "met": run.carried and all(each.met for each in found),
+        "metric": found[0].metric,
+        "percentile": run.sla.percentile,
+        "verdict": metrics.overall([each.word for each in found], run.load.level if run.load is not None else None),
+        "goodput": metrics.goodput(run, run.sla) if run.steady else None,
+        "goodput_ci": intervals.get("request_goodput"),
+        "goodput_share": ratio(float(kept.sum()), float(counted(run.requests).sum())),
+        "limits": limits if len(found) > 1 else None,
+    }
+
+
+def limit(each: Verdict) -> dict[str, Any]:
+    """Return one limit with what was found."""
+    return {
+        "limit_ms": each.limit * 1e3,
+        "value_ms": None if each.value is None else each.value * 1e3,
+        "ci_ms": bounds(each.interval, 1e3),
+        "verdict": each.word,
+    }
+
+
+def saturation(load: Load) -> dict[str, Any]:
+    """Return how an open loop stood."""
+    return {
+        "level": load.level,
+        "offered": load.offered,
+        "offered_ci": bounds(load.offered_interval),
+        "served": load.served,
+        "served_ci": bounds(load.served_interval),
+        "queue_growth": load.growth,
+        "queue_growth_ci": bounds(load.growth_interval),
+        "why": load.why or None,
+        "wants_s": load.wants,
+    }
+
+
+# intervals ----------------------------------------------------------------------------------------------------------
+
+
+def _intervals(run: Run, samples: Mapping[str, Samples]) -> Iterator[tuple[str, list[float]]]:
+    """Yield the 95 % intervals by the key of their figure, where there are data enough."""
+    for metric in SURE:
+        values = samples[metric].values
+        for name in STATISTICS:
+            if name == "mean" or enough(len(values), float(name[1:])):
+                key = f"{'median' if name == 'p50' else name}_{metric}_ms"
+                yield from _pair(key, metrics.interval_of(values, name), 1e3)
+    if run.steady:
+        yield from _of_rates(run)
+
+
+def _of_rates(run: Run) -> Iterator[tuple[str, list[float]]]:
+    """Yield the intervals of tokens, requests, good requests and money."""
+    whole = ratio_interval(*metrics.steps(run.tokens, run.window))
+    rate = metrics.output_throughput(run.tokens, run.window)
+    half = max((whole.high - whole.low) / 2, rate * _doubt(run.load))
+    tokens = Interval(max(rate - half, 0.0), rate + half)
+    yield from _pair("output_throughput", tokens, 1.0)
+    yield from _pair("tgs", tokens, 1 / run.gpu_count)
+    price = metrics.usd_per_1m_output_tokens(run.pools, rate)
+    if price is not None and tokens.low > 0:
+        yield from _pair("usd_per_1m_output_tokens", Interval(price * rate / tokens.high, price * rate / tokens.low), 1)
+    yield from _of_requests(run)
+
+
+def _doubt(load: Load | None) -> float:
+    """Relative half-width of the arrivals: the output of a cluster that carries its load is known no better."""
+    if load is None or load.level != "STABLE":
+        return 0.0
+    return (load.offered_interval.high - load.offered) / load.offered
+
+
+def _of_requests(run: Run) -> Iterator[tuple[str, list[float]]]:
+    rate = metrics.request_throughput(run.requests, run.window)
+    ends = column(run.requests, "finish_s")
+    edges = np.linspace(*run.window, BINS + 1)
+    half = half_width(np.histogram(ends[~np.isnan(ends)], edges)[0] * BINS / run.duration) if run.duration else math.inf
+    yield from _pair("request_throughput", Interval(max(rate - half, 0.0), rate + half), 1.0)
+    if run.sla is not None:
+        share = metrics.good(run.requests, run.sla)[counted(run.requests)].astype(float)
+        if len(share) > 1:
+            spread = math.hypot(half * float(share.mean()), half_width(share) * rate)
+            good = metrics.goodput(run, run.sla)
+            yield from _pair("request_goodput", Interval(max(good - spread, 0.0), good + spread), 1.0)
+
+
+def _pair(key: str, interval: Interval, scale: float) -> Iterator[tuple[str, list[float]]]:
+    found = bounds(interval, scale)
+    if found is not None:
+        yield key, found
+
+
+def bounds(interval: Interval, scale: float = 1.0) -> list[float] | None:
+    """Return both ends, or None where one is not known."""
+    return [bound * scale for bound in interval] if all(map(math.isfinite, interval)) else None
+
+
+def known(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is None, at any depth, and intervals where there is none."""
+    return {
+        key: known(value) if isinstance(value, Mapping) else value
+        for key, value in tree.items()
+        if value is not None and not (key in {"ci", "too_few"} and not value)
+    }

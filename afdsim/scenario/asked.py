@@ -1,0 +1,214 @@
+"""What is asked of the cluster, as keys: when requests come, how long they are, and what they may take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from afdsim import units
+from afdsim.scenario.leaves import Amount, Choice, Flag, Real, Text, got
+from afdsim.scenario.part import Fault, Length, Part, Sigma, Time
+
+Rate = Annotated[float, Amount("rate")]
+
+
+class ClosedLoop(Part):
+    """A finished request is replaced at once."""
+
+    process: Literal["closed_loop"]
+    concurrency: Length | None = None
+    """Requests in flight; default: all slots."""
+
+
+class Poisson(Part):
+    """Independent arrivals."""
+
+    process: Literal["poisson"]
+    request_rate: Rate
+
+
+class Constant(Part):
+    """Evenly spaced arrivals."""
+
+    process: Literal["constant"]
+    request_rate: Rate
+
+
+class Gamma(Part):
+    """Gamma distributed gaps, burstier than Poisson for a shape below 1."""
+
+    process: Literal["gamma"]
+    request_rate: Rate
+    burstiness: Annotated[float, Real(positive=True)] | None = None
+    """Shape of the gamma law."""
+    cv: Annotated[float, Real(positive=True)] | None = None
+    """Coefficient of variation of the gaps, 1/sqrt(burstiness)."""
+
+    @property
+    def shape(self) -> float:
+        """Shape of the gamma law, from whichever was given."""
+        return self.burstiness if self.burstiness is not None else (self.cv or 1.0) ** -2
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that exactly one of two words for one thing is given."""
+        if self.burstiness is not None and self.cv is not None:
+            yield "burstiness", "give one of burstiness and cv: burstiness (gamma shape) = 1/cv^2"
+        if self.burstiness is None and self.cv is None:
+            yield "", "process gamma needs burstiness (the gamma shape) or cv (= 1/sqrt(burstiness))"
+
+
+class Replay(Part):
+    """Arrivals and lengths of `workload.trace`."""
+
+    process: Literal["trace"]
+
+
+class ConstantLength(Part):
+    """Every request alike."""
+
+    distribution: Literal["constant"]
+    value: Length
+
+
+class _Bounded(Part):
+    min: Length = 1
+    max: Length | None = None
+
+    def faults(self) -> Iterator[Fault]:
+        """Check the order of the limits."""
+        if self.max is not None and self.max < self.min:
+            yield "max", f"must be >= min ({self.min}) {got(self.max)}"
+
+
+class LognormalLength(_Bounded):
+    """Lognormal, rounded and clipped."""
+
+    distribution: Literal["lognormal"]
+    mean: Annotated[float, Real(positive=True)]
+    """Mean before clipping."""
+    cv: Sigma
+    """Standard deviation over mean."""
+
+
+class UniformLength(_Bounded):
+    """Every whole number from min to max, equally often."""
+
+    distribution: Literal["uniform"]
+    max: Length
+
+
+class Trace(Part):
+    """A file of recorded requests."""
+
+    path: Annotated[str, Text(wanted="a file")]
+    format: Annotated[str, Text(wanted="a trace format, e.g. 'azure'")] = "auto"
+    time_scale: Annotated[float, Real(positive=True)] = 1.0
+    """Stretches the gaps: 0.5 replays twice as fast."""
+    start: Time = 0.0
+    """Where to begin, counted from the first request."""
+    end: Annotated[float, Amount("time")] | None = None
+    spread: Annotated[bool, Flag()] = False
+    """Space requests that share a timestamp evenly up to the next one, for traces recorded in buckets."""
+    skip_bad_rows: Annotated[bool, Flag()] = True
+    """Skip and count rows that cannot be, up to one in a hundred."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check the window, the format and that the file is there."""
+        from afdsim.workload.traces import FORMATS
+
+        if self.end is not None and self.end <= self.start:
+            yield "end", f"must be > start ({units.show_time(self.start)})"
+        if self.format not in ("auto", *FORMATS):
+            yield "format", f"must be one of auto, {', '.join(FORMATS)} {got(self.format)}"
+        if not Path(self.path).is_file():
+            yield "path", f"no such file '{self.path}'"
+
+
+Arrival = Annotated[ClosedLoop | Poisson | Constant | Gamma | Replay, Field(discriminator="process")]
+Lengths = Annotated[ConstantLength | LognormalLength | UniformLength, Field(discriminator="distribution")]
+
+
+class Workload(Part):
+    """Who asks for how much, and when."""
+
+    arrival: Arrival
+    input_len: Lengths | None = None
+    """Tokens in the KV cache before the first decode step."""
+    output_len: Lengths | None = None
+    num_requests: Length | None = None
+    """Requests of an open loop, those that are counted of a closed one; with a trace: the first ones, default all."""
+    duration: Annotated[float, Amount("time")] | None = None
+    """How long requests arrive, in place of `num_requests`; for open loops."""
+    trace: Trace | None = None
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that requests come from exactly one place."""
+        given = ("input_len", "output_len")
+        yield from self._how_many()
+        if isinstance(self.arrival, Replay):
+            if self.trace is None:
+                yield "trace", "process trace needs a file; give workload.trace.path"
+            for key in given:
+                if getattr(self, key) is not None:
+                    yield key, "comes from the trace; remove it (or set it to null)"
+            return
+        for key in given:
+            if getattr(self, key) is None:
+                yield key, "required key is missing"
+        if self.trace is not None:
+            yield "trace", f"is not used by process {self.arrival.process}; write 'process: trace' or remove it"
+
+    def _how_many(self) -> Iterator[Fault]:
+        """Check that the end of the requests is told once, in a way that the arrivals have."""
+        told = (self.num_requests, self.duration) != (None, None)
+        match self.arrival:
+            case ClosedLoop() if self.duration is not None:
+                yield (
+                    "duration",
+                    "is how long requests arrive; a closed loop has num_requests, or run.stop.max_sim_time",
+                )
+            case Replay() if self.duration is not None:
+                yield "duration", "of a trace is told by trace.start and trace.end"
+            case ClosedLoop() | Poisson() | Constant() | Gamma() if not told:
+                yield "num_requests", "required key is missing"
+            case _ if None not in (self.num_requests, self.duration):
+                yield "duration", "and num_requests both tell when arrivals end; remove one (or set it to null)"
+        if self.duration is not None and math.isinf(getattr(self.arrival, "request_rate", 0.0)):
+            yield "duration", "of an infinite rate holds no end of requests; give num_requests"
+
+
+class Sla(Part):
+    """Limits that a deployment must meet, while it carries its load.
+
+    An open loop is measured from the end of the warm-up to the last arrival. offered: arrivals per second; served:
+    completions per second; backlog growth: by how many requests per second the queue grows. STABLE: the number in
+    flight does not drift, served is offered within chance, and the queue is empty or empties again and again.
+    BACKLOGGED: it hardly empties. OVERLOADED: it never does, and grows. n/a: the run is too short to tell. Only a
+    STABLE load meets an SLA.
+    """
+
+    tpot: Annotated[float, Amount("time")] | None = None
+    """Time per output token."""
+    e2el: Annotated[float, Amount("time")] | None = None
+    """From arrival to the last token."""
+    queue: Annotated[float, Amount("time")] | None = None
+    """From arrival to admission."""
+    percentile: Annotated[Literal["mean", "p50", "p90", "p95", "p99"], Choice(("mean", "p50", "p90", "p95", "p99"))] = (
+        "p99"
+    )
+    """Which statistic over requests is held against the limits."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that there is something to meet."""
+        if not self.limits:
+            yield "", "needs a limit, for example 'tpot: 50ms'"
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are given, seconds by metric."""
+        every = {"tpot": self.tpot, "e2el": self.e2el, "queue": self.queue}
+        return {metric: limit for metric, limit in every.items() if limit is not None}

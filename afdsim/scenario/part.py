@@ -1,0 +1,34 @@
+"""What every map of a scenario is: frozen, strict, checked across its keys; and the types that several maps share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
+
+from afdsim.scenario.leaves import Amount, Real, Whole
+
+Fault = tuple[str, str]
+"""Dotted path below the part that found it, message."""
+
+Time = Annotated[float, Amount("time", positive=False)]
+Length = Annotated[int, Whole()]
+Sigma = Annotated[float, Real()]
+
+
+class Part(BaseModel):
+    """A map of the scenario: frozen, strict, and with checks across its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=True)
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield what is wrong among keys that are right one by one."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _sound(self) -> Part:
+        if found := tuple(self.faults()):
+            raise PydanticCustomError("faults", "faults across keys", {"faults": found})
+        return self

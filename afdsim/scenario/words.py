@@ -1,0 +1,231 @@
+"""Words that users of other tools try: what afdsim calls them, or that it does not model what they stand for.
+
+Never a silent alias: a key, a path or an axis of such a name is refused, with what is here told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+_POOLS = ("deployment.attention", "deployment.ffn", "deployment")
+"""Where a word for the servers belongs: AFD has two pools, every other deployment is one."""
+
+_HARDWARE = tuple(f"{pool}.gpu" for pool in _POOLS)
+_INSTANCES = tuple(f"{pool}.instances" for pool in _POOLS)
+_SERVER = tuple(f"{pool}.gpus_per_instance" for pool in _POOLS)
+_DP = ("deployment.attention.parallelism.dp", "deployment.parallelism.dp")
+_TP = (
+    "deployment.ffn.parallelism.tp",
+    "deployment.attention.parallelism.tp",
+    "deployment.parallelism.tp",
+    "deployment.gpus",
+)
+_EP = ("deployment.ffn.parallelism.ep", "deployment.ep", "deployment.instances")
+_OVERLAP = ("deployment.num_microbatches", "deployment.two_batch_overlap")
+_KERNELS = tuple(f"{pool}.kernels" for pool in _POOLS)
+
+_NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    # workload
+    ("isl input_length prompt_len random_input_len", ("workload.input_len",)),
+    ("context_len context_length prompt_tokens", ("workload.input_len",)),
+    ("osl output_length random_output_len max_tokens", ("workload.output_len",)),
+    ("max_new_tokens decode_tokens", ("workload.output_len",)),
+    ("num_prompts request_count", ("workload.num_requests",)),
+    ("qps rate rps arrival_rate", ("workload.arrival.request_rate",)),
+    ("max_concurrency num_users", ("workload.arrival.concurrency",)),
+    ("dataset dataset_path trace_file trace_path", ("workload.trace.path",)),
+    ("time_scale_factor rate_scale", ("workload.trace.time_scale",)),
+    # deployment
+    ("batch_size max_batch_size a_batch_size decode_bs", ("deployment.max_num_seqs",)),
+    ("batch_size_cap max_running_requests", ("deployment.max_num_seqs",)),
+    ("num_ubatches num_micro_batches microbatches enable_dbo", _OVERLAP),
+    ("dp_size data_parallel_size attention_dp_size", _DP),
+    ("tp_size tensor_parallel_size moe_tp_size", _TP),
+    ("ep_size expert_parallel_size enable_expert_parallel moe_ep_size", _EP),
+    ("nodes num_nodes a_nodes n_a_nodes", _INSTANCES),
+    ("f_nodes n_f_nodes", ("deployment.ffn.instances",)),
+    ("gpus num_gpus gpus_per_node num_gpus_per_node", _SERVER),
+    ("hardware device gpu_type system", _HARDWARE),
+    ("cpu_overhead scheduler_overhead", ("deployment.host_overhead", "deployment.gap")),
+    ("attention_backend", _KERNELS),
+    ("moe_backend moe_runner_backend", _KERNELS[1:]),
+    ("all2all_backend moe_a2a_backend deepep_mode", ("deployment.all_to_all",)),
+    ("num_redundant_experts ep_num_redundant_experts", ("deployment.redundant_experts",)),
+    ("eplb enable_eplb", ("variation.experts.placement",)),
+    ("num_speculative_tokens num_nextn_predict_layers", ("deployment.mtp.draft",)),
+    ("acceptance_rate", ("deployment.mtp.acceptance",)),
+    # model and network
+    ("llm model_name model_path model_id", ("model",)),
+    ("dtype quantization", ("precision",)),
+    ("kv_cache_dtype", ("precision.kv_cache",)),
+    ("network_bandwidth interconnect_bandwidth nic_bandwidth", ("network.link.bandwidth",)),
+    ("network_latency link_latency", ("network.link.latency",)),
+    # limits and the run
+    ("slo", ("sla",)),
+    ("goodput tpot_slo slo_tpot target_tpot", ("sla.tpot",)),
+    ("e2e e2e_latency request_latency", ("sla.e2el",)),
+    ("price gpu_price usd_per_hour", ("cost",)),
+    ("jitter", ("variation",)),
+    ("seed", ("run.seeds",)),
+    ("time_limit", ("run.stop.max_sim_time",)),
+    ("num_warmups", ("run.warmup",)),
+)
+"""Words of other tools -> the paths that they may mean; the first that the scenario can have is named."""
+
+_TOPICS: tuple[tuple[str, str], ...] = (
+    (
+        "ttft time_to_first_token mean_ttft_ms ttft_slo slo_ttft target_ttft first_token",
+        "prefill is not modelled, so there is no time to first token; 'sla.e2el' limits arrival to last token, "
+        "'sla.queue' the wait for a seat",
+    ),
+    (
+        "itl inter_token_latency",
+        "a limit on single gaps is not modelled; 'sla.tpot' limits their mean over a request, and every run prints ITL",
+    ),
+    (
+        "prefill prefill_instances prefill_replicas num_prefill disaggregation disaggregation_mode pd_disaggregation",
+        "prefill is not modelled: requests arrive with their KV cache; 'workload.input_len' is the context they bring",
+    ),
+    (
+        "chunked_prefill chunked_prefill_size chunk_size max_num_batched_tokens max_prefill_tokens",
+        "prefill is not modelled, so a step has no token budget; 'deployment.max_num_seqs' limits its sequences",
+    ),
+    (
+        "prefix_caching prefix_cache radix_cache prefix_sharing hash_ids",
+        "prefix caches are not modelled: every request holds its own KV cache, 'workload.input_len' tokens at first",
+    ),
+    (
+        "kv_transfer kv_transfer_config kv_connector kv_transfer_bandwidth disaggregation_transfer_backend",
+        "transfer of KV caches is not modelled: they are in place on arrival; 'network.link' joins attention and FFN",
+    ),
+    (
+        "swap_space cpu_offload_gb cpu_offload kv_offload kv_offloading_size hierarchical_cache hicache lmcache",
+        "swapping and offloading are not modelled: KV caches stay in HBM; 'deployment.max_num_seqs' limits how many",
+    ),
+    (
+        "preemption preemption_mode recompute watermark watermark_blocks_fraction",
+        "preemption is not modelled: KV cache is reserved in full at admission, and what does not fit waits; "
+        "'deployment.max_num_seqs' limits a rank",
+    ),
+    (
+        "router router_policy routing_policy load_balancer load_balancing global_scheduler admission_policy",
+        "a router is not modelled: one cell is simulated, and in it a request joins the rank and micro-batch with the "
+        "fewest sequences; 'workload.arrival' is what reaches the cell",
+    ),
+    (
+        "replicas num_replicas replica cluster_num_replicas data_parallel_replicas",
+        "several replicas are not modelled: a replica is a whole deployment, and one is simulated; divide the load "
+        "('workload.arrival') by their number, and multiply GPUs and tokens/s by it",
+    ),
+    (
+        "autoscaling autoscaler max_replicas min_replicas scale_up scale_down",
+        "autoscaling is not modelled: a deployment stays as it is; sweep its instances against "
+        "'workload.arrival.request_rate'",
+    ),
+    (
+        "faults fault_injection mtbf repair outages",
+        "failures are not modelled; 'variation.straggler' slows single instances",
+    ),
+    (
+        "power power_limit power_cap energy tdp carbon thermal clock clocks",
+        "power and clocks are not modelled: a GPU keeps the clock of its measured kernels; 'variation.straggler' slows "
+        "an instance, 'cost' prices its hours",
+    ),
+    (
+        "speculative speculative_config speculative_algorithm spec_decode draft_model eagle medusa ngram",
+        "a draft model of its own is not modelled; 'deployment.mtp' has drafts by multi-token prediction",
+    ),
+    (
+        "pipeline_parallel_size pipeline_parallel pp_size pp num_pipeline_stages",
+        "pipeline parallelism is not modelled: an instance holds all layers; 'deployment' splits sequences (dp), heads "
+        "and widths (tp), and experts (ep)",
+    ),
+    (
+        "context_parallel context_parallel_size cp_size cp decode_context_parallel_size sequence_parallel sp_size",
+        "context parallelism is not modelled: a context lies on one rank; 'deployment' splits sequences (dp) and heads "
+        "(tp)",
+    ),
+    (
+        "lora lora_modules max_loras max_lora_rank adapters",
+        "adapters are not modelled: every request uses the weights of 'model'",
+    ),
+    (
+        "scheduler scheduler_config scheduling_policy schedule_policy scheduler_type priority",
+        "other schedulers are not modelled: first come, first served, at the rank and micro-batch with the fewest "
+        "sequences; 'deployment.max_num_seqs' limits a rank",
+    ),
+    (
+        "gpu_memory_utilization mem_fraction_static memory_margin_fraction",
+        "another share of HBM is not modelled: weights and KV cache may fill 0.9 of it; 'deployment.max_num_seqs' "
+        "limits the sequences",
+    ),
+    (
+        "block_size page_size kv_block_size num_blocks num_gpu_blocks_override total_kv_blocks",
+        "blocks of the KV cache are not modelled: it is counted in tokens; 'deployment.max_num_seqs' limits a rank",
+    ),
+    (
+        "tokenizer tokenizer_mode detokenizer async_scheduling",
+        "tokenizer and scheduler are not modelled; 'deployment.gap' (AFD) or 'deployment.host_overhead' (colocated) "
+        "is a pause between steps",
+    ),
+    (
+        "beam_width num_beams beam_search best_of temperature top_p sampling_params ignore_eos",
+        "sampling parameters are not modelled: a request has one answer of 'workload.output_len' tokens",
+    ),
+    (
+        "max_model_len max_seq_len max_position_embeddings",
+        "a limit on contexts is not modelled, but for memory; 'workload.input_len' and 'workload.output_len' set them",
+    ),
+    (
+        "cuda_graph cuda_graph_sizes cuda_graph_max_bs eager enforce_eager torch_compile compilation_config",
+        "launch modes are not modelled: kernels cost what was measured; 'deployment.framework_overhead' (colocated) "
+        "adds to it",
+    ),
+    (
+        "sessions session turns multi_turn conversation think_time",
+        "sessions are not modelled: every request stands alone; 'workload.trace' replays recorded ones",
+    ),
+    (
+        "slo_class tenant tenants slo_classes",
+        "classes of requests are not modelled: 'sla' holds for all of them",
+    ),
+    (
+        "timeout deadline max_queue_len max_queued_requests rate_limit",
+        "nobody gives up waiting: time-outs are not modelled; 'sla.e2el' limits arrival to last token",
+    ),
+    (
+        "topology fabric switch spine oversubscription congestion uplinks",
+        "the fabric beyond one switch per rail is not modelled; 'network.link' is a NIC and its path, 'network.type' "
+        "how messages share it",
+    ),
+)
+"""Words, and the sentence that answers each of them: what is not modelled, and in quotes the nearest that is."""
+
+OURS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {word: paths for words, paths in _NAMES for word in words.split()}
+)
+"""Word -> the paths that it may mean."""
+
+ABSENT: Mapping[str, str] = MappingProxyType({word: text for words, text in _TOPICS for word in words.split()})
+"""Word -> the sentence that answers it."""
+
+
+def hint(word: str, parent: str, possible: Callable[[str], bool]) -> str:
+    """Return what to say of a word of another tool, from the semicolon on; nothing for a word that is none.
+
+    `parent` is the path of the map in which it was found, `possible` whether a scenario of this kind has a path.
+    """
+    word = _plain(word)
+    if word in ABSENT:
+        return f"; {ABSENT[word]}"
+    paths = [path for path in OURS.get(word, ()) if possible(path)] or list(OURS.get(word, ()))
+    near = [path for path in paths if path.startswith(f"{parent}.")]
+    return "".join(f"; afdsim calls it {path.removeprefix(f'{parent}.')!r}" for path in (near or paths)[:1])
+
+
+def _plain(word: str) -> str:
+    """Return a word as the tables have it: ``--enable-prefix-caching`` as ``prefix_caching``."""
+    plain = word.strip().lstrip("-").replace("-", "_").casefold()
+    known = (plain, *(plain.removeprefix(prefix) for prefix in ("no_enable_", "enable_", "disable_", "use_")))
+    return next((each for each in known if each in ABSENT or each in OURS), plain)

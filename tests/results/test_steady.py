@@ -1,0 +1,130 @@
+"""Where an open loop is warm, and what its load was: queues of known rates, without an engine."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from afdsim.results import steady
+from afdsim.results.intervals import Interval
+from afdsim.results.steady import Load, truncation
+
+STEP = 0.01
+
+
+def served(rate, seconds, *, slots, service=1.0, seed=0):
+    """Requests of a Poisson process, each `service` seconds on one of some slots, first come, first served."""
+    rng = np.random.default_rng(seed)
+    arrival = np.cumsum(rng.exponential(1 / rate, int(rate * seconds)))
+    lasts = service * rng.uniform(0.8, 1.2, len(arrival))
+    free, admitted = np.zeros(slots), np.empty(len(arrival))
+    for request, (moment, length) in enumerate(zip(arrival, lasts, strict=True)):
+        slot = int(np.argmin(free))
+        admitted[request] = max(moment, free[slot])
+        free[slot] = admitted[request] + length
+    status = np.full(len(arrival), "finished")
+    return {"arrival_s": arrival, "admitted_s": admitted, "finish_s": admitted + lasts, "status": status}
+
+
+def judged(requests, **given):
+    edges = np.linspace(0.0, requests["arrival_s"][-1], 501)
+    place, load = steady.found(requests, edges, STEP, given=False, **given)
+    return float(edges[place]), load
+
+
+@pytest.mark.parametrize("rate", [10, 40, 70, 80])
+@pytest.mark.parametrize("seconds", [60, 300])
+def test_a_load_below_capacity_is_stable_and_its_rates_are_right(rate, seconds):
+    start, load = judged(served(rate, seconds, slots=100))
+
+    assert load.level == "STABLE"
+    assert 1.0 <= start < seconds / 2
+    assert load.offered_interval.low <= rate <= load.offered_interval.high
+    assert load.served_interval.low <= load.offered <= load.served_interval.high
+    assert load.growth_interval.low <= 0 <= load.growth_interval.high
+
+
+@pytest.mark.parametrize("rate", [115, 150, 400])
+@pytest.mark.parametrize("seconds", [20, 300])
+def test_a_load_above_capacity_is_never_stable(rate, seconds):
+    _, load = judged(served(rate, seconds, slots=100))
+
+    assert load.level == "OVERLOADED"
+    assert load.served == pytest.approx(100, rel=0.06)
+    assert load.growth_interval.low <= rate - 100 <= load.growth_interval.high
+
+
+@settings(max_examples=60, deadline=None)
+@given(rate=st.floats(112.0, 300.0), seconds=st.floats(1.0, 80.0), seed=st.integers(0, 1000))
+def test_no_run_is_too_short_to_see_that_it_is_not_stable(rate, seconds, seed):
+    _, load = judged(served(rate, seconds, slots=100, seed=seed))
+
+    assert load.level != "STABLE"
+
+
+def test_a_run_that_only_fills_the_cluster_says_how_long_it_should_be():
+    start, load = judged(served(50, 1.5, slots=100))
+
+    assert (load.level, start, load.served, load.growth) == ("n/a", 0.0, None, None)
+    assert load.wants >= 10.0
+    assert judged(served(50, load.wants, slots=100))[1].level == "STABLE"
+
+
+def test_a_long_queue_that_comes_and_goes_is_stable_and_one_that_stays_is_not():
+    # one server at 80 %: every other request queues, and the queue empties all the time
+    assert judged(served(0.8, 4000.0, slots=1))[1].level == "STABLE"
+    stays = judged(served(1.0, 400.0, slots=1, seed=2))[1]
+
+    assert stays.level in {"BACKLOGGED", "OVERLOADED", "n/a"}
+
+
+def test_a_given_warm_up_is_taken_as_it_is_and_checked():
+    requests = served(60, 100.0, slots=100)
+    stop = requests["arrival_s"][-1]
+
+    assert steady.found(requests, np.array([20.0, stop]), STEP, given=True)[1].level == "STABLE"
+    fills = served(300, 3.0, slots=1000)
+    place, load = steady.found(fills, np.array([0.0, fills["arrival_s"][-1]]), STEP, given=True)
+    assert (place, load.level) == (0, "n/a")
+
+
+def test_refused_requests_are_no_load():
+    requests = served(50, 100.0, slots=100)
+    requests["status"][::2] = "refused"
+    requests["finish_s"][::2] = math.nan
+
+    load = judged(requests)[1]
+
+    assert (load.level, load.offered) == ("STABLE", pytest.approx(25, rel=0.1))
+
+
+# the truncation
+
+
+def test_a_ramp_is_dropped_and_a_level_series_is_kept():
+    noise = np.random.default_rng(1).normal(size=100)
+
+    assert truncation(100 + noise) == 0
+    assert 15 <= truncation(np.minimum(np.arange(100) * 5.0, 100.0) + noise) <= 30
+
+
+def test_at_most_half_is_dropped():
+    assert truncation(np.arange(100.0)) <= 50
+
+
+@given(st.lists(st.floats(0, 1e4), min_size=4, max_size=100), st.floats(-1e3, 1e3))
+def test_the_truncation_does_not_depend_on_the_level(values, shift):
+    series = np.round(np.array(values), 3)
+
+    assert truncation(series) == pytest.approx(truncation(series + round(shift)), abs=0) or np.ptp(series) < 1e-3
+
+
+def test_a_load_is_read_back_as_it_was():
+    for load in (
+        Load(level="n/a", offered=2.0, wants=40.0, why="short"),
+        Load(level="STABLE", offered=2.0, served=1.9, growth=0.0, served_interval=Interval(1.5, math.inf)),
+    ):
+        assert Load.read(json.loads(json.dumps(load.plain(), allow_nan=False))) == load

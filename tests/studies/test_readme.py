@@ -1,0 +1,32 @@
+"""The sweep that the README shows crowns a deployment that carries its load."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent.parent / "README.md"
+
+
+@pytest.mark.slow
+def test_the_sweep_of_the_readme_crowns_a_deployment_that_carries_its_load(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    (text,) = re.findall(
+        r"^```py\n(.*?afd\.sweep\(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    names = {}
+
+    exec(compile(text.replace("workers=8", "workers=2"), "README.md", "exec"), names)
+
+    df, axes, best = names["df"], list(names["axes"]), names["best"]
+    crowned = df.set_index(axes).loc[best.index[0]]
+    overloaded = df[df["load"] == "OVERLOADED"]
+    assert len(text.splitlines()) <= 14
+    assert len(crowned) == 5
+    assert (crowned["load"] == "STABLE").all()
+    assert crowned["sla.met"].all()
+    assert len(overloaded)
+    assert not overloaded["sla.met"].any()
+    assert str(round(best["mean"].iloc[0], 2)) in capsys.readouterr().out
+    assert (tmp_path / "pareto.png").is_file()
