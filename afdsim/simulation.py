@@ -233,7 +233,7 @@ def _result(
         engine=metrics.Engine(name=name, steps=record.steps, events=record.events),
         sla=None if sla is None else metrics.Sla(limits=sla.limits, percentile=sla.percentile),
         load=None if found is None else found[1],
-        bounds=None if (load := outcome.load(record, cell)) is None else bottleneck.bounds(cell, load),
+        bounds=None if (means := outcome.mean_step(record, cell)) is None else bottleneck.bounds(cell, means),
     )
     return Result(
         scenario=scenario,

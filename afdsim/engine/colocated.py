@@ -56,6 +56,7 @@ from afdsim.engine.cell import (
     priced,
     table,
 )
+from afdsim.engine.drafts import SCALE
 from afdsim.engine.passes import Work
 from afdsim.engine.schedule import (
     ALL_TO_ALL,
@@ -568,7 +569,7 @@ class _Lowering(Lowering):
         tables, cores = self._tables, [0.0] * len(self._tables.times_of_core)
         for c, window in enumerate(self._ranks.windows[w] for w in tables.core_window):
             seen = context if window is None else min(context, window)
-            cores[c] = core_seconds(tables, c, batch, round(batch * seen))
+            cores[c] = core_seconds(tables, c, batch, round(batch * seen * (SCALE if self.queries > 1 else 1)))
         stages = tables.fixed[:, batch] + np.array(cores)[tables.core]
         return float(stages @ tables.times_of_kind), float(tables.head[batch])
 

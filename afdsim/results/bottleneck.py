@@ -46,7 +46,7 @@ _EQUAL = 1e-9
 _RESOURCES = {COMPUTE: "", GATHER: "gather", SCATTER: "scatter"}
 
 
-class Load(NamedTuple):
+class Means(NamedTuple):
     """What a run had to do in a step, on average."""
 
     batch: float
@@ -67,9 +67,9 @@ class Bounds:
     """Parts of the way of one micro-batch through all layers, the longest first; they add up to it."""
 
 
-def bounds(cell: Cell, load: Load) -> Bounds:
-    """Return what a step of `cell` takes at least under `load`."""
-    return Bounds(resources=_resources(cell, load), round_trip=_round_trip(cell, load))
+def bounds(cell: Cell, means: Means) -> Bounds:
+    """Return what a step of `cell` takes at least with such `means`."""
+    return Bounds(resources=_resources(cell, means), round_trip=_round_trip(cell, means))
 
 
 def told(found: Bounds, step: float | None) -> dict[str, Any]:
@@ -93,15 +93,15 @@ def longest(every: Mapping[str, float], parts: Mapping[str, float]) -> dict[str,
     return {"name": name, "ms": most, **part}
 
 
-# seconds at the mean load -------------------------------------------------------------------------------------------
+# seconds at the means -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Seconds:
-    """Looks sources up at a load."""
+    """Looks sources up at the mean batch and context."""
 
     cell: Cell
-    load: Load
+    means: Means
     alone: bool = False
     """Of a micro-batch that is there, rather than on average over those that are and those that are not."""
 
@@ -139,12 +139,12 @@ class _Seconds:
 
     @cached_property
     def _filled(self) -> Array:
-        return np.ones(self.cell.seated) if self.alone else self.load.filled
+        return np.ones(self.cell.seated) if self.alone else self.means.filled
 
     @property
     def _batch(self) -> float:
         """Sequences of the largest rank of a unit that has any."""
-        return max(self.load.batch, 1.0)
+        return max(self.means.batch, 1.0)
 
     @cached_property
     def _stragglers(self) -> Array:
@@ -161,7 +161,7 @@ class _Seconds:
         cell, tables = self.cell, self.cell.tables
         cores = np.zeros(len(tables.times_of_core))
         for c, window in enumerate(cell.windows[w] for w in tables.core_window):
-            seen = self.load.context if window is None else min(self.load.context, window)
+            seen = self.means.context if window is None else min(self.means.context, window)
             cores[c] = core_seconds(tables, c, self._batch, self._batch * seen * cell.scale)  # type: ignore[arg-type]
         return np.asarray(_at(tables.fixed, self._batch) + cores[tables.core])
 
@@ -174,8 +174,8 @@ class _Seconds:
 
     def _priced(self, units: range) -> Array:
         """Seconds by entry of a micro-batch of some units."""
-        pricing, filled = self.cell.pricing, float(self.load.filled[units.start : units.stop].sum())
-        tokens = min(filled * self.cell.ranks * self.load.batch, pricing.most)
+        pricing, filled = self.cell.pricing, float(self.means.filled[units.start : units.stop].sum())
+        tokens = min(filled * self.cell.ranks * self.means.batch, pricing.most)
         tokens = max(tokens, 1.0) if self.alone else tokens
         low = math.floor(tokens)
         return _at(pricing.of(np.array([low, min(low + 1, pricing.most)])).T, tokens - low)
@@ -197,9 +197,9 @@ def _first(step: Schedule, batch: int) -> tuple[int, Compute]:
 # resources ----------------------------------------------------------------------------------------------------------
 
 
-def _resources(cell: Cell, load: Load) -> dict[str, float]:
+def _resources(cell: Cell, means: Means) -> dict[str, float]:
     """Seconds of a step's work on every resource, the longest first."""
-    seconds, step = _Seconds(cell=cell, load=load), cell.schedule
+    seconds, step = _Seconds(cell=cell, means=means), cell.schedule
     computes = np.zeros((len(_RESOURCES), step.units))
     computes[COMPUTE, : cell.seated] += step.host
     ports = [np.zeros(count) for count in cell.wiring.ports]
@@ -222,7 +222,7 @@ def _occupy(cell: Cell, turn: Exchange, seconds: _Seconds, ports: Sequence[Array
     """Add what an exchange of pairs has every port do."""
     wiring, ends = cell.wiring, cell.wiring.routes[turn.route].astype(np.int64)
     out, into = seconds.message(turn.out), seconds.message(turn.into)
-    filled = seconds.load.filled[wiring.lane.astype(np.int64) // cell.micro_batches]
+    filled = seconds.means.filled[wiring.lane.astype(np.int64) // cell.micro_batches]
     # a wire of its own has its receiver wait for the tail only, which the sender's side counts
     into = 0.0 if wiring.discipline == DEDICATED else into
     sides = (
@@ -295,13 +295,13 @@ CYCLES = 2
 """Steps walked before the one that counts: in the first, units that differ have not yet fallen into line."""
 
 
-def _round_trip(cell: Cell, load: Load) -> dict[str, float]:
+def _round_trip(cell: Cell, means: Means) -> dict[str, float]:
     """Parts of the longest round trip of any micro-batch, the longest first.
 
     All micro-batches of a group have the same way but for what stands before their first operation, which is longest
     for its first or its last.
     """
-    seconds, m = _Seconds(cell=cell, load=load, alone=True), cell.micro_batches
+    seconds, m = _Seconds(cell=cell, means=means, alone=True), cell.micro_batches
     ways = {}
     for batch in range(cell.schedule.batches):
         if batch % m in (0, m - 1):

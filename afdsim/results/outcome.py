@@ -14,7 +14,7 @@ from afdsim.engine.books import BUSY, CAUSES, IMBALANCE
 from afdsim.engine.cell import Array, Cell
 from afdsim.engine.record import Record, Requests
 from afdsim.results import metrics, steady
-from afdsim.results.bottleneck import Load
+from afdsim.results.bottleneck import Means
 
 Columns = dict[str, Array]
 
@@ -180,7 +180,7 @@ def _means(record: Record, cell: Cell) -> tuple[float, float, float]:
     return float(batch_mean), float(mean_context), count / cell.seated
 
 
-def load(record: Record, cell: Cell) -> Load | None:
+def mean_step(record: Record, cell: Cell) -> Means | None:
     """What a step of the window had to do on average; None where there was none."""
     batch, context, _ = _means(record, cell)
     rows = record.boundaries
@@ -192,7 +192,7 @@ def load(record: Record, cell: Cell) -> Load | None:
     whole = (steps > steps.min()) & (steps < steps.max())
     count = len(np.unique(steps[whole])) * cell.micro_batches
     units = np.bincount(rows.unit[inside][whole], minlength=cell.seated)
-    return Load(batch, context, units / count if count else np.ones(cell.seated))
+    return Means(batch, context, units / count if count else np.ones(cell.seated))
 
 
 def _share(work: Iterable[tuple[float, Operator]], seconds: Callable[[Operator], float], rate: float) -> float:

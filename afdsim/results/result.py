@@ -141,7 +141,13 @@ class Result:
 
     def samples(self, metric: Metric) -> metrics.Samples:
         """Seconds of every counted request (of every gap for "itl")."""
-        return metrics.latencies(self.run)[metric]
+        found = metrics.latencies(self.run)
+        if metric not in found:
+            from afdsim.scenario.words import hint
+
+            more = hint(metric, "", lambda _: False)
+            raise ScenarioError(f"no latency is called {metric!r}: {', '.join(found)}{more}")
+        return found[metric]
 
     def hist(self, metric: Metric = "tpot", bins: metrics.Bins = "auto") -> pd.DataFrame:
         """Histogram of a latency: left_ms, right_ms, count, share."""
@@ -230,7 +236,8 @@ class Result:
         if "usd_per_1m_output_tokens" in own:
             yield "USD per 1M output tokens", f"{own['usd_per_1m_output_tokens']:.3f}"
         for metric, label, scale in _LATENCIES:
-            ends = [self.summary.get(f"{statistic}_{metric}_ms") for statistic in ("mean", "p99")]
+            keys = [f"{statistic}_{metric}_ms" for statistic in ("mean", "p99")]
+            ends = [None if key in own.get("too_few", ()) else self.summary.get(key) for key in keys]
             if ends != [None, None]:
                 yield label, ", ".join(_shown(end, scale=scale) for end in ends)
         if "load" in own:

@@ -166,6 +166,8 @@ def outcome(scenario: Scenario, seed: int, models: Models) -> Outcome:
 def flat(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return a summary as one row: its keys joined by dots, without ``afdsim.``."""
     own = {key: value for key, value in summary["afdsim"].items() if key not in UNTOLD}
+    if "bottleneck" in own:
+        own["bottleneck"] = {key: value for key, value in own["bottleneck"].items() if not isinstance(value, Mapping)}
     return dict(_leaves({key: value for key, value in summary.items() if key != "afdsim"} | own, ""))
 
 

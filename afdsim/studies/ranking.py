@@ -29,7 +29,7 @@ def ranked(frame: pd.DataFrame, paths: Iterable[str], figures: Iterable[str] = (
     """
     import pandas as pd
 
-    frame = frame if "tgs" in frame else frame.assign(tgs=np.nan)
+    frame = _known(frame if "tgs" in frame else frame.assign(tgs=np.nan))
     keys, figures = [*paths, "point"], [name for name in dict.fromkeys(("tgs", *figures)) if name in frame]
     nothing = pd.Series(pd.NA, index=frame.index)
     met = frame.get("sla.met", nothing).astype("boolean")
@@ -38,10 +38,11 @@ def ranked(frame: pd.DataFrame, paths: Iterable[str], figures: Iterable[str] = (
         failed=frame["status"].eq("error").to_numpy(bool),
         missed=(~met).fillna(value=False).to_numpy(bool),
         without=met.isna().to_numpy(bool),
+        untold=frame.get("sla.verdict", nothing).eq("n/a").fillna(value=False).to_numpy(bool),
         rank=rank.fillna(-1).astype(int),
     )
     groups = told.groupby(keys, sort=False, dropna=False)
-    worst = groups[["failed", "missed", "without", "rank"]].max()
+    worst = groups[["failed", "missed", "without", "untold", "rank"]].max()
     means = groups[figures].mean().where(groups[figures].count().eq(groups.size(), axis=0))
     found = means.assign(standing=_standing(worst))
     if "load" in frame:
@@ -56,9 +57,18 @@ def _standing(worst: pd.DataFrame) -> list[str]:
     rank = worst["rank"]
     cases = {
         "error": worst["failed"],
-        "n/a": rank == LOADS.index("n/a"),
         "unstable": rank > LOADS.index("n/a"),
+        "n/a": worst["untold"] | (rank == LOADS.index("n/a")),
         "no SLA": worst["without"],
         "missed": worst["missed"],
     }
     return [str(each) for each in np.select(list(cases.values()), list(cases), "met")]
+
+
+def _known(frame: pd.DataFrame) -> pd.DataFrame:
+    """Leave out percentiles that have too few samples, point by point."""
+    if "too_few" not in frame:
+        return frame
+    few = frame["too_few"].astype("string").fillna("").str.split("; ")
+    names = {name for names in few for name in names} & set(frame.columns)
+    return frame.assign(**{name: frame[name].where(np.array([name not in each for each in few])) for name in names})

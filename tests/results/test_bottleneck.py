@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from afdsim.engine.lowering import lower
 from afdsim.results import outcome
-from afdsim.results.bottleneck import ROUND_TRIP, Bounds, Load, bounds, longest, told
+from afdsim.results.bottleneck import ROUND_TRIP, Bounds, Means, bounds, longest, told
 from afdsim.results.result import Result, pooled
 from afdsim.scenario.document import load
 from afdsim.simulation import simulate
@@ -21,7 +21,7 @@ ROUNDING = 1e-9
 def found(done: Outcome) -> tuple[Bounds, float]:
     """Bounds of a run, and its measured step once it has fallen into line: the mean of its later half."""
     rows = done.record.boundaries
-    seen = outcome.load(done.record, done.cell)
+    seen = outcome.mean_step(done.record, done.cell)
     own = rows.time[(rows.unit == 0) & (rows.micro_batch == 0)]
     later = own[len(own) // 2 :]
     return bounds(done.cell, seen), float(np.diff(later).mean())
@@ -176,7 +176,7 @@ def main_scenario(**changes):
     for path, value in changes.items():
         scenario = scenario.vary(path.replace("__", "."), value)
     cell = lower(scenario, seed=0)
-    return told(bounds(cell, Load(128.0, 4096.0, np.ones(cell.seated))), 0.0563)
+    return told(bounds(cell, Means(128.0, 4096.0, np.ones(cell.seated))), 0.0563)
 
 
 def test_the_main_scenario_is_bound_by_its_round_trip():
@@ -219,7 +219,7 @@ def test_a_resource_comes_before_an_equal_round_trip():
 def test_a_unit_without_requests_has_no_bound():
     cell = lower(load("step3_2a2f_4k"), seed=0)
 
-    own = bounds(cell, Load(1.0, 4096.0, np.array([1.0, 0.0]))).resources
+    own = bounds(cell, Means(1.0, 4096.0, np.array([1.0, 0.0]))).resources
 
     assert "attention[0]" in own
     assert "attention[1]" not in own
