@@ -36,7 +36,20 @@ class Interval(NamedTuple):
         """The interval of a half-width."""
         return cls(value - half, value + half)
 
+    @property
+    def skewed(self) -> Interval:
+        """The interval of a mean of values that cannot be negative: the upper half as wide as on a logarithmic scale.
 
+        Long waits are rare and come in bursts, so a mean that lacks one is too low and looks too certain.
+        """
+        middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
+        if not (middle > 0 and math.isfinite(half)):
+            return self
+        return Interval(max(self.low, 0.0), middle * math.exp(min(half / middle, _MOST_SKEWED)))
+
+
+_MOST_SKEWED: Final = 3.0
+"""Relative half-width beyond which nothing is known anyway."""
 UNKNOWN: Final = Interval(-math.inf, math.inf)
 
 # Student's t at 97.5 % for 1 .. 10 degrees of freedom; beyond, the expansion of `t_quantile` is exact to 4 digits.

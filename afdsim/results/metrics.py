@@ -299,9 +299,13 @@ def statistic_of(values: Floats, statistic: str) -> float:
 
 
 def interval_of(values: Floats, statistic: str) -> Interval:
-    """95 % interval of the same; latencies are in the order of the requests, which are never below zero."""
-    found = mean_interval(values) if statistic == "mean" else percentile_interval(values, float(statistic[1:]))
-    return Interval(max(found.low, 0.0), found.high) if len(values) else UNKNOWN
+    """95 % interval of the same; the values are latencies, in the order of the requests."""
+    if not len(values):
+        return UNKNOWN
+    if statistic == "mean":
+        return mean_interval(values).skewed
+    found = percentile_interval(values, float(statistic[1:]))
+    return Interval(max(found.low, 0.0), found.high)
 
 
 def overall(words: Sequence[str], level: Level | None) -> Word:

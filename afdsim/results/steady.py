@@ -23,8 +23,8 @@ Level = Literal["STABLE", "BACKLOGGED", "OVERLOADED", "n/a"]
 
 GROUPED: Final = 5
 """Slices whose numbers in flight are averaged before the rule is applied: the 5 of MSER-5."""
-CHANCE: Final = 0.2
-"""By how much variances of some fifty independent values differ by chance: the square root of 2/50."""
+CHANCE: Final = 0.5
+"""By how much the variance of a series that is worth eight independent values differs by chance: the root of 2/8."""
 SLICES: Final = 500
 """Parts of a window after a warm-up that was given, to see whether the cluster still fills."""
 FILLING: Final = 0.8

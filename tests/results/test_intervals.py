@@ -117,3 +117,13 @@ def test_a_mean_interval_moves_with_its_values(values, shift):
 
     assert low <= series.mean() <= high
     assert moved == pytest.approx((low + shift, high + shift), abs=1e-6 * (1 + high - low))
+
+
+def test_a_mean_that_cannot_be_negative_has_a_skewed_interval():
+    low, high = Interval(0.5, 1.5).skewed
+
+    assert (low, high) == (0.5, pytest.approx(math.exp(0.5)))
+    assert Interval(-1.0, 3.0).skewed.low == 0.0
+    assert Interval(2.0, 2.0).skewed == (2.0, 2.0)
+    assert Interval(0.0, 0.0).skewed == (0.0, 0.0)
+    assert Interval(-math.inf, math.inf).skewed == (-math.inf, math.inf)
