@@ -1,5 +1,6 @@
 """The whole line: what a result says about itself, and what a scenario's trace becomes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,45 @@ def test_a_request_that_never_fits_is_refused_and_counted(engine):
     assert any(
         note.startswith(f"{own['refused']} requests refused: their context never fits the ") for note in result.notes
     )
+
+
+def test_answers_of_one_token_have_a_load_too():
+    flood = {"process": "poisson", "request_rate": "200000 req/s"}
+    brief = afdsim.load("small").varied(
+        {"workload.arrival": flood, "workload.output_len": 1, "workload.num_requests": 9000}
+    )
+    own = afdsim.simulate(brief).summary["afdsim"]
+
+    assert own["load"] == "OVERLOADED"
+    assert (own["sla"]["met"], own["sla"]["verdict"]) == (False, "FAIL")
+
+
+def test_a_batch_at_once_has_no_warm_up():
+    batch = tiny(2, workload__arrival={"process": "poisson", "request_rate": float("inf")}, run__warmup="9s", **QUICK)
+    result = afdsim.simulate(batch)
+
+    assert result.summary["completed"] == QUICK["workload__num_requests"]
+    assert any(note.endswith("run.warmup is not used") for note in result.notes)
+
+
+def test_a_run_that_stops_before_anything_happened_has_a_summary(small):
+    summary = afdsim.simulate(small.vary("run.stop.max_sim_time", "1us")).summary
+
+    assert "busy" not in summary["afdsim"]["pools"]["attention"]
+    json.dumps(summary, allow_nan=False)
+
+
+def test_a_load_of_one_request_is_none():
+    arrival = {"process": "poisson", "request_rate": "10 req/s"}
+    own = afdsim.simulate(tiny(2, workload__arrival=arrival, workload__num_requests=1)).summary["afdsim"]
+
+    assert own["load"] == "n/a"
+    assert "tgs" not in own
+
+
+def test_notes_say_what_the_warm_up_took_and_what_left_after_the_last_arrival(small):
+    arrival = {"process": "poisson", "request_rate": "1500 req/s"}
+    notes = afdsim.simulate(small.varied({"workload.arrival": arrival, "workload.num_requests": 4000})).notes
+
+    assert any(note.startswith("the warm-up was found to end at ") for note in notes)
+    assert any("finished after the last arrival" in note for note in notes)

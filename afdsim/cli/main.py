@@ -116,11 +116,15 @@ def main() -> None:
 @click.option("--seed", type=click.IntRange(min=0), help="Run this one seed instead of run.seeds.")
 @click.option("--engine", type=click.Choice(["auto", "processes", "kernel"]), help="Instead of run.engine.")
 @click.option("-o", "--output", "folder", type=click.Path(path_type=Path), help="Save everything in this folder.")
-@click.option("--force", is_flag=True, help="Replace a folder that holds another scenario.")
+@click.option("--force", is_flag=True, help="Write into a folder that holds something else.")
 @click.option("--trace", metavar="TIME", help="Write a Chrome trace of the first seed: 2s, or 10s..12s.")
 @click.option("--json", "as_json", is_flag=True, help="Print result.json instead of the report.")
 @click.option("--quiet", is_flag=True, help="No progress bar and no wall time.")
-@click.option("--fail-on-sla", is_flag=True, help="Exit with 3 when the SLA is not met, or no verdict can be given.")
+@click.option(
+    "--fail-on-sla",
+    is_flag=True,
+    help="Exit with 3 when the SLA is not met (MARGINAL counts by its value) or the load n/a.",
+)
 @click.option("--until-steady", is_flag=True, help="Lengthen an open loop until its load is known.")
 def run(  # noqa: PLR0917 - click passes one argument per option
     scenario: str,
@@ -143,6 +147,8 @@ def run(  # noqa: PLR0917 - click passes one argument per option
     recorder = None if trace is None else _recorder(trace)
     results = _simulate_seeds(loaded, folder=folder, force=force, quiet=quiet, recorder=recorder)
     if until_steady:
+        if loaded.workload.arrival.process == "closed_loop":
+            _warn("--until-steady: a closed loop is steady when it has filled; nothing to lengthen")
         results = _go_on(loaded, results, folder=folder, quiet=quiet)
     if recorder is not None:
         _write_trace(results[0], recorder, folder)

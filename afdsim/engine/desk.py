@@ -60,14 +60,14 @@ class Demand:
         Requests that all come at once are no load but a batch, which is measured to its end, as a closed loop is.
         """
         if self.stop is None:
-            return np.array([self.warmup or 0.0, FOREVER])
+            return np.array([(self.warmup or 0.0) if self.closed else 0.0, FOREVER])
         return np.array([self.given, self.stop]) if self.given is not None else np.linspace(0.0, self.stop, SLICES + 1)
 
     @cached_property
     def stop(self) -> float | None:
-        """When the last request of an open loop arrives, seconds; None where requests do not come over some time."""
-        times = self.source.times(self.num_requests) if not self.closed else np.zeros(1)
-        return min(float(times[-1]), self.horizon) if times[-1] > times[0] else None
+        """When the last request of an open loop arrives, seconds; None where they all come at once, at time 0."""
+        last = 0.0 if self.closed else float(self.source.times(self.num_requests)[-1])
+        return min(last, self.horizon) if last > 0 else None
 
     @property
     def given(self) -> float | None:
@@ -77,8 +77,7 @@ class Demand:
     @property
     def asked(self) -> Asked:
         """The same as numbers."""
-        batch = self.warmup if self.stop is None else self.given
-        warmup = -1.0 if self.closed and self.warmup is None else batch or 0.0
+        warmup = (-1.0 if self.warmup is None else self.warmup) if self.closed else self.given or 0.0
         return Asked(self.closed, self.num_requests, self.concurrency, float(warmup), float(self.horizon))
 
 

@@ -223,11 +223,12 @@ def throughput_over_time(tokens: Columns, window: Window, bins: int = 60) -> tup
 
 
 def causes(gpus: Columns) -> dict[str, dict[str, float]]:
-    """Shares of GPU time by pool and cause; those of a pool add up to 1."""
+    """Shares of GPU time by pool and cause; those of a pool add up to 1. An empty window has none."""
     pools = np.asarray(gpus["pool"])
     seconds = np.stack([column(gpus, cause) for cause in CAUSES])
     sums = {str(pool): seconds[:, pools == pool].sum(axis=1) for pool in dict.fromkeys(pools.tolist())}
-    return {pool: dict(zip(CAUSES, (part / part.sum()).tolist(), strict=True)) for pool, part in sums.items()}
+    shares = {pool: part / part.sum() for pool, part in sums.items() if part.sum() > 0}
+    return {pool: dict(zip(CAUSES, part.tolist(), strict=True)) for pool, part in shares.items()}
 
 
 def usd_per_1m_output_tokens(pools: Mapping[str, Pool], throughput: float) -> float | None:
@@ -328,18 +329,34 @@ def verdicts(run: Run, samples: Mapping[str, Samples]) -> list[Verdict]:
 
 
 def good(requests: Columns, sla: Sla) -> NDArray[np.bool_]:
-    """Mark the counted requests that finished inside every limit; one token has no TPOT and cannot miss its limit."""
+    """Mark the counted requests that finished inside every limit."""
+    return counted(requests) & within(requests, sla)
+
+
+def within(requests: Columns, sla: Sla) -> NDArray[np.bool_]:
+    """Mark all requests that finished inside every limit; one token has no TPOT and cannot miss its limit."""
     spans = {"tpot": np.nan_to_num(tpot(requests), nan=0.0), "e2el": e2el(requests), "queue": queue(requests)}
-    kept = completed(requests)
+    kept = ~np.isnan(column(requests, "finish_s"))
     for metric, limit in sla.limits.items():
         kept = kept & (spans[metric] <= limit)
     return kept
 
 
 def goodput(run: Run, sla: Sla) -> float:
-    """Return the requests per second that met every limit: the good share of those completed, times their rate."""
+    """Return the requests per second that met every limit.
+
+    Closed loop: the good share of those completed, times their rate. Open loop: those that finished in the window.
+    """
+    if run.load is not None:
+        return ratio(float(len(good_ends(run, sla))), run.duration)
     share = ratio(float(good(run.requests, sla).sum()), float(completed(run.requests).sum()))
     return share * request_throughput(run.requests, run.window)
+
+
+def good_ends(run: Run, sla: Sla) -> Floats:
+    """Return when the requests that met every limit finished, of those that did in the window, counted or not."""
+    ends = column(run.requests, "finish_s")
+    return ends[within(run.requests, sla) & _inside(ends, run.window)]
 
 
 # statistics ---------------------------------------------------------------------------------------------------------

@@ -72,7 +72,10 @@ def loaded(requests: Columns, tokens: Columns, record: Record, *, given: bool) -
     `given`: the warm-up was given and is where the record begins.
     """
     gaps = metrics.itl(tokens, (0.0, math.inf))
-    return steady.found(requests, record.edges, metrics.mean(gaps), given=given) if gaps.count else None
+    if gaps.count:
+        return steady.found(requests, record.edges, metrics.mean(gaps), given=given)
+    alone = requests["first_token_s"] - requests["admitted_s"]  # answers of one token have no gaps
+    return steady.found(requests, record.edges, float(np.nanmean(alone)), given=given) if record.steps else None
 
 
 def arrived(requests: Columns, window: metrics.Window) -> Array:

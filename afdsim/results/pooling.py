@@ -8,14 +8,14 @@ from typing import Any, Final
 
 from afdsim.results import bottleneck, metrics
 from afdsim.results.intervals import Interval, over_seeds
+from afdsim.results.steady import LEVELS
 from afdsim.results.summary import bounds, known, limit
 
 _SUMMED: Final = frozenset(
     {"completed", "duration", "total_input_tokens", "total_output_tokens", "refused", "unfinished", "steps", "events"}
 )
 """Keys that count; every other number is averaged over the seeds, and maxima are kept."""
-LEVELS: Final = ("n/a", "OVERLOADED", "BACKLOGGED", "STABLE")
-"""Of a load, the gravest first: several seeds are as good as the worst of them."""
+_RATES: Final = ("offered", "served", "queue_growth")
 
 
 def together(every: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
@@ -26,12 +26,14 @@ def together(every: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str,
     found: dict[str, Any] = _together("", every)
     own, each = found["afdsim"], [summary["afdsim"] for summary in every]
     own["seeds"] = list(seeds)
+    own["too_few"] = sorted({key for one in each for key in one.get("too_few", ())})
     own["ci"] = {key: _over(every, key) for key in first["afdsim"].get("ci", {})}
     own["tgs_ci"] = own["ci"].get("tgs")
     if "load" in own:
-        own["load"] = own["saturation"]["level"] = min((one["load"] for one in each), key=LEVELS.index)
+        own["load"] = max((one["load"] for one in each), key=LEVELS.index)
+        own["saturation"] = _saturation(own["load"], [one["saturation"] for one in each])
     if "sla" in own:
-        own["sla"] |= _sla([one["sla"] for one in each], found)
+        own["sla"] |= _sla([one["sla"] for one in each], own) | {"goodput_ci": own["ci"].get("request_goodput")}
     if "bottleneck" in own:
         own["bottleneck"] |= bottleneck.longest(own["bottleneck"]["bounds"], own["bottleneck"]["round_trip"])
     own["provenance"]["seed"] = own["seeds"][0]
@@ -62,14 +64,28 @@ def _over(summaries: Sequence[Mapping[str, Any]], key: str) -> list[float] | Non
     return bounds(Interval(max(found.low, 0.0), found.high))
 
 
-def _sla(slas: Sequence[Mapping[str, Any]], together: Mapping[str, Any]) -> dict[str, Any]:
+def _saturation(level: str, loads: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the rates of the seeds that have them, and what the gravest says; of the time wanted the longest."""
+    found: dict[str, Any] = {
+        "level": level,
+        "why": next((one.get("why") for one in loads if one["level"] == level), None),
+    }
+    for name in _RATES:
+        values = [one[name] for one in loads if name in one]
+        found[name] = sum(values) / len(values) if values else None
+        found[f"{name}_ci"] = bounds(over_seeds(values))
+    return found | {"wants_s": max((one["wants_s"] for one in loads if "wants_s" in one), default=None)}
+
+
+def _sla(slas: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) -> dict[str, Any]:
     """Hold the mean over the seeds of every limited statistic against its limit."""
-    each = [sla.get("limits", {sla["metric"]: sla}) for sla in slas]
-    statistic, count = slas[0]["percentile"], together["completed"]
-    enough = statistic == "mean" or metrics.enough(count, float(statistic[1:]))
-    found = [_limit(metric, [limits[metric] for limits in each], statistic, enough) for metric in each[0]]
+    each, statistic = [sla.get("limits", {sla["metric"]: sla}) for sla in slas], slas[0]["percentile"]
+    found = [
+        _limit(metric, [limits[metric] for limits in each], statistic, f"{statistic}_{metric}_ms" not in own["too_few"])
+        for metric in each[0]
+    ]
     ordered = sorted(found, key=lambda one: -(one.value or 0.0) / one.limit)
-    limits, level = {one.metric: known(limit(one)) for one in ordered}, together["afdsim"].get("load")
+    limits, level = {one.metric: known(limit(one)) for one in ordered}, own.get("load")
     worst = {
         **limits[ordered[0].metric],
         "metric": ordered[0].metric,

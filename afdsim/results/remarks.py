@@ -13,6 +13,9 @@ from afdsim.engine.desk import Demand
 from afdsim.engine.record import Record
 from afdsim.scenario.document import Scenario
 
+LATE = 0.05
+"""Share of the requests that finish while the cluster empties from which a reader should know."""
+
 
 def remarks(scenario: Scenario, cell: Cell, demand: Demand, record: Record) -> Iterator[str]:
     """Yield what a reader of the figures should know, one sentence each."""
@@ -63,10 +66,27 @@ def _warm_up(demand: Demand, record: Record) -> Iterator[str]:
             f"run.warmup {demand.warmup:,.4g} s is not before the last arrival at {demand.stop:,.4g} s: "
             "where the warm-up ends was found instead"
         )
+    yield from _of_arrivals(demand, record)
     if demand.closed and record.window[0] == 0.0:
         yield f"the warm-up had not ended at {end:,.4g} s: everything is measured, and the batch is not what it becomes"
     if not demand.closed and demand.stop is None and len(record.requests) > 1:
-        yield "all requests come at once: rates are those of the whole batch, until the last one has finished"
+        unused = ", and run.warmup is not used" if demand.warmup else ""
+        yield f"all requests come at once: rates are those of the whole batch, until the last one has finished{unused}"
+
+
+def _of_arrivals(demand: Demand, record: Record) -> Iterator[str]:
+    """Say how many requests of an open loop came in the warm-up, and how many left after the last arrival."""
+    table, (start, end) = record.requests, record.window
+    early = int((table.arrival < start).sum())
+    if early and demand.given is None and demand.stop is not None:
+        yield f"the warm-up was found to end at {start:,.4g} s: {early:,} of {len(table):,} requests came in it"
+    late = (table.arrival >= start) & (table.arrival <= end) & (table.finish > end)
+    share = float(late.sum()) / max(int((table.arrival >= start).sum()), 1)
+    if demand.stop is not None and share > LATE:
+        yield (
+            f"{share:.0%} of the requests that count finished after the last arrival, in a cluster that empties: "
+            "their TPOT is lower than under the load"
+        )
 
 
 # coefficients -------------------------------------------------------------------------------------------------------

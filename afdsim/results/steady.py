@@ -21,6 +21,8 @@ Floats: TypeAlias = NDArray[np.float64]
 Marks: TypeAlias = NDArray[np.bool_]
 Level = Literal["STABLE", "BACKLOGGED", "OVERLOADED", "n/a"]
 
+LEVELS: Final[tuple[Level, ...]] = ("STABLE", "n/a", "BACKLOGGED", "OVERLOADED")
+"""From the best to the gravest, which counts where several runs have different ones."""
 GROUPED: Final = 5
 """Slices whose numbers in flight are averaged before the rule is applied: the 5 of MSER-5."""
 CHANCE: Final = 0.5
@@ -43,6 +45,10 @@ STUCK: Final = 0.95
 """Share of requests held back in the later half of a window in which a queue no longer empties."""
 LATENCIES: Final = 5.0
 """Mean end-to-end latencies that the window must have: at both ends requests see a cluster that fills or empties."""
+MOST_EARLY: Final = 0.6
+"""Share of the requests that may come in the warm-up: of an even load it is half at most."""
+DOUBT: Final = 0.5
+"""Relative half-width of the rate served beyond which it is not known."""
 ENOUGH: Final = 10.0
 """Mean end-to-end latencies of arrivals that usually do."""
 
@@ -127,8 +133,11 @@ def found(requests: Mapping[str, Any], edges: Floats, step: float, *, given: boo
     warm = _warm(flow, edges)
     place = len(edges) // 2 if warm is None else warm
     load = _judged(flow, (float(edges[place]), stop))
+    early = float((flow.arrival < edges[place]).mean()) if len(flow.arrival) else 1.0
     if warm is None and load.level != "OVERLOADED":
         load = _unknown(flow, stop, "the number of requests in flight drifts to the end")
+    elif early > MOST_EARLY:
+        load = _unknown(flow, stop, f"no even load: {early:.0%} of the requests come in the first {edges[place]:.4g} s")
     return (0 if load.level == "n/a" else place), load
 
 
@@ -202,6 +211,8 @@ def _judged(flow: _Flow, window: tuple[float, float]) -> Load:
         return replace(load, level=level, why=why)
     if length < LATENCIES * flow.latency:
         return _unknown(flow, window[1], f"arrivals end {length / flow.latency:.1f} mean latencies after the warm-up")
+    if half_width(went) > DOUBT * load.served_interval.high / (1 + DOUBT):
+        return _unknown(flow, window[1], "what is served is known to no better than half")
     if abs((came - went).mean()) > half_width(came - went):
         return _unknown(flow, window[1], "the number of requests in flight still drifts")
     return load

@@ -13,7 +13,7 @@ import numpy as np
 
 from afdsim.results import bottleneck, metrics
 from afdsim.results.intervals import Interval, half_width, ratio_interval
-from afdsim.results.metrics import Columns, Run, Samples, Verdict, column, completed, counted, enough, ratio
+from afdsim.results.metrics import Columns, Floats, Run, Samples, Verdict, column, completed, counted, enough, ratio
 from afdsim.results.steady import BINS, Load
 
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99")
@@ -189,16 +189,23 @@ def _doubt(load: Load | None) -> float:
 
 def _of_requests(run: Run) -> Iterator[tuple[str, list[float]]]:
     rate = metrics.request_throughput(run.requests, run.window)
-    ends = column(run.requests, "finish_s")
-    edges = np.linspace(*run.window, BINS + 1)
-    half = half_width(np.histogram(ends[~np.isnan(ends)], edges)[0] * BINS / run.duration) if run.duration else math.inf
+    half = _of_ends(run, column(run.requests, "finish_s"))
     yield from _pair("request_throughput", Interval(max(rate - half, 0.0), rate + half), 1.0)
-    if run.sla is not None:
+    if run.sla is not None and run.load is not None:
+        good, half = metrics.goodput(run, run.sla), _of_ends(run, metrics.good_ends(run, run.sla))
+        yield from _pair("request_goodput", Interval(max(good - half, 0.0), good + half), 1.0)
+    elif run.sla is not None:
         share = metrics.good(run.requests, run.sla)[counted(run.requests)].astype(float)
         if len(share) > 1:
             spread = math.hypot(half * float(share.mean()), half_width(share) * rate)
             good = metrics.goodput(run, run.sla)
             yield from _pair("request_goodput", Interval(max(good - spread, 0.0), good + spread), 1.0)
+
+
+def _of_ends(run: Run, ends: Floats) -> float:
+    """Half-width of the rate at which requests end in the window."""
+    counts = np.histogram(ends[~np.isnan(ends)], np.linspace(*run.window, BINS + 1))[0]
+    return half_width(counts * BINS / run.duration) if run.duration else math.inf
 
 
 def _pair(key: str, interval: Interval, scale: float) -> Iterator[tuple[str, list[float]]]:

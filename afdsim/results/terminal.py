@@ -154,16 +154,19 @@ class _Page:
         lines = table(["Metric", *_COLUMNS], rows, self.ink)
         lines += _too_few(rows)
         gaps = "ITL = every step of every request, of one token or more" if drafts else "ITL = every single gap"
-        return [*lines, f" TPOT = (last - first token)/(n - 1) per request; {gaps} (vLLM's definitions)"]
+        return [*lines, *hanging(" TPOT = ", f"(last - first token)/(n - 1) per request; {gaps} (vLLM's definitions)")]
 
     def throughput(self) -> list[str]:
         """Say tokens per second in all, per GPU, per user, and what they cost; or why that is not known."""
         lost = (fate for fate in ("refused", "unfinished") if self.own.get(fate))
         fates = [f"{show_count(self.summary['completed'])} finished"]
         fates += [f"{show_count(self.own[fate])} {fate}" for fate in lost]
-        requests = f"Requests  {', '.join(fates)}; window {self.summary['duration']:,.4g} s simulated"
+        by = ", requests by their arrival" if "load" in self.own else ""
+        window = f"window {self.summary['duration']:,.4g} s simulated{by}"
+        requests = f"Requests  {', '.join(fates)}; {window}"
         if "tgs" not in self.own:
-            return ["Output    n/a, the load was not steady: see Load", requests]
+            short = "Output    n/a, the run was too short to be steady: see Load"
+            return [short, f"{requests}, warm-up included"]
         parts = [f"{self.summary['output_throughput']:,.0f} tok/s"]
         parts.append(f"{self.own['tgs']:,.0f} tok/s/GPU (TGS{self._tgs_error()})")
         if "tokens_per_s_per_user" in self.own:
@@ -263,14 +266,22 @@ class _Page:
 
     def _load(self, load: Mapping[str, Any]) -> list[str]:
         """Say how an open loop stood, and with "n/a" how long it would have to run."""
+        label, why = f"Load {self._word(load['level'])}: ", load.get("why", "")
         if load["level"] == "n/a":
-            wants = f"; {load['wants_s']:,.4g} s of arrivals would probably do (--until-steady)"
-            return hanging(f"Load {self._word('n/a')}: ", f"{load['why']}{wants if 'wants_s' in load else ''}")
-        words = f"offered {load['offered']:.4g} req/s, served {load['served']:.4g}{_bracketed(load.get('served_ci'))}"
+            wants = (
+                f"; {load['wants_s']:,.4g} s of arrivals would probably do (--until-steady)"
+                if "wants_s" in load
+                else ""
+            )
+            return hanging(label, f"{why}{wants}")
+        words = (
+            f"offered {_rate(load['offered'])} req/s, served {_rate(load['served'])}{_bracketed(load.get('served_ci'))}"
+        )
         if load["level"] != "STABLE":
-            growth = f"grows {load['queue_growth']:,.3g} req/s{_bracketed(load.get('queue_growth_ci'))}"
-            words += f"; queue {growth}; {load['why']}" if "why" in load else f"; queue {growth}"
-        return hanging(f"Load {self._word(load['level'])}: ", words)
+            words += (
+                f"; queue grows {_rate(load['queue_growth'])} req/s{_bracketed(load.get('queue_growth_ci'))}; {why}"
+            )
+        return hanging(label, words)
 
     def _limits(self, sla: Mapping[str, Any]) -> list[str]:
         """Hold every limit; PASS needs a stable load, so a limit that is kept may still be part of a FAIL."""
@@ -283,11 +294,12 @@ class _Page:
 
     def _limit(self, sla: Mapping[str, Any], metric: str, limit: Mapping[str, Any]) -> list[str]:
         scale, unit = (1e-3, "s") if metric == "e2el" else (1.0, "ms")
-        name, word = f"{sla['percentile']} {metric.upper()}", limit["verdict"]
+        of = f" (mean of {len(self.runs)} seeds)" if len(self.runs) > 1 else ""
+        name, word = f"{sla['percentile']} {metric.upper()}{of}", limit["verdict"]
         few = f"{sla['percentile']}_{metric}_ms" in self.own.get("too_few", ())
         value = f"{limit['value_ms'] * scale:,.4g} {unit}" if "value_ms" in limit else "no request has it"
         value = f"n/a ({sla['percentile']} needs more requests)" if few and word == "n/a" else value
-        low, high = limit.get("ci_ms", (None, None))
+        low, high = limit.get("ci_ms", (None, None)) if not few else (None, None)
         within = f"  (95% CI {low * scale:,.4g}..{high * scale:,.4g})" if low is not None and high is not None else ""
         return [f"SLA  {name} <= {limit['limit_ms'] * scale:,.6g} {unit} : {value}  {self._word(word)}{within}"]
 
@@ -317,7 +329,12 @@ _TITLES = {"tpot": "TPOT per request (ms)", "itl": "ITL, every gap (ms)"}
 
 
 def _bracketed(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else f" (95% CI {interval[0]:,.4g}..{interval[1]:,.4g})"
+    return "" if interval is None else f" (95% CI {_rate(interval[0])}..{_rate(interval[1])})"
+
+
+def _rate(value: float) -> str:
+    """Four digits, or all before the point."""
+    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
 def _averaged_away(tpot: metrics.Samples | None) -> bool:
@@ -353,7 +370,7 @@ def _too_few(rows: Sequence[Sequence[str]]) -> list[str]:
     if not lacking:
         return []
     needs = ", ".join(f"{name} needs >= {show_count(1000 / (100 - float(name[1:])))}" for name in lacking)
-    return [f" n/a: {needs} requests"]
+    return hanging(" n/a: ", f"{needs} requests")
 
 
 def _bars(samples: metrics.Samples, limit: float | None, ink: Ink) -> list[str]:

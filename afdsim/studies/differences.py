@@ -118,7 +118,7 @@ def _pairs(one: Result, other: Result, key: str) -> tuple[metrics.Floats, metric
 def _relative(summary: Mapping[str, Any], key: str, value: float) -> float | None:
     """Half of the interval of a figure over the figure."""
     found = summary["afdsim"].get("ci", {}).get(key.removeprefix("afdsim."))
-    return None if found is None else (found[1] - found[0]) / 2 / value
+    return (found[1] - found[0]) / 2 / value if found and value else None
 
 
 def value_of(summary: Mapping[str, Any], key: str) -> float | None:

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from afdsim.results.steady import LEVELS
+
 if TYPE_CHECKING:
     import pandas as pd
-
-LOADS = ("STABLE", "n/a", "BACKLOGGED", "OVERLOADED")
-"""Verdicts on the load of an open loop; of several seeds the last one counts."""
 
 STANDINGS = ("met", "no SLA", "missed", "unstable", "n/a", "error")
 """What can be said of a point, from the best to the worst."""
@@ -33,7 +32,7 @@ def ranked(frame: pd.DataFrame, paths: Iterable[str], figures: Iterable[str] = (
     keys, figures = [*paths, "point"], [name for name in dict.fromkeys(("tgs", *figures)) if name in frame]
     nothing = pd.Series(pd.NA, index=frame.index)
     met = frame.get("sla.met", nothing).astype("boolean")
-    rank = frame.get("load", nothing).map({each: place for place, each in enumerate(LOADS)})
+    rank = frame.get("load", nothing).map({each: place for place, each in enumerate(LEVELS)})
     told = frame[[*keys, *figures]].assign(
         failed=frame["status"].eq("error").to_numpy(bool),
         missed=(~met).fillna(value=False).to_numpy(bool),
@@ -46,7 +45,7 @@ def ranked(frame: pd.DataFrame, paths: Iterable[str], figures: Iterable[str] = (
     means = groups[figures].mean().where(groups[figures].count().eq(groups.size(), axis=0))
     found = means.assign(standing=_standing(worst))
     if "load" in frame:
-        found["load"] = ["-" if rank < 0 else LOADS[rank] for rank in worst["rank"]]
+        found["load"] = ["-" if rank < 0 else LEVELS[rank] for rank in worst["rank"]]
     found = found.reset_index()
     place = found["standing"].map(STANDINGS.index)
     return found.iloc[np.lexsort((-found["tgs"].fillna(-np.inf), place))].reset_index(drop=True)
@@ -57,8 +56,8 @@ def _standing(worst: pd.DataFrame) -> list[str]:
     rank = worst["rank"]
     cases = {
         "error": worst["failed"],
-        "unstable": rank > LOADS.index("n/a"),
-        "n/a": worst["untold"] | (rank == LOADS.index("n/a")),
+        "unstable": rank > LEVELS.index("n/a"),
+        "n/a": worst["untold"] | (rank == LEVELS.index("n/a")),
         "no SLA": worst["without"],
         "missed": worst["missed"],
     }

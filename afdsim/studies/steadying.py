@@ -23,10 +23,12 @@ def until_steady(
     for _ in range(1 + ROUNDS):
         results = run(scenario)
         yield scenario, results
-        wanted = [load.wants for each in results if (load := each.run.load) is not None and load.level == "n/a"]
+        wanted = [load for each in results if (load := each.run.load) is not None and load.level == "n/a"]
         if not wanted:
             return
-        scenario = lengthened(scenario, max(want or 0.0 for want in wanted))
+        if (short := next((load for load in wanted if load.wants is None), None)) is not None:
+            raise ScenarioError(f"--until-steady: a longer run would not help: {short.why}; or leave run.warmup out")
+        scenario = lengthened(scenario, max(load.wants or 0.0 for load in wanted))
 
 
 def lengthened(scenario: Scenario, seconds: float) -> Scenario:

@@ -112,7 +112,7 @@ def test_a_rate_above_capacity_is_a_verdict_and_ends_at_max_sim_time():
         r"Load OVERLOADED: offered ([\d,.e+]+) req/s, served ([\d,.e+]+) \(95% CI [\d.]+\.\.", done.stdout
     )
     assert found is not None
-    assert float(found[1]) > 3 * float(found[2])
+    assert float(found[1].replace(",", "")) > 3 * float(found[2].replace(",", ""))
     assert re.search(r"Requests  [\d,]+ finished, [\d,]+ unfinished; window 0\.40\d* s simulated", done.stdout)
 
 

@@ -2,6 +2,7 @@ import io
 import json
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,11 @@ import pytest
 
 from afdsim.errors import ScenarioError
 from afdsim.results import metrics
-from afdsim.results.intervals import over_seeds
+from afdsim.results.intervals import Interval, over_seeds
 from afdsim.results.result import Result, check_folder, pooled, save_seeds, to_json
+from afdsim.results.steady import Load
 from afdsim.results.summary import summary
+from afdsim.results.terminal import terminal
 from tests import synthetic
 
 
@@ -282,3 +285,22 @@ def test_seeds_are_saved_beside_the_first(small, tmp_path):
     saved = json.loads((folder / "seeds.json").read_text(encoding="utf-8"))
     assert saved["pooled"] == pooled(runs)
     assert saved["seeds"]["2"] == runs[1].summary
+
+
+def test_of_several_seeds_the_gravest_load_counts_and_rates_are_over_the_seeds(small):
+    stable = Load(level="STABLE", offered=10.0, served=10.0, growth=0.0, served_interval=Interval(9.0, 11.0))
+    levels = [stable, replace(stable, served=8.0), Load(level="n/a", offered=9.0, wants=30.0, why="short")]
+
+    both = pooled([synthetic.result(small, seed, load=load) for seed, load in enumerate(levels[:2])])["afdsim"]
+    assert (both["load"], both["saturation"]["served"]) == ("STABLE", 9.0)
+    assert both["saturation"]["served_ci"] == list(over_seeds([10.0, 8.0]))
+
+    some = pooled([synthetic.result(small, seed, load=load) for seed, load in enumerate(levels)])
+    assert (some["afdsim"]["load"], some["afdsim"]["saturation"]["wants_s"]) == ("n/a", 30.0)
+    assert (some["afdsim"]["sla"]["met"], some["afdsim"]["sla"]["verdict"]) == (False, "n/a")
+    assert "tgs" not in some["afdsim"]
+
+    grave = [replace(stable, level="OVERLOADED", growth=5.0, why="it grows"), levels[2]]
+    worst = pooled([synthetic.result(small, seed, load=load) for seed, load in enumerate(grave)])
+    assert (worst["afdsim"]["load"], worst["afdsim"]["saturation"]["queue_growth"]) == ("OVERLOADED", 5.0)
+    assert "Load OVERLOADED" in terminal([synthetic.result(small, seed, load=load) for seed, load in enumerate(grave)])

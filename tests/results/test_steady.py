@@ -101,6 +101,30 @@ def test_refused_requests_are_no_load():
     assert (load.level, load.offered) == ("STABLE", pytest.approx(25, rel=0.1))
 
 
+def test_a_burst_at_the_start_is_no_even_load():
+    steady_part = served(10, 100.0, slots=100)
+    burst = served(4000, 1.0, slots=100)
+    later = {name: column + 60.0 if name != "status" else column for name, column in steady_part.items()}
+    both = {name: np.concatenate([burst[name], later[name]]) for name in burst}
+
+    load = judged(both)[1]
+
+    assert load.level == "n/a"
+    assert "come in the first" in load.why
+
+
+def test_what_is_served_must_be_known_to_better_than_half():
+    arrival = np.concatenate([np.linspace(0.0, 5.0, 40), np.linspace(90.0, 100.0, 400)])
+    bursts = {
+        "arrival_s": arrival,
+        "admitted_s": arrival,
+        "finish_s": arrival + 0.5,
+        "status": np.full(len(arrival), "finished"),
+    }
+
+    assert judged(bursts)[1].level == "n/a"
+
+
 # the truncation
 
 

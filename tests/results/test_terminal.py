@@ -233,7 +233,7 @@ def test_a_pass_is_not_printed_for_a_load_that_is_not_carried(small):
 def test_an_unsteady_load_says_how_long_would_do(small):
     text = report(small, load=Load(level="n/a", offered=150.0, wants=180.0, why="the queue drifts"))
 
-    assert "Output    n/a, the load was not steady: see Load" in text
+    assert "Output    n/a, the run was too short to be steady: see Load" in text
     assert "\nLoad n/a: the queue drifts; 180 s of arrivals would probably do (--until-steady)" in text
     assert "Cost" not in text
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 from click.testing import CliRunner
@@ -100,3 +101,53 @@ def test_a_comparison_at_a_prompt_is_a_page():
     assert "&lt;b&gt;" in found._repr_html_()
     assert len(repr(many).splitlines()) == 61
     assert repr(many).endswith("... print(comparison.text()) for the rest")
+
+
+def test_a_figure_of_nothing_has_no_interval_and_no_traceback():
+    found = afdsim.compare(engine("a") | {"sla": {"tpot": "1s"}}, engine("b", host_overhead="3s"))
+
+    goodput = next(each for each in found.differences if each.key == "request_goodput")
+    assert (goodput.value, goodput.high) == (-1.0, math.inf)
+
+
+def test_changes_of_the_second_alone_may_not_touch_what_all_share():
+    done = CliRunner().invoke(main, ["compare", "small", "small", "--set-b", "run.seeds=[1]"])
+
+    assert done.exit_code == 2
+    assert "all have their run from the first scenario; use --set or --set-a" in done.stderr
+
+
+def test_the_header_says_what_is_shared_and_what_differs(tmp_path):
+    changes = ["--set-a", "workload.num_requests=64", "--set-b", "deployment.max_num_seqs=24"]
+    done = CliRunner().invoke(main, ["compare", "small", "small", *changes])
+
+    assert done.exit_code == 0, done.output
+    head = done.stdout.partition("GPU time")[0]
+    assert "deployment: max_num_seqs=48" in head
+    assert "deployment: max_num_seqs=24" in head
+    assert "All of them have from small:" in head
+    assert "num_requests=64" in head
+    assert max(map(len, done.stdout.splitlines())) <= 96
+
+
+def test_a_folder_that_holds_something_else_is_not_written(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    quick = ["--set", "workload.num_requests=8", "--set", "workload.output_len.value=2"]
+    refused = CliRunner().invoke(main, ["compare", "small", "small", *quick, "-o", str(tmp_path)])
+
+    assert refused.exit_code == 2
+    assert "holds no comparison; -o or --force" in refused.stderr
+    assert (
+        CliRunner().invoke(main, ["compare", "small", "small", *quick, "-o", str(tmp_path), "--force"]).exit_code == 0
+    )
+
+
+def test_the_load_fixes_the_tokens_of_deployments_that_carry_it():
+    arrival = {"process": "poisson", "request_rate": "1500 req/s"}
+    small = afdsim.load("small").varied({"workload.arrival": arrival, "workload.num_requests": 6000})
+    found = afdsim.compare(small, small.varied({"name": "two", "deployment.attention.instances": 2}))
+
+    assert any(
+        "Both carry the load, which fixes the tokens: two on 24 GPUs, small on 16" in line for line in found.verdict
+    )
+    assert "Load " in found.text()

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afdsim.studies.ranking import LOADS, STANDINGS, ranked
+from afdsim.results.steady import LEVELS
+from afdsim.studies.ranking import STANDINGS, ranked
 
 
 def points(**columns):
@@ -67,7 +68,7 @@ def test_points_that_are_absent_on_an_axis_are_rows_too():
     assert len(ranked(points(axis=[None, "x", np.nan]), ["axis"])) == 3
 
 
-LOAD = st.sampled_from([*LOADS, None])
+LOAD = st.sampled_from([*LEVELS, None])
 ROW = st.tuples(st.floats(0, 1e6), st.sampled_from([True, False, None]), LOAD, st.sampled_from(["ok", "ok", "error"]))
 
 
