@@ -33,3 +33,7 @@ class ModelError(AfdsimError):
 
 class SimulationError(AfdsimError):
     """A run that broke one of its own laws, or that cannot go on."""
+
+
+class StoppedEarly(Exception):  # noqa: N818 - no error: somebody wants no more
+    """Raised by a callback of progress to end a run where it is; what is complete is kept."""

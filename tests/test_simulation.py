@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import afdsim
+from afdsim.errors import StoppedEarly
 from afdsim.results.terminal import terminal
 from afdsim.scenario.document import load
 from tests.cases import Stages, tiny
@@ -169,3 +170,22 @@ def test_notes_say_what_the_warm_up_took_and_what_left_after_the_last_arrival(sm
 
     assert any(note.startswith("the warm-up was found to end at ") for note in notes)
     assert any("finished after the last arrival" in note for note in notes)
+
+
+@pytest.mark.parametrize("engine", ["kernel", "processes"])
+@pytest.mark.parametrize("rate", [None, "1500 req/s"])
+def test_a_run_that_is_stopped_keeps_what_is_complete(small, engine, rate):
+    def stop(done, _):
+        if done > 0.3:
+            raise StoppedEarly
+
+    arrival = {"workload.arrival": {"process": "poisson", "request_rate": rate}} if rate else {}
+    result = afdsim.simulate(small.varied({"run.engine": engine, **arrival}), progress=stop)
+
+    finished = int((result.requests.status == "finished").sum())
+    assert 0.3 * 768 < finished < len(result.requests)
+    assert any(note.startswith("stopped at ") for note in result.notes)
+    assert result.run.window[1] == pytest.approx(result.tokens.t_s.max()) or rate
+    seconds = result.gpus[["busy", "wait_peer", "network", "imbalance", "no_work", "down"]].sum(axis=1)
+    assert seconds.to_numpy() == pytest.approx(np.full(len(seconds), result.run.duration))
+    json.dumps(result.summary, allow_nan=False)

@@ -23,13 +23,17 @@ def register(group: click.Group) -> None:
 @click.command()
 @click.argument("scenarios", metavar="SCENARIO SCENARIO [...]", nargs=-1, required=True)
 @click.option(
-    "--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Change one value of every scenario; repeat."
+    "--set",
+    "overrides",
+    metavar="PATH=VALUE",
+    multiple=True,
+    help="Change one value of every scenario, or of the workload, sla or run that all have from the first; repeat.",
 )
 @click.option("--set-a", metavar="PATH=VALUE", multiple=True, help="Change one value of the first; repeat.")
 @click.option("--set-b", metavar="PATH=VALUE", multiple=True, help="Change one value of the second; repeat.")
 @click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="Run seeds 0 to N-1; more give intervals.")
 @click.option("-o", "--output", "folder", type=click.Path(path_type=Path), help="Save table, JSON and figures here.")
-@click.option("--force", is_flag=True, help="Replace a folder that holds something else.")
+@click.option("--force", is_flag=True, help="Write into a folder that holds something else.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summaries and differences as JSON.")
 def compare(  # noqa: PLR0917 - click passes one argument per option
     scenarios: tuple[str, ...],
@@ -41,23 +45,24 @@ def compare(  # noqa: PLR0917 - click passes one argument per option
     force: bool,
     as_json: bool,
 ) -> None:
-    r"""Run deployments side by side under the first one's workload, SLA and run.
+    """Run deployments side by side under the first one's workload, SLA and run.
 
     \b
     afdsim compare step3_2a2f_4k dsv3_ep128_4k -o out/
     afdsim compare step3_poisson step3_poisson --set-b deployment.attention.instances=3
-    """
+    """  # noqa: D301 - click keeps the lines of a paragraph that starts with a backspace
     from afdsim.results.result import to_json
     from afdsim.results.terminal import Ink
     from afdsim.scenario.document import load
-    from afdsim.studies.comparison import check_folder
+    from afdsim.studies.comparison import SHARED, check_folder
     from afdsim.studies.comparison import compare as run
 
     if folder is not None:
         check_folder(folder, force=force)
     _refuse_shared(set_b)
-    own = [set_a, set_b, *((),) * len(scenarios)]
-    loaded = [load(each, overrides=(*overrides, *more)) for each, more in zip(scenarios, own, strict=False)]
+    apart = tuple(change for change in overrides if _part(change) not in SHARED)
+    own = [(*overrides, *set_a), (*apart, *set_b), *(apart,) * len(scenarios)]
+    loaded = [load(each, overrides=changes) for each, changes in zip(scenarios, own, strict=False)]
     found = run(*loaded, seeds=range(seeds) if seeds else None)
     ink = Ink(colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ, unicode=True)
     click.echo(to_json(found.to_dict()) if as_json else found.text(ink), nl=not as_json)
@@ -70,11 +75,15 @@ def _refuse_shared(changes: tuple[str, ...]) -> None:
     from afdsim.studies.comparison import SHARED
 
     for change in changes:
-        part = change.partition("=")[0].partition(".")[0].strip()
-        if part in SHARED:
+        if (part := _part(change)) in SHARED:
             raise ScenarioError(
                 f"--set-b {change}: all have their {part} from the first scenario; use --set or --set-a"
             )
+
+
+def _part(change: str) -> str:
+    """Return the part of a scenario that ``PATH=VALUE`` changes."""
+    return change.partition("=")[0].partition(".")[0].strip()
 
 
 def _save(found: Comparison, folder: Path) -> None:

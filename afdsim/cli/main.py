@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import time
 import warnings
@@ -20,7 +21,7 @@ import click
 
 from afdsim import __version__
 from afdsim.cli import bench, compare, cost, explain, init, sweep
-from afdsim.errors import AfdsimError, CapacityError, ScenarioError, SimulationError
+from afdsim.errors import AfdsimError, CapacityError, ScenarioError, SimulationError, StoppedEarly
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,7 +36,11 @@ FAILED, BAD_INPUT, SLA_NOT_MET, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
 
 
 class _InterruptedError(Exception):
-    """Ctrl-C, with what is kept."""
+    """Ctrl-C, with what is kept, and the results that are there."""
+
+    def __init__(self, message: str, results: Sequence[Result] = ()) -> None:
+        super().__init__(message)
+        self.results = results
 
 
 class _Commands(click.Group):
@@ -145,7 +150,12 @@ def run(  # noqa: PLR0917 - click passes one argument per option
     more = ([f"run.seeds=[{seed}]"] if seed is not None else []) + ([f"run.engine={engine}"] if engine else [])
     loaded = _load(scenario, (*overrides, *more))
     recorder = None if trace is None else _recorder(trace)
-    results = _simulate_seeds(loaded, folder=folder, force=force, quiet=quiet, recorder=recorder)
+    try:
+        results = _simulate_seeds(loaded, folder=folder, force=force, quiet=quiet, recorder=recorder)
+    except _InterruptedError as stopped:
+        if stopped.results and not as_json:
+            _print_report(list(stopped.results), pooled(stopped.results), scenario, folder)
+        raise
     if until_steady:
         if loaded.workload.arrival.process == "closed_loop":
             _warn("--until-steady: a closed loop is steady when it has filled; nothing to lengthen")
@@ -181,13 +191,15 @@ def _simulate_seeds(
     started, reached = time.perf_counter(), [0.0]
     results: list[Result] = []
     try:
-        with _progress(quiet) as progress:
+        with _progress(quiet) as progress, _stopping() as stopped:
             for seed in scenario.run.seeds:
-                reached[-1] = 0.0
-                results.append(_one_seed(scenario, seed, _noted(progress, reached), None if results else recorder))
+                reached[-1], report = 0.0, _noted(progress, reached, stopped)
+                results.append(_one_seed(scenario, seed, report, None if results else recorder))
                 _save(results, folder, force=force, wall=time.perf_counter() - started)
+                if stopped():
+                    raise _InterruptedError(_kept(results, folder, scenario.run.seeds, reached), results)
     except KeyboardInterrupt:
-        raise _InterruptedError(_kept(results, folder, scenario.run.seeds, reached)) from None
+        raise _InterruptedError(_kept(results, folder, scenario.run.seeds, reached), results) from None
     if not quiet:
         _print_wall_time(results, time.perf_counter() - started)
     return results
@@ -214,13 +226,33 @@ def _one_seed(scenario: Scenario, seed: int, progress: Progress | None, recorder
     return simulate(scenario, seed=seed, progress=progress, observer=recorder)
 
 
-def _noted(progress: Progress | None, reached: list[float]) -> Progress:
-    """Pass progress on, and note how far it is."""
+@contextmanager
+def _stopping() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C end a run at its next whole step, so that what is complete is kept; a second one ends it at once."""
+    asked: list[int] = []
+
+    def ask(*_: object) -> None:
+        asked.append(1)
+        if len(asked) > 1:
+            raise KeyboardInterrupt
+        click.echo("stopping; Ctrl-C again to drop the run", err=True)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _noted(progress: Progress | None, reached: list[float], stopped: Callable[[], bool]) -> Progress:
+    """Pass progress on, note how far it is, and stop where that is asked for."""
 
     def report(done: float, text: str) -> None:
         reached[-1] = done
         if progress is not None:
             progress(done, text)
+        if stopped():
+            raise StoppedEarly
 
     return report
 
@@ -269,7 +301,8 @@ def _save(results: list[Result], folder: Path | None, *, force: bool, wall: floa
 
 def _kept(results: list[Result], folder: Path | None, seeds: Sequence[int], reached: list[float]) -> str:
     """Say how far the run got, and what is on disk."""
-    at = f"seed {seeds[len(results)]} was at {reached[-1]:.0%}; " if reached[-1] and len(results) < len(seeds) else ""
+    last = seeds[max(len(results) - 1, 0)]
+    at = f"seed {last} was at {reached[-1]:.0%}; " if 0 < reached[-1] < 1 else ""
     if folder is None or not results:
         return f"{at}nothing was saved"
     return f"{at}{folder} keeps seed{'s' if len(results) > 1 else ''} {', '.join(str(each.seed) for each in results)}"

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 import sys
+import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -34,23 +36,47 @@ MANY = 10_000
 SHOWN = 100
 """Points of a table on the terminal."""
 
-SLA = {"met": "met", "no SLA": "-", "missed": "missed", "unstable": "missed", "n/a": "n/a", "error": "error"}
-"""What the terminal says of the SLA, by standing."""
+WIDTH = 96
+"""Characters of a line on the terminal, where the axes allow it."""
 
-USED = ("load", "sla.met", "sla.metric", "sla.limit_ms", "pools.attention.busy", "pools.ffn.busy")
-"""Columns that verdicts and pictures read beside the figures."""
+BUSY = ("pools.attention.busy", "pools.ffn.busy")
+"""Columns that pictures read beside the figures and those of verdicts."""
 
 REASONS = 5
 """Reasons of failures that are told."""
 
+
+class Figure(NamedTuple):
+    """A column that the terminal shows."""
+
+    title: str
+    look: str
+    scale: float = 1.0
+
+    def text(self, value: float) -> str:
+        """Return a value as it is written."""
+        return "n/a" if math.isnan(value) else format(self.scale * value, self.look)
+
+
 FIGURES = {
-    "tgs": ("tok/s/GPU", ",.0f"),
-    "tokens_per_s_per_user": ("tok/s/user", ".1f"),
-    "mean_tpot_ms": ("TPOT ms", ".2f"),
-    "p99_tpot_ms": ("p99 ms", ".2f"),
-    "usd_per_1m_output_tokens": ("USD/1M", ".3f"),
+    "tgs": Figure("tok/s/GPU", ",.0f"),
+    "tokens_per_s_per_user": Figure("tok/s/user", ".1f"),
+    "mean_tpot_ms": Figure("TPOT ms", ".2f"),
+    "p99_tpot_ms": Figure("p99 ms", ".2f"),
+    "usd_per_1m_output_tokens": Figure("USD/1M", ".3f"),
 }
-"""Columns that the terminal shows, their headings and formats."""
+"""Columns that the terminal shows of every sweep."""
+
+LIMITED = {
+    (statistic, metric): (f"{'median' if statistic == 'p50' else statistic}_{metric}_ms", look)
+    for statistic in ("mean", "p50", "p90", "p95", "p99")
+    for metric, look in {
+        "tpot": Figure(f"{statistic} TPOT ms", ".2f"),
+        "e2el": Figure(f"{statistic} E2EL s", ",.3f", 1e-3),
+        "queue": Figure(f"{statistic} queue ms", ",.2f"),
+    }.items()
+}
+"""Columns that it shows where an SLA limits them."""
 
 
 def register(group: click.Group) -> None:
@@ -129,9 +155,13 @@ def _execute(run: Sweep, pool: Executor, folder: Path, *, quiet: bool) -> None:
     result.write_text(folder / "sweep.yaml", yamlfile.dump(run.grid.described()))
     with nullcontext() if quiet else sweeps.bar() as report:
         sweeps.write(run.rows(pool, report), run.grid.paths, folder, run.grid.units)
-    frame = sweeps.read(folder, (*FIGURES, *USED))
-    found = ranking.ranked(frame, run.grid.paths, FIGURES)
-    click.echo("\n".join([*_table(found, run.grid, folder), _best(found, run.grid)]))
+    columns = (*FIGURES, *(name for name, _ in LIMITED.values()), "sla.percentile", *ranking.USED, *BUSY)
+    frame = sweeps.read(folder, columns)
+    figures = FIGURES | _limited(frame)
+    found = ranking.ranked(frame, run.grid.paths, figures)
+    figures = {name: figure for name, figure in figures.items() if name in found}
+    click.echo("\n".join([*_table(found, run.grid, figures), *_left(found, folder), *_order(found)]))
+    click.echo("\n".join(_wrapped(_best(found, run.grid, figures))))
     reasons = [*_failures(frame["error"].dropna(), run.tally.total), *_pictures(frame, run.grid, folder)]
     click.echo(
         "\n".join([f"{run.tally.total:,} rows in {folder} ({run.tally.before:,} from before)", *reasons]), err=True
@@ -258,31 +288,86 @@ def _way_on(stopped: BaseException, run: Sweep) -> str:
     return f"{what}:\n  {command}"
 
 
-def _table(found: pd.DataFrame, points: Grid, folder: Path) -> list[str]:
-    """Return the main figures of every point, averaged over its seeds, the best first."""
+def _limited(frame: pd.DataFrame) -> dict[str, Figure]:
+    """Return the figures that an SLA limits and that are not shown anyway."""
+    statistics, nearest = (
+        set(frame[name].dropna()) if name in frame else set() for name in ("sla.percentile", "sla.metric")
+    )
+    return {
+        name: figure
+        for (statistic, metric), (name, figure) in LIMITED.items()
+        if statistic in statistics and (metric in nearest or f"sla.limits.{metric}.limit_ms" in frame)
+        if name not in FIGURES
+    }
+
+
+def _table(found: pd.DataFrame, points: Grid, figures: dict[str, Figure]) -> list[str]:
+    """Return the main figures of every point, averaged over its seeds, the best first; wide heads on two lines."""
+    loads = ["load"] if "load" in found else []
+    heads = [*_headings(points), *(figure.title for figure in figures.values()), *loads, "SLA"]
+    named = not figures.keys() <= FIGURES.keys()
+    rows = []
+    for row in found[:SHOWN].to_dict("records"):
+        shown = (figure.text(row[name]) for name, figure in figures.items())
+        axes = (_cell(row[path]) for path in points.paths)
+        rows.append([*axes, *shown, *(row[name] for name in loads), _sla(row, named=named)])
+    lines = _drawn(heads, rows)
+    return lines if max(map(len, lines)) <= WIDTH else _drawn(list(map(_two_lines, heads)), rows)
+
+
+def _drawn(heads: list[str], rows: list[list[str]]) -> list[str]:
+    """Return a table as lines."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    shown = {name: look for name, look in FIGURES.items() if name in found}
-    loads = ["load"] if "load" in found else []
-    drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for head in [*_headings(points), *(title for title, _ in shown.values()), *loads, "SLA"]:
+    drawn = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for head in heads:
         drawn.add_column(head, justify="right", no_wrap=True)
-    for row in found[:SHOWN].to_dict("records"):
-        figures = (_figure(row[name], look) for name, (_, look) in shown.items())
-        axes = (_cell(row[path]) for path in points.paths)
-        drawn.add_row(*axes, *figures, *(row[name] for name in loads), SLA[row["standing"]])
+    for row in rows:
+        drawn.add_row(*row)
     console = Console(width=None if sys.stdout.isatty() else 400)
     with console.capture() as capture:
         console.print(drawn)
-    lines = [line.rstrip() for line in capture.get().splitlines()]
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def _two_lines(head: str) -> str:
+    """Break a heading where its longer part is shortest: at a blank, after a dot, before a slash."""
+    places = [match.start() for match in re.finditer(r"(?<=\.)| |(?=/)", head) if 0 < match.start() < len(head)]
+    parts = [(head[:place], head[place:].strip()) for place in places]
+    return "\n".join(min(parts, key=lambda pair: max(map(len, pair)))) if parts else head
+
+
+def _sla(row: dict[Hashable, Any], *, named: bool) -> str:
+    """Say how a point stands to its SLA; of a missed one, with `named`, which metrics are beyond their limits."""
+    match row["standing"]:
+        case "error":
+            return "error"
+        case "met":
+            return "marginal" if row["marginal"] else "met"
+        case "n/a" if row["limited"]:
+            return "n/a"
+        case "missed" if named:
+            return f"missed ({row['missed']})"
+        case _:
+            return "missed" if row["limited"] else "-"
+
+
+def _left(found: pd.DataFrame, folder: Path) -> list[str]:
+    """Say how many points are not shown, and where they are."""
     left = len(found) - SHOWN
-    more = f"... and {left:,} more points, all in {folder}: afdsim.studies.sweeps.read({str(folder)!r})"
-    return [*lines, *([more] if left > 0 else []), _order(found)]
+    where = f"all in {folder}: afdsim.studies.sweeps.read({str(folder)!r})"
+    return [f"... and {left:,} more points, {where}"] if left > 0 else []
 
 
-def _order(found: pd.DataFrame) -> str:
+def _wrapped(text: str) -> list[str]:
+    """Return a sentence in lines; parts that are joined by no-break spaces stay together."""
+    found = textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+    return [line.replace("\xa0", " ") for line in found]
+
+
+def _order(found: pd.DataFrame) -> list[str]:
     """Say in which order the rows are."""
     parts = {
         "met": "SLA met",
@@ -292,42 +377,39 @@ def _order(found: pd.DataFrame) -> str:
         "n/a": "n/a (too short to tell)",
         "error": "errors",
     }
-    return (
-        f"Order: {', then '.join(parts[each] for each in dict.fromkeys(found['standing']))}; each by falling tok/s/GPU"
-    )
+    order = ", then ".join(parts[each] for each in dict.fromkeys(found["standing"]))
+    return _wrapped(f"Order: {order}; each by falling tok/s/GPU")
 
 
-def _best(found: pd.DataFrame, points: Grid) -> str:
+def _best(found: pd.DataFrame, points: Grid, figures: dict[str, Figure]) -> str:
     """Name the winner, or say that there is none."""
     if found.iloc[0]["standing"] == "error":
         return f"no best: all {len(found):,} points fail"
     counts = Counter(found["standing"])
-    tally = ", ".join(f"{counts[each]:,} {each}" for each in dict.fromkeys(found["standing"]))
+    tally = ", ".join(f"{counts[each]:,} {each}".replace(" ", "\xa0") for each in dict.fromkeys(found["standing"]))
     best = found.iloc[0]
     if best["standing"] not in {"met", "no SLA"}:
+        if not found["limited"].any():
+            return f"no best: no point is known to carry its load ({tally})"
         return f"none of {len(found):,} points meets the SLA ({tally})"
     what = "best under the SLA" if best["standing"] == "met" else "best, no SLA being given"
+    marginal = " (marginal)" if best["marginal"] else ""
     heads = zip(_headings(points), points.paths, strict=True)
-    where = ", ".join(f"{head} = {_cell(best[path])}" for head, path in heads) or points.base.name
-    shown = [f"{_figure(best[name], look)} {title}" for name, (title, look) in FIGURES.items() if name in found]
-    return f"{what}: {where}: {', '.join(shown)} ({tally})"
+    where = [f"{head} = {_cell(best[path])}".replace(" ", "\xa0") for head, path in heads]
+    shown = [f"{figure.text(best[name])} {figure.title}".replace(" ", "\xa0") for name, figure in figures.items()]
+    return f"{what}{marginal}: {', '.join(where) or points.base.name}: {', '.join(shown)} ({tally})"
 
 
 def _headings(points: Grid) -> list[str]:
-    """Return the shortest ends of the paths that tell them apart, with their units."""
+    """Return of every path the shortest end that no other path has, with its unit."""
     parts = [path.removesuffix(".value").split(".") for path in points.paths]
-    for length in range(1, 1 + max(map(len, parts), default=0)):
-        ends = [".".join(each[-length:]) for each in parts]
-        if len(set(ends)) == len(ends):
-            break
-    else:
-        ends = list(points.paths)
+    ends = [[".".join(each[-length:]) for length in range(1, 1 + len(each))] for each in parts]
+    counts = Counter(end for each in ends for end in each)
+    found = [
+        next((end for end in each if counts[end] == 1), path) for each, path in zip(ends, points.paths, strict=True)
+    ]
     units = (points.units.get(path) for path in points.paths)
-    return [f"{end} ({unit})" if unit else end for end, unit in zip(ends, units, strict=True)]
-
-
-def _figure(value: float, look: str) -> str:
-    return "n/a" if math.isnan(value) else format(value, look)
+    return [f"{end} ({unit})" if unit else end for end, unit in zip(found, units, strict=True)]
 
 
 def _cell(value: object) -> str:

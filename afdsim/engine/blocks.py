@@ -12,6 +12,7 @@ from afdsim.engine.record import Record
 from afdsim.engine.recurrence import DONE, ENDED, IDLE, MORE_PRICES, MORE_REQUESTS, MORE_ROWS, Noise
 from afdsim.engine.schedule import INDEX
 from afdsim.engine.seats import FOREVER
+from afdsim.errors import StoppedEarly
 
 Array = np.ndarray
 BLOCK_FACTORS = 60_000
@@ -36,10 +37,13 @@ class Blocks:
         """Run until everything that counts has ended, or the horizon."""
         self.desk.begin(self._populate)
         step = 0
-        while self.desk.ends == FOREVER:
-            step = self._block(step)
-            if self._progress is not None:
-                self._progress(self.desk.progress)
+        try:
+            while self.desk.ends == FOREVER:
+                step = self._block(step)
+                if self._progress is not None:
+                    self._progress(self.desk.progress)
+        except StoppedEarly:
+            self.desk.cut()
         return self._record()
 
     def _block(self, first: int) -> int:

@@ -21,6 +21,7 @@ from afdsim.engine.record import Record
 from afdsim.engine.schedule import TOKENS, Boundary, Source
 from afdsim.engine.seats import FOREVER
 from afdsim.engine.tables import head_seconds, measure, seconds
+from afdsim.errors import StoppedEarly
 
 
 class Moment(simpy.Event):
@@ -58,7 +59,10 @@ class Run:
         """Run until everything that counts has ended, or the horizon."""
         start = self.desk.begin(seats.populate)
         self._pipeline = Pipeline(self.env, self.cell, self, 0, start)
-        self.env.run(until=self._stop)
+        try:
+            self.env.run(until=self._stop)
+        except StoppedEarly:
+            self.desk.cut()
         events = next(self.env._eid)  # SimPy's count of what it has scheduled
         return self.desk.record(steps=np.array(self._completed), events=events, traffic=self._traffic)
 

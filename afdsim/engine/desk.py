@@ -24,7 +24,7 @@ from afdsim.workload.laws import RequestSource
 
 Array = np.ndarray
 Progress = Callable[[float], None] | None
-"""Told the share of the counted requests that has ended."""
+"""Told the share of the counted requests that has ended; may raise `StoppedEarly`, and the run ends where it is."""
 Observer = Callable[[int, Trace], None] | None
 """Called with every completed step and its trace."""
 NEVER = float("nan")
@@ -114,6 +114,11 @@ class Desk:
         count = self.book.count
         ended = count[seats.COUNT_COUNTED] - count[seats.OUTSTANDING]
         return float(ended) / max(self.demand.num_requests, 1)
+
+    def cut(self) -> None:
+        """End the run with the latest boundary: somebody wants no more."""
+        rows = self.book.count[seats.BOUNDARIES]
+        self.book.clock[seats.ENDS_AT] = self.book.row_times[:rows].max(initial=0.0)
 
     def begin(self, populate: Callable[..., Any]) -> float:
         """Draw the first requests and fill a closed loop; returns when the first step may begin."""
@@ -273,8 +278,10 @@ class Desk:
         """Edges and sums of the slices, the latest row of every unit stretched to the end; a run never warm is one."""
         ledger, ends = self.memory.ledger, self.ends
         edges, slices = ledger.edges.copy(), ledger.slices
-        edges[0], edges[-1] = self.book.clock[seats.WARM_AT], min(edges[-1], ends)
-        if edges[0] >= ends:
+        edges[0] = self.book.clock[seats.WARM_AT]
+        known = min(int(np.searchsorted(edges, ends)), len(slices))  # fewer where the run ended before the last arrival
+        edges, slices = np.append(edges[:known], min(edges[-1], ends)), slices[:known]
+        if not known:
             edges, slices = np.array([0.0, ends]), ledger.run[np.newaxis]
         return edges, slices + ledger.row * _inside(ledger, edges)
 

@@ -120,6 +120,8 @@ class Samples:
 
     values: Floats
     weights: Floats | None = None
+    late: NDArray[np.bool_] | None = None
+    """Marks those of an open loop that saw the cluster empty, after the last arrival."""
 
     @property
     def count(self) -> int:
@@ -164,11 +166,15 @@ def latencies(run: Run) -> dict[str, Samples]:
     """Return the samples of tpot, itl, e2el and queue, in seconds, as the summary takes them."""
     done = completed(run.requests)
     spans = {"tpot": tpot(run.requests)[done], "e2el": e2el(run.requests)[done], "queue": queue(run.requests)[done]}
+    late = None
+    if run.load is not None:
+        late = column(run.requests, "arrival_s")[done] > run.window[1] - run.load.settling
+    several = ~np.isnan(spans["tpot"])
     return {
-        "tpot": Samples(spans["tpot"][~np.isnan(spans["tpot"])]),
+        "tpot": Samples(spans["tpot"][several], late=None if late is None else late[several]),
         "itl": itl(run.tokens, run.window),
-        "e2el": Samples(spans["e2el"]),
-        "queue": Samples(spans["queue"]),
+        "e2el": Samples(spans["e2el"], late=late),
+        "queue": Samples(spans["queue"], late=late),
     }
 
 
@@ -289,7 +295,7 @@ def verdict(metric: str, samples: Samples, sla: Sla) -> Verdict:
         percentile=statistic,
         limit=sla.limits[metric],
         value=statistic_of(values, statistic) if len(values) else None,
-        interval=interval_of(values, statistic),
+        interval=interval_of(samples, statistic),
         known=statistic == "mean" or enough(len(values), float(statistic[1:])),
     )
 
@@ -299,8 +305,19 @@ def statistic_of(values: Floats, statistic: str) -> float:
     return float(values.mean() if statistic == "mean" else np.percentile(values, float(statistic[1:])))
 
 
-def interval_of(values: Floats, statistic: str) -> Interval:
-    """95 % interval of the same; the values are latencies, in the order of the requests."""
+def interval_of(samples: Samples, statistic: str) -> Interval:
+    """95 % interval of the same; the values are latencies, in the order of the requests.
+
+    Where some saw the cluster empty, it also holds what those say who did not.
+    """
+    found = _interval(samples.values, statistic)
+    if samples.late is None or not samples.late.any() or samples.late.all():
+        return found
+    before = _interval(samples.values[~samples.late], statistic)
+    return Interval(min(found.low, before.low), max(found.high, before.high))
+
+
+def _interval(values: Floats, statistic: str) -> Interval:
     if not len(values):
         return UNKNOWN
     if statistic == "mean":

@@ -75,7 +75,8 @@ def loaded(requests: Columns, tokens: Columns, record: Record, *, given: bool) -
     if gaps.count:
         return steady.found(requests, record.edges, metrics.mean(gaps), given=given)
     alone = requests["first_token_s"] - requests["admitted_s"]  # answers of one token have no gaps
-    return steady.found(requests, record.edges, float(np.nanmean(alone)), given=given) if record.steps else None
+    alone = alone[~np.isnan(alone)]
+    return steady.found(requests, record.edges, float(alone.mean()), given=given) if len(alone) else None
 
 
 def arrived(requests: Columns, window: metrics.Window) -> Array:
@@ -152,7 +153,7 @@ def _tokens_left(table: Requests) -> Array:
 def pools(record: Record, cell: Cell, prices: dict[str, float]) -> dict[str, metrics.Pool]:
     """What the GPUs of each role are, and how much of their peak FLOPs and bandwidth the window used."""
     batch, context, passes = _means(record, cell)
-    length = record.window[1] - record.window[0]
+    length = max(record.window[1] - record.window[0], math.ulp(0.0))
     made = {}
     for pool in cell.pools:
         gpu, operators = pool.gpus.gpu, pool.work(batch, context) if batch else []

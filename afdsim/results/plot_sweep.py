@@ -59,19 +59,32 @@ def pareto(
         if (known & some).any():
             ax.plot([], [], color="#666666", label=label, **look)
     ax.set(xlabel=f"{_title(table, x)}{_left_out(known)}", ylabel=_title(table, y))
-    ax.set(title="Speed per user against throughput per GPU", xlim=(0, None), ylim=(0, None))
+    ax.set(title="Speed per user against throughput per GPU")
+    _from_zero(ax)
     legend_below(ax, title=None if hue is None else _title(table, hue))
     return ax
 
 
 def _mark_slowest_speed(ax: Axes, table: Columns | pd.DataFrame) -> None:
-    """Draw the speed per user that a limit on TPOT demands, if it is one for all points."""
-    if "sla.limit_ms" in table and "sla.metric" in table:
-        pairs = zip(np.asarray(table["sla.metric"]).tolist(), _numbers(table, "sla.limit_ms").tolist(), strict=True)
-        found = {limit for metric, limit in pairs if metric == "tpot" and not math.isnan(limit)}
-        if len(found) == 1:
-            limit = found.pop()
-            ax.axvline(1e3 / limit, color="#B00020", linewidth=1.6, label=f"SLA {limit:g} ms")
+    """Draw the speed per user that a limit on the mean TPOT demands, if it is one for all points.
+
+    A percentile of TPOT is no line here: the speed is that of the mean.
+    """
+    if not all(f"sla.{key}" in table for key in ("limit_ms", "metric", "percentile")):
+        return
+    limits, metrics, statistics = (
+        np.asarray(table[f"sla.{key}"]).tolist() for key in ("limit_ms", "metric", "percentile")
+    )
+    rows = [row for row in zip(metrics, statistics, limits, strict=True) if row[0] == "tpot"]
+    if len(set(rows)) == 1 and rows[0][1] == "mean":
+        limit = rows[0][2]
+        ax.axvline(1e3 / limit, color="#B00020", linewidth=1.6, label=f"SLA {limit:g} ms")
+
+
+def _from_zero(ax: Axes) -> None:
+    """Let both axes begin at zero and end where the last marker still has room."""
+    for limits, last in ((ax.set_xlim, ax.dataLim.x1), (ax.set_ylim, ax.dataLim.y1)):
+        limits(0, 1.05 * last if math.isfinite(last) and last > 0 else None)
 
 
 def frontier(x: Floats, y: Floats) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from afdsim.catalog.hardware import Gpu
 from afdsim.cost.operators import Operator
 from afdsim.cost.roofline import Roofline
@@ -66,12 +68,22 @@ def _warm_up(demand: Demand, record: Record) -> Iterator[str]:
             f"run.warmup {demand.warmup:,.4g} s is not before the last arrival at {demand.stop:,.4g} s: "
             "where the warm-up ends was found instead"
         )
+    yield from _cut_short(demand, record)
     yield from _of_arrivals(demand, record)
     if demand.closed and record.window[0] == 0.0:
         yield f"the warm-up had not ended at {end:,.4g} s: everything is measured, and the batch is not what it becomes"
     if not demand.closed and demand.stop is None and len(record.requests) > 1:
         unused = ", and run.warmup is not used" if demand.warmup else ""
         yield f"all requests come at once: rates are those of the whole batch, until the last one has finished{unused}"
+
+
+def _cut_short(demand: Demand, record: Record) -> Iterator[str]:
+    """Say that somebody stopped the run."""
+    table = record.requests
+    there = np.isnan(table.finish) & ~table.refused & table.counted
+    asked = demand.closed and int(table.counted.sum()) < demand.num_requests
+    if record.ended < demand.horizon and (there.any() or asked):
+        yield f"stopped at {record.ended:,.4g} s: {int((~np.isnan(table.finish)).sum()):,} requests had finished"
 
 
 def _of_arrivals(demand: Demand, record: Record) -> Iterator[str]:

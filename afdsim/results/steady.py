@@ -2,7 +2,7 @@
 
 A load is measured between the end of the warm-up and the last arrival, never while the cluster runs empty. The warm-up
 ends where the number in flight has stopped drifting: the truncation that gives the mean of the rest its least standard
-error (MSER-5; White, Simulation 69(6), 1997), but not before one mean end-to-end latency, and not beyond the middle.
+error (MSER-5; White, Simulation 69(6), 1997), but not before 95 % of the first requests are gone, nor after the middle.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ CYCLES: Final = 10
 """Times that a longer queue must have emptied inside the window to be one that comes and goes, half of them late."""
 STUCK: Final = 0.95
 """Share of requests held back in the later half of a window in which a queue no longer empties."""
-LATENCIES: Final = 5.0
-"""Mean end-to-end latencies that the window must have: at both ends requests see a cluster that fills or empties."""
+LATENCIES: Final = 6.0
+"""Mean end-to-end latencies that the window must have: at both ends requests see a cluster fill or empty."""
 MOST_EARLY: Final = 0.6
 """Share of the requests that may come in the warm-up: of an even load it is half at most."""
 DOUBT: Final = 0.5
@@ -69,6 +69,8 @@ class Load:
     growth_interval: Interval = UNKNOWN
     wants: float | None = None
     """With "n/a": simulated seconds of arrivals that would probably do."""
+    settling: float = 0.0
+    """Seconds before the last arrival from which requests see the cluster empty."""
     why: str = ""
     """What keeps the level from being STABLE."""
 
@@ -106,6 +108,12 @@ class _Flow:
         """Mean from arrival to the last token, of those that finished; infinite if none did."""
         spans = (self.finish - self.arrival)[np.isfinite(self.finish)]
         return float(spans.mean()) if len(spans) else math.inf
+
+    @property
+    def settling(self) -> float:
+        """Latency of all but one in twenty: so long it takes until those are gone who saw another cluster."""
+        spans = (self.finish - self.arrival)[np.isfinite(self.finish)]
+        return max(float(np.percentile(spans, 95)), self.latency) if len(spans) else math.inf
 
     def arrived(self, window: tuple[float, float]) -> Marks:
         return (self.arrival >= window[0]) & (self.arrival <= window[1])
@@ -163,7 +171,7 @@ def _warm(flow: _Flow, edges: Floats) -> int | None:
     """Index of the edge at which the cluster is warm; None where that is not before the middle of the arrivals."""
     series = flow.in_flight(edges)
     least = truncation(_grouped(series)) * GROUPED
-    place = max(least, int(np.searchsorted(edges, edges[0] + flow.latency)))
+    place = max(least, int(np.searchsorted(edges, edges[0] + flow.settling)))
     return place if 2 * place < len(series) else None
 
 
@@ -205,7 +213,7 @@ def _judged(flow: _Flow, window: tuple[float, float]) -> Load:
     length = window[1] - window[0]
     if min(came.mean(), went.mean()) * length < FEWEST:
         return _unknown(flow, window[1], f"fewer than {FEWEST} requests came and went after the warm-up")
-    load, held = _measured(came, joined, went), flow.held(window)
+    load, held = replace(_measured(came, joined, went), settling=flow.settling), flow.held(window)
     level, why = _queue(held, flow.held((window[0] + length / 2, window[1])), load)
     if level != "STABLE":
         return replace(load, level=level, why=why)

@@ -161,7 +161,7 @@ def _intervals(run: Run, samples: Mapping[str, Samples]) -> Iterator[tuple[str, 
         for name in STATISTICS:
             if name == "mean" or enough(len(values), float(name[1:])):
                 key = f"{'median' if name == 'p50' else name}_{metric}_ms"
-                yield from _pair(key, metrics.interval_of(values, name), 1e3)
+                yield from _pair(key, metrics.interval_of(samples[metric], name), 1e3)
     if run.steady:
         yield from _of_rates(run)
 

@@ -14,7 +14,7 @@ from afdsim.engine.books import CAUSES
 from afdsim.results import metrics
 from afdsim.results.bottleneck import ROUND_TRIP
 from afdsim.results.header import deployment_line, hanging, model_line, network_line, straggler_lines
-from afdsim.units import show_count
+from afdsim.units import show_count, show_rate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -268,20 +268,13 @@ class _Page:
         """Say how an open loop stood, and with "n/a" how long it would have to run."""
         label, why = f"Load {self._word(load['level'])}: ", load.get("why", "")
         if load["level"] == "n/a":
-            wants = (
-                f"; {load['wants_s']:,.4g} s of arrivals would probably do (--until-steady)"
-                if "wants_s" in load
-                else ""
-            )
-            return hanging(label, f"{why}{wants}")
-        words = (
-            f"offered {_rate(load['offered'])} req/s, served {_rate(load['served'])}{_bracketed(load.get('served_ci'))}"
-        )
-        if load["level"] != "STABLE":
-            words += (
-                f"; queue grows {_rate(load['queue_growth'])} req/s{_bracketed(load.get('queue_growth_ci'))}; {why}"
-            )
-        return hanging(label, words)
+            seconds = f"{load.get('wants_s', 0.0):,.4g} s of arrivals would probably do (--until-steady)"
+            return hanging(label, f"{why}; {seconds}" if "wants_s" in load else why)
+        words = f"offered {show_rate(load['offered'])}, served {_rate(load['served'])}"
+        if load["level"] == "STABLE":
+            return hanging(label, f"{words}{_bracketed('', load.get('served_ci'))}")
+        sure = _bracketed("served ", load.get("served_ci")) + _bracketed("growth ", load.get("queue_growth_ci"))
+        return hanging(label, f"{words}; queue grows {show_rate(load['queue_growth'])}{sure}; {why}")
 
     def _limits(self, sla: Mapping[str, Any]) -> list[str]:
         """Hold every limit; PASS needs a stable load, so a limit that is kept may still be part of a FAIL."""
@@ -328,13 +321,12 @@ class _Page:
 _TITLES = {"tpot": "TPOT per request (ms)", "itl": "ITL, every gap (ms)"}
 
 
-def _bracketed(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else f" (95% CI {_rate(interval[0])}..{_rate(interval[1])})"
+def _bracketed(name: str, interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f" ({name}95% CI {_rate(interval[0])}..{_rate(interval[1])})"
 
 
 def _rate(value: float) -> str:
-    """Four digits, or all before the point."""
-    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return show_rate(value, "").rstrip()
 
 
 def _averaged_away(tpot: metrics.Samples | None) -> bool:

@@ -41,6 +41,14 @@ _SPOKEN = (
 )
 """Figures of the verdict, and how they are called there."""
 
+_HIGH = ("higher", "lower", "high")
+_MANY = ("more", "fewer", "many")
+_DEAR = ("dearer", "cheaper", "dear")
+"""What is said of a change up, of one down, and after "times as"."""
+
+_HANG = 24
+"""Columns of a name beside which its lines still hang."""
+
 PAGE = 60
 """Lines of a comparison that a prompt shows."""
 
@@ -73,9 +81,19 @@ class Comparison:
 
     @property
     def verdict(self) -> tuple[str, ...]:
-        """Sentences about every deployment after the first, and who meets the limit."""
+        """Who does not carry the load, sentences about every deployment after the first, and who meets which limit."""
         first, *others = self.runs
-        return (*(line for name in others for line in self._sentences(first, name)), *self._limits())
+        pairs = (line for name in others for line in self._sentences(first, name))
+        return (*self._loads(), *pairs, *self._limits())
+
+    def _loads(self) -> Iterator[str]:
+        """Name every deployment that does not carry the load."""
+        for name, summary in self.summaries.items():
+            load = summary["afdsim"].get("saturation", {})
+            if (level := load.get("level")) in {"BACKLOGGED", "OVERLOADED"}:
+                why = f": {load['why']}" if "why" in load else ""
+                capacity = "; its tokens per GPU are its capacity" if level == "OVERLOADED" else ""
+                yield f"{name} does not carry the load ({level}{why}){capacity}."
 
     def _sentences(self, first: str, name: str) -> Iterator[str]:
         """Speak of what differs: latencies, queue, goodput, and tokens where the load does not fix them."""
@@ -103,16 +121,19 @@ class Comparison:
         elif math.isfinite(tgs.low) and not tgs.certain:
             yield f"{name} and {first} give the same tokens per GPU within chance, {_with_interval(tgs)}{price}."
         else:
-            yield f"{name} gives {_change(tgs, 'more', 'fewer')} tokens per GPU than {first}{price}."
+            than = "as" if tgs.value > 1 else "than"
+            fixed = "".join(
+                f"; the load fixes those of {each}"
+                for each, level in zip((first, name), levels, strict=True)
+                if level == "STABLE"
+            )
+            yield f"{name} gives {_change(tgs, _MANY)} tokens per GPU {than} {first}{fixed}{price}."
 
-    def _limits(self) -> Iterable[str]:
-        for name, summary in self.summaries.items():
-            if (sla := summary["afdsim"].get("sla")) is not None:
-                value = f"{sla['value_ms']:,.2f} ms" if "value_ms" in sla else "n/a"
-                limit = f"{sla['metric']} {sla['percentile']} <= {sla['limit_ms']:g} ms"
-                level = summary["afdsim"].get("load", "STABLE")
-                load = "" if level == "STABLE" else f" (load {level})"
-                yield f"SLA {limit}: {name} {sla['verdict']} at {value}{load}"
+    def _limits(self) -> Iterator[str]:
+        """Hold every deployment against every limit, first the one that is nearest to being broken."""
+        every = {name: own for name, each in self.summaries.items() if "sla" in (own := each["afdsim"])}
+        found = dict.fromkeys(metric for own in every.values() for metric in _limits_of(own["sla"]))
+        yield from (_held(metric, name, own) for metric in found for name, own in every.items())
 
     def text(self, ink: Ink | None = None) -> str:
         """Return what `afdsim compare` prints."""
@@ -122,8 +143,8 @@ class Comparison:
             [*self.shared],
             table(["", *self.runs], self._rows(), ink),
             self._causes(ink),
-            [line for sentence in self.verdict for line in textwrap.wrap(sentence, WIDTH, subsequent_indent="  ")],
-            list(self.notes),
+            [line for sentence in self.verdict for line in _wrapped(sentence, "")],
+            [line for note in self.notes for line in _wrapped(note, "")],
         ]
         return "\n\n".join("\n".join(block) for block in blocks if block)
 
@@ -217,17 +238,18 @@ def compare(
 ) -> Comparison:
     """Run every scenario under the first one's workload, SLA and run (warm-up, stop, seeds, granularity).
 
-    `seeds` replaces its own.
+    `seeds` replaces its own seeds, in every scenario.
 
     `cost` and `network` replace the models of all of them, as in `simulate`.
     """
     if len(scenarios) < 2:
         raise ScenarioError("compare needs two scenarios or more")
     loaded = [load(each) for each in scenarios]
-    seeds = tuple(seeds or loaded[0].run.seeds)
+    if seeds is not None:
+        loaded = [each.vary("run.seeds", list(seeds)) for each in loaded]
     same, notes = _under_one_workload(loaded)
     one = partial(simulate, cost=cost, network=network, progress=progress)
-    runs = {name: [one(each, seed=seed) for seed in seeds] for name, each in same.items()}
+    runs = {name: [one(each, seed=seed) for seed in each.run.seeds] for name, each in same.items()}
     return Comparison(runs=runs, notes=notes, shared=_shared(loaded[0]))
 
 
@@ -236,14 +258,12 @@ def _under_one_workload(loaded: Sequence[Scenario]) -> tuple[dict[str, Scenario]
     first, given = loaded[0], loaded[0].resolved()
     notes, found = [], {}
     for scenario in loaded:
-        name, varied, own = scenario.name, scenario, scenario.resolved()
+        name, own = scenario.name, scenario.resolved()
         while name in found:
             name += "'"
-        for key in SHARED:
-            if own.get(key) != given.get(key):
-                notes.append(f"{name}: {key} replaced by that of {first.name}")
-                varied = varied.vary(key, given.get(key))
-        found[name] = varied
+        taken = {key: given.get(key) for key in SHARED if own.get(key) != given.get(key)}
+        notes += [f"{name}: {key} replaced by that of {first.name}" for key in taken]
+        found[name] = scenario.varied(taken)
     return found, tuple(notes)
 
 
@@ -263,14 +283,17 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, ob
 
 
 def _head(name: str, scenario: Scenario, keys: Sequence[str]) -> list[str]:
-    own, indent = scenario.resolved(), " " * (len(name) + 2)
-    lines = [f"{name}: {deployment_line(scenario)}", f"{indent}{model_line(scenario)}"]
-    lines += [f"{indent}{line}" for line in straggler_lines(scenario)]
+    """Return a name and, hanging from it, what it is; below the name where that is long."""
+    own, label = scenario.resolved(), f"{name}: "
+    texts = [deployment_line(scenario), model_line(scenario), " ".join(map(str.strip, straggler_lines(scenario)))]
     for part in dict.fromkeys(key.partition(".")[0] for key in keys):
         value, paths = own.get(part), [key.partition(".")[2] for key in keys if key.partition(".")[0] == part]
         told = _told(value, paths) if isinstance(value, Mapping) else str(value)
-        lines += _wrapped(f"{part}: {told}", indent) if told else []
-    return lines
+        texts += [f"{part}: {told}"] if told else []
+    if len(label) > _HANG:
+        return [f"{name}:", *(line for text in texts for line in _wrapped(text, "  "))]
+    lines = [line for text in texts for line in _wrapped(text, " " * len(label))]
+    return [label + lines[0][len(label) :], *lines[1:]]
 
 
 def _shared(scenario: Scenario) -> tuple[str, ...]:
@@ -291,31 +314,72 @@ def _wrapped(text: str, indent: str) -> list[str]:
 
 
 def _said(label: str, found: Difference | None) -> str:
-    """Return ``TPOT mean 3.1% lower (95% CI -3.4% to -2.8%)``, or that there is no difference."""
+    """Return ``TPOT mean 3.1% lower (95% CI -3.4% to -2.8%)``, or that chance explains the difference."""
     if found is None:
         return ""
-    if found.value == 0.0 or (math.isfinite(found.low) and not found.certain):
+    if _by_chance(found):
+        if found.value > 1:
+            return f"{label} {_change(found, _HIGH)}, within chance"
         return f"{label} the same within chance, {_with_interval(found)}"
-    return f"{label} {_change(found, 'higher', 'lower')}"
+    return f"{label} {_change(found, _HIGH)}"
 
 
 def _priced(found: Difference) -> str:
-    if found.value == 0.0 or (math.isfinite(found.low) and not found.certain):
+    if _by_chance(found):
         return f"as dear within chance, {_with_interval(found)}"
-    return _change(found, "dearer", "cheaper")
+    return _change(found, _DEAR)
 
 
-def _change(found: Difference, more: str, less: str) -> str:
-    sure = f" (95% CI {_signed(found.low)} to {_signed(found.high)})" if math.isfinite(found.low) else ""
-    return f"{abs(found.value):.1%} {more if found.value >= 0 else less}{sure}"
+def _by_chance(found: Difference) -> bool:
+    return found.value == 0.0 or (math.isfinite(found.low) and not found.certain)
+
+
+def _change(found: Difference, words: tuple[str, str, str]) -> str:
+    """Return ``3.1% lower (95% CI -3.4% to -2.8%)``, or ``12.7 times as high (95% CI 7.1 to 18.4 times)``."""
+    more, less, much = words
+    if found.value > 1:
+        return f"{1 + found.value:,.1f} times as {much}{_interval(found)}"
+    return f"{abs(found.value):.1%} {more if found.value >= 0 else less}{_interval(found)}"
 
 
 def _with_interval(found: Difference) -> str:
-    sure = f" (95% CI {_signed(found.low)} to {_signed(found.high)})" if math.isfinite(found.low) else ""
-    return f"{_signed(found.value)}{sure}"
+    amount = f"{1 + found.value:,.1f} times" if found.value > 1 else _signed(found.value)
+    return f"{amount}{_interval(found)}"
+
+
+def _interval(found: Difference) -> str:
+    """Return the interval in brackets, in the unit of the value: factors beyond twice as much."""
+    if not math.isfinite(found.low):
+        return ""
+    if found.value > 1:
+        return f" (95% CI {1 + found.low:,.1f} to {1 + found.high:,.1f} times)"
+    return f" (95% CI {_signed(found.low)} to {_signed(found.high)})"
 
 
 def _signed(ratio: float) -> str:
     """Return a percentage with its sign, zero without one."""
-    text = f"{ratio:+.1%}"
+    text = f"{ratio:+,.1%}"
     return "0.0%" if text in {"+0.0%", "-0.0%"} else text
+
+
+def _digits(value: float) -> str:
+    """Return four digits, and from 10 on two decimals with thousands separators."""
+    return f"{value:,.2f}" if value >= 10 else f"{value:.4g}"
+
+
+def _limits_of(sla: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """Return the limits of an SLA in a summary by metric; one alone is written as the SLA itself."""
+    return sla.get("limits", {sla["metric"]: sla})  # type: ignore[no-any-return]
+
+
+def _held(metric: str, name: str, own: Mapping[str, Any]) -> str:
+    """Return ``SLA p99 E2EL <= 30 s: NAME PASS at 18.26 s``, and the load where it is not STABLE."""
+    sla, limit = own["sla"], _limits_of(own["sla"])[metric]
+    statistic, word, level = sla["percentile"], limit["verdict"], own.get("load", "STABLE")
+    scale, unit = (1e-3, "s") if metric == "e2el" else (1.0, "ms")
+    value = f"at {_digits(limit['value_ms'] * scale)} {unit}" if "value_ms" in limit else "(no request has it)"
+    if word == "n/a" and f"{statistic}_{metric}_ms" in own.get("too_few", ()):
+        value = f"({statistic} needs more requests)"
+    so = "" if word == sla["verdict"] else f", so the SLA is {sla['verdict']}"
+    load = "" if level == "STABLE" else f"; load {level}{so}"
+    return f"SLA {statistic} {metric.upper()} <= {limit['limit_ms'] * scale:,.10g} {unit}: {name} {word} {value}{load}"

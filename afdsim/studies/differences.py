@@ -87,8 +87,14 @@ def difference(names: tuple[str, str], runs: tuple[Sequence[Result], Sequence[Re
 
 
 def _over_seeds(runs: tuple[Sequence[Result], Sequence[Result]], key: str) -> Interval:
-    values = [tuple(value_of(one.summary, key) for one in pair) for pair in zip(*runs, strict=True)]
-    return over_seeds(b / a - 1 for a, b in values if a and b is not None)
+    """Interval of a ratio minus 1 from pairs of seeds; unknown where the first has nothing to divide by with a seed."""
+    ratios = []
+    for pair in zip(*runs, strict=True):
+        a, b = (value_of(one.summary, key) for one in pair)
+        if not a or b is None:
+            return UNKNOWN
+        ratios.append(b / a - 1)
+    return over_seeds(ratios)
 
 
 def _of_one(runs: tuple[Sequence[Result], Sequence[Result]], key: str, values: tuple[float, float]) -> Interval:

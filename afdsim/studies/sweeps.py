@@ -395,7 +395,9 @@ def _shard(file: Path, columns: Iterable[str] | None) -> pd.DataFrame:
         frame = pd.read_parquet(file)
     else:
         texts = dict.fromkeys(("point", "status", "error"), "string")
-        frame = pd.read_csv(file, engine="python", dtype=texts)
+        frame = pd.read_csv(
+            file, engine="python", dtype=texts, keep_default_na=False, na_values=[""]
+        )  # "n/a" is a word
     if columns is None:
         return frame
     last = list(frame.columns).index("error")

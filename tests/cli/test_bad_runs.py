@@ -108,12 +108,10 @@ def test_a_rate_above_capacity_is_a_verdict_and_ends_at_max_sim_time():
     done = command("run", "small", "--quiet", *words)
 
     assert done.exit_code == 0
-    found = re.search(
-        r"Load OVERLOADED: offered ([\d,.e+]+) req/s, served ([\d,.e+]+) \(95% CI [\d.]+\.\.", done.stdout
-    )
+    found = re.search(r"Load OVERLOADED: offered ([\d,.e+]+) req/s, served ([\d,.e+]+); queue grows ", done.stdout)
     assert found is not None
     assert float(found[1].replace(",", "")) > 3 * float(found[2].replace(",", ""))
-    assert re.search(r"Requests  [\d,]+ finished, [\d,]+ unfinished; window 0\.40\d* s simulated", done.stdout)
+    assert re.search(r"Requests  [\d,]+ finished, [\d,]+ unfinished; window 0\.4\d* s simulated", done.stdout)
 
 
 def test_percentiles_without_enough_requests_are_not_shown():

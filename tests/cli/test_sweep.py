@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import afdsim as library
 from afdsim.cli import sweep
 from afdsim.cli.main import main
 from afdsim.scenario import document, yamlfile
@@ -46,6 +47,21 @@ def rows(stdout):
     return [line.split() for line in lines]
 
 
+def answer(stdout):
+    """What follows the table, each sentence on one line again."""
+    return stdout.partition("\n\n")[2].replace("\n  ", " ").splitlines()
+
+
+def heads(stdout):
+    """The headings of the table on one line."""
+    return " ".join(stdout.partition("─")[0].split())
+
+
+def on(**sla):
+    """The option that gives the base an SLA."""
+    return f"--set=sla={{{', '.join(f'{name}: {value}' for name, value in sla.items())}}}"
+
+
 # the answer ---------------------------------------------------------------------------------------------------------
 
 
@@ -61,8 +77,74 @@ def test_the_best_under_the_sla_comes_first_and_is_named(command, tmp_path):
     assert "Order: SLA met, then SLA missed, then errors; each by falling tok/s/GPU" in done.stdout
     assert re.search(
         rf"^best under the SLA: instances = {table[0][0]}, latency \(us\) = {table[0][1]}: {met['tgs']:,.0f} tok/s/GPU,.*"
-        r"\(2 met, 2 missed, 2 error\)$", done.stdout, re.MULTILINE
+        r"\(2 met, 2 missed, 2 error\)$", answer(done.stdout)[-1]
     )  # fmt: skip
+
+
+def test_a_point_that_has_too_few_requests_for_the_verdict_is_not_called_missed(command):
+    done = command(LATENCIES, on(tpot="3ms", percentile="p99"))
+
+    assert [(row[0], row[-1]) for row in rows(done.stdout)] == [("500", "missed"), ("9", "n/a"), ("20", "n/a")]
+    assert answer(done.stdout)[0] == "Order: SLA missed, then n/a (too short to tell); each by falling tok/s/GPU"
+    assert answer(done.stdout)[1] == "none of 3 points meets the SLA (1 missed, 2 n/a)"
+
+
+def test_a_percentile_of_few_requests_is_not_shown(command, tmp_path):
+    shown = rows(command(LATENCIES).stdout)
+
+    assert sweeps.read(tmp_path / "out")["p99_tpot_ms"].notna().all()
+    assert {row[-3] for row in shown} == {"n/a"}
+
+
+def test_a_value_whose_interval_holds_the_limit_is_marginal(command):
+    sure = library.simulate(TINY).summary["afdsim"]["sla"]
+    between = f"{(sure['value_ms'] + sure['ci_ms'][1]) / 2}ms"
+    done = command("base: tiny.yaml\n", on(tpot=between, percentile="mean"))
+
+    assert [row[-1] for row in rows(done.stdout)] == ["marginal"]
+    assert answer(done.stdout)[-1].startswith("best under the SLA (marginal): tiny: ")
+
+
+def test_other_limits_than_tpot_have_columns_and_the_missed_ones_are_named(command, tmp_path):
+    done = command(LATENCIES, on(tpot="1s", e2el="15ms", queue="1s", percentile="mean"))
+    frame = sweeps.read(tmp_path / "out").set_index("network.link.latency")
+    table = {row[0]: row for row in rows(done.stdout)}
+
+    assert table["20"][-3:] == [f"{frame['mean_e2el_ms'][20] / 1e3:.3f}", "0.00", "met"]
+    assert table["500"][-2:] == ["missed", "(e2el)"]
+
+    done = command(LATENCIES, on(tpot="3ms", e2el="15ms", percentile="mean"), "--force")
+    assert rows(done.stdout)[-1][-3:] == ["missed", "(tpot,", "e2el)"]
+
+    done = command(LATENCIES, on(queue="1s", percentile="p90"), "--force")
+    assert heads(done.stdout).endswith("p99 ms USD/1M p90 queue ms SLA")
+
+
+def test_where_no_load_is_known_to_be_carried_and_no_sla_is_given_nothing_is_said_of_an_sla(command):
+    arrival = '--set=workload.arrival={process: poisson, request_rate: "1 req/s"}'
+    done = command("base: tiny.yaml\n", arrival, "--set=workload.num_requests=3", "--set=sla=null")
+
+    assert [row[-1] for row in rows(done.stdout)] == ["-"]
+    assert answer(done.stdout)[-1] == "no best: no point is known to carry its load (1 n/a)"
+
+
+def test_a_verdict_that_is_not_known_is_a_word_in_shards_of_text_too(command, tmp_path):
+    command("base: tiny.yaml\n", on(tpot="3ms", percentile="p99"))
+    frame = sweeps.read(tmp_path / "out")
+    (tmp_path / "text").mkdir()
+    frame.to_csv(tmp_path / "text/points-00000.csv.gz", index=False)
+
+    assert frame["sla.verdict"].tolist() == ["n/a"]
+    assert sweeps.read(tmp_path / "text")["sla.verdict"].tolist() == ["n/a"]
+
+
+def test_tables_and_sentences_fit_the_terminal(command):
+    text = FILE + "  deployment.max_num_seqs: [3, 6]\n"
+    done = command(text, on(e2el="1s", percentile="mean"))
+
+    assert max(map(len, done.stdout.splitlines())) <= sweep.WIDTH
+    assert heads(done.stdout).startswith("latency tok/s tok/s")
+    assert "(us)" in heads(done.stdout)
 
 
 def test_where_no_point_meets_the_sla_none_is_called_best(command):
@@ -137,7 +219,7 @@ def test_a_shipped_sweep_is_found_by_name_anywhere(name, tmp_path, monkeypatch):
     done = afdsim("sweep", name, "--dry-run")
 
     assert done.exit_code == 0
-    assert "ratio: 24 points x 1 seed of step3_4k" in done.stdout
+    assert "ratio: 63 points x 1 seed of step3_4k" in done.stdout
 
 
 def test_a_shipped_sweep_is_no_scenario_and_the_list_has_it():
@@ -200,7 +282,7 @@ def test_the_shipped_sweep_has_a_best_point(tmp_path, monkeypatch):
     done = afdsim("sweep", "ratio", "-o", "out", "--workers", "1")
 
     assert done.exit_code == 0
-    assert "best under the SLA: attention.instances = 3, ffn.instances = 2" in done.stdout
+    assert "best under the SLA: attention.instances = 2, ffn.instances = 2, max_num_seqs = 288:" in done.stdout
 
 
 def test_the_example_of_the_documents_is_a_sweep(tmp_path):

@@ -197,15 +197,33 @@ def test_quantities_with_units_are_numbers_on_an_axis():
     assert ax.get_xlabel() == "request rate (req/s)"
 
 
+def limit(statistic):
+    """Columns of an SLA on TPOT."""
+    return {"sla.metric": ["tpot"] * 6, "sla.limit_ms": [50.0] * 6, "sla.percentile": [statistic] * 6}
+
+
+@pytest.mark.parametrize("sla", [limit("p99"), {**limit("mean"), "sla.percentile": ["mean", "p99"] * 3}])
+def test_a_limit_on_a_percentile_is_no_line_among_mean_speeds(sla):
+    assert "SLA 50 ms" not in legend(plot.pareto({**SWEEP, **sla}))
+
+
+def test_markers_at_the_ends_are_whole():
+    ax = plot.pareto(SWEEP, met=None)
+    ax.figure.draw_without_rendering()
+    (right, _), (_, top) = ax.transData.transform([(max(SWEEP["tokens_per_s_per_user"]), 0), (0, max(SWEEP["tgs"]))])
+
+    assert min(ax.bbox.x1 - right, ax.bbox.y1 - top) > 5 * ax.figure.dpi / 72
+
+
 def test_points_that_failed_are_left_out_of_a_frontier():
     sweep = {
         **SWEEP,
         "sla.met": [True, True, True, True, None, None],
         "tgs": [900.0, 950.0, 2000.0, 2050.0, None, None],
     }
-    ax = plot.pareto({**sweep, "sla.metric": ["tpot"] * 6, "sla.limit_ms": [50.0] * 6}, hue="instances")
+    ax = plot.pareto({**sweep, **limit("mean")}, hue="instances")
 
-    assert "SLA 50 ms" in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert "SLA 50 ms" in legend(ax)
     assert all(len(line.get_xdata()) == 0 for line in ax.get_lines() if line.get_label() == "4")
 
 

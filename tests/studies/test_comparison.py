@@ -1,6 +1,7 @@
 """Deployments side by side."""
 
 import dataclasses
+import functools
 import json
 import math
 
@@ -10,6 +11,9 @@ from click.testing import CliRunner
 import afdsim
 from afdsim.cli.main import main
 from afdsim.errors import ScenarioError
+from afdsim.results.header import WIDTH
+from afdsim.studies.comparison import _said
+from afdsim.studies.differences import Difference
 
 ENGINE = {
     "name": "engine",
@@ -26,6 +30,29 @@ ENGINE = {
 
 def engine(name, **deployment):
     return {**ENGINE, "name": name, "deployment": {**ENGINE["deployment"], **deployment}}
+
+
+def told(*arguments):
+    done = CliRunner().invoke(main, ["compare", *arguments])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def one_line(text):
+    return " ".join(text.split())
+
+
+def small(rate, **changes):
+    arrival = {"process": "poisson", "request_rate": f"{rate} req/s"}
+    return afdsim.load("small").varied({"workload.arrival": arrival, "workload.num_requests": 6000, **changes})
+
+
+@functools.cache
+def uneven():
+    """Two instances carry the load of the first, one does not; three limits, in ms and in s."""
+    sla = {"tpot": "4ms", "e2el": "20min", "queue": "2000s", "percentile": "p99"}
+    two = small(2500, name="two", sla=sla, **{"deployment.attention.instances": 2})
+    return afdsim.compare(two, two.varied({"name": "one", "deployment.attention.instances": 1}))
 
 
 def test_a_deployment_does_not_differ_from_itself():
@@ -151,3 +178,142 @@ def test_the_load_fixes_the_tokens_of_deployments_that_carry_it():
         "Both carry the load, which fixes the tokens: two on 24 GPUs, small on 16" in line for line in found.verdict
     )
     assert "Load " in found.text()
+
+
+def test_the_header_names_the_seeds_that_ran_and_so_do_the_scenarios():
+    found = afdsim.compare(engine("a"), engine("b"), seeds=range(3))
+
+    assert "seeds=[0, 1, 2]" in found.text()
+    assert found.notes == ()
+    assert [[run.seed for run in runs] for runs in found.runs.values()] == [[0, 1, 2]] * 2
+    assert {run.scenario.run.seeds for runs in found.runs.values() for run in runs} == {(0, 1, 2)}
+
+
+def test_seeds_are_held_to_what_a_scenario_may_say():
+    with pytest.raises(ScenarioError, match="names a seed twice"):
+        afdsim.compare(engine("a"), engine("b"), seeds=[1, 1])
+
+
+def test_changes_of_what_all_share_are_made_to_the_first_alone():
+    text = told("step3_poisson", "step3_ep32", "--set", "workload.duration=5s", "--set", "sla.tpot=40ms")
+
+    assert "duration=5 s" in text
+    assert "sla: tpot=40 ms" in text
+    assert "step3_ep32: workload replaced by that of step3_poisson" in text
+
+
+def test_changes_of_the_rest_are_made_to_all():
+    fewer = ["--set", "workload.num_requests=64", "--set", "deployment.max_num_seqs=24"]
+    found = json.loads(told("small", "small", "--json", *fewer))["deployments"]
+
+    assert [each["completed"] for each in found.values()] == [64, 64]
+    assert len({repr(each["afdsim"]["pools"]) for each in found.values()}) == 1
+    assert "max_num_seqs" not in told("small", "small", *fewer)
+
+
+def test_every_limit_is_held_with_its_unit_and_the_load():
+    lines = [line for line in uneven().verdict if line.startswith("SLA ")]
+
+    assert len(lines) == 6
+    assert [line.partition(":")[0] for line in lines[::2]] == [line.partition(":")[0] for line in lines[1::2]]
+    heads = {line.partition(":")[0] for line in lines}
+    assert heads == {"SLA p99 TPOT <= 4 ms", "SLA p99 E2EL <= 1,200 s", "SLA p99 QUEUE <= 2,000,000 ms"}
+    assert all("load" not in line for line in lines if ": two PASS at " in line)
+    ones = [line for line in lines if ": one PASS at " in line]
+    assert len(ones) == 3
+    assert all(line.endswith("; load OVERLOADED, so the SLA is FAIL") for line in ones)
+
+
+def test_a_limit_alone_is_held_as_the_sla_is():
+    found = afdsim.compare(engine("a") | {"sla": {"e2el": "100s", "percentile": "p99"}}, engine("b"))
+
+    assert [line for line in found.verdict if "SLA" in line] == [
+        f"SLA p99 E2EL <= 100 s: {name} n/a (p99 needs more requests)" for name in "ab"
+    ]
+
+
+def test_who_does_not_carry_the_load_is_named_before_tokens():
+    first, *others = uneven().verdict
+
+    assert first == (
+        "one does not carry the load (OVERLOADED: the queue grows and no longer empties); "
+        "its tokens per GPU are its capacity."
+    )
+    tokens = [line for line in others if "tokens per GPU" in line]
+    assert len(tokens) == 1
+    assert tokens[0].startswith("one gives ")
+    assert "tokens per GPU than two; the load fixes those of two; a token is " in tokens[0]
+
+
+def test_more_than_twice_as_much_is_a_factor():
+    queue = next(each for each in uneven().differences if each.key == "mean_queue_ms")
+    factor = f"queue wait mean {1 + queue.value:,.1f} times as high"
+
+    assert queue.value > 1
+    assert any(f"{factor} (95% CI " in line and " times)" in line for line in uneven().verdict)
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "spoken"),
+    [
+        (0.5, 0.1, "queue wait mean 50.0% higher (95% CI +40.0% to +60.0%)"),
+        (1.0, 0.5, "queue wait mean 100.0% higher (95% CI +50.0% to +150.0%)"),
+        (-0.5, 0.1, "queue wait mean 50.0% lower (95% CI -60.0% to -40.0%)"),
+        (0.001, 0.1, "queue wait mean the same within chance, +0.1% (95% CI -9.9% to +10.1%)"),
+        (11.7, 5.6, "queue wait mean 12.7 times as high (95% CI 7.1 to 18.3 times)"),
+        (1999.0, math.inf, "queue wait mean 2,000.0 times as high"),
+        (2.0, 3.0, "queue wait mean 3.0 times as high (95% CI 0.0 to 6.0 times), within chance"),
+    ],
+)
+def test_changes_are_spoken(value, half, spoken):
+    found = Difference(
+        name="b", against="a", key="mean_queue_ms", value=value, low=max(value - half, -1), high=value + half
+    )
+    if math.isinf(half):
+        found = dataclasses.replace(found, low=-math.inf)
+
+    assert _said("queue wait mean", found) == spoken
+
+
+@functools.cache
+def in_some_seeds(limit):
+    """Runs of one request each, which a limit in time lets pass with some seeds only."""
+    alone = {"workload": {**ENGINE["workload"], "num_requests": 1}, "sla": {"e2el": limit, "percentile": "mean"}}
+    return afdsim.compare(engine("a") | alone, engine("b", gpus=4), seeds=range(4))
+
+
+def test_a_figure_that_is_nothing_with_one_seed_has_no_interval():
+    found = in_some_seeds("18ms")
+
+    assert [run.summary["request_goodput"] > 0 for run in found.runs["a"]] == [True, True, False, True]
+    goodput = next(each for each in found.differences if each.key == "request_goodput")
+    assert (goodput.low, goodput.high) == (-math.inf, math.inf)
+
+
+def test_a_figure_that_is_nothing_with_every_seed_has_no_difference():
+    found = in_some_seeds("1ms")
+
+    assert found.summaries["a"]["request_goodput"] == 0
+    assert "request_goodput" not in {each.key for each in found.differences}
+
+
+def test_help_shows_the_examples_line_by_line():
+    lines = told("--help").splitlines()
+
+    assert "  afdsim compare step3_2a2f_4k dsv3_ep128_4k -o out/" in lines
+    assert "\\b" not in "".join(lines)
+    assert "\b" not in "".join(lines)
+    assert "Write into a folder that holds something else." in one_line(told("--help"))
+
+
+@pytest.mark.parametrize("name", ["a", "a_deployment_of_20_col", "a_deployment_whose_name_is_35_cols_"])
+def test_a_comparison_is_96_columns_wide(name):
+    slow = {"variation": {"straggler": {f"attention[{each}]": 1.1 for each in range(8)}}}
+    base = small(1500, name=name).varied({"workload.num_requests": 200, "deployment.attention.instances": 8})
+    found = afdsim.compare(base, base.varied({"name": "b", **slow}))
+
+    head, _, rest = found.text().partition("GPU time")
+    assert max(map(len, head.splitlines())) <= WIDTH
+    verdict = rest.partition("\n\n")[2]
+    assert max(map(len, verdict.splitlines())) <= WIDTH
+    assert "attention[7] x1.1" in one_line(head)

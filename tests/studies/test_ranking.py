@@ -50,6 +50,49 @@ def test_a_point_is_as_good_as_its_worst_seed_and_has_the_mean_of_its_figures():
     assert found[["tgs", "p99_tpot_ms"]].isna().to_numpy().tolist() == [[False, True], [False, False], [True, False]]
 
 
+def test_an_sla_is_met_marginally_where_the_interval_of_a_seed_holds_the_limit():
+    frame = points(
+        point=["a", "a", "b", "b", "c"],
+        axis=[1, 1, 2, 2, 3],
+        tgs=[3.0, 3.0, 2.0, 2.0, 1.0],
+        **{"sla.met": [True, True, True, True, False], "sla.verdict": ["PASS", "MARGINAL", "PASS", "PASS", "MARGINAL"]},
+    )
+
+    found = ranked(frame, ["axis"])
+
+    assert found["standing"].tolist() == ["met", "met", "missed"]
+    assert found["marginal"].tolist() == [True, False, False]
+
+
+def test_the_metrics_beyond_their_limits_are_named():
+    frame = points(
+        point=["a", "a", "b", "c"],
+        axis=[1, 1, 2, 3],
+        tgs=[4.0, 4.0, 3.0, 2.0],
+        **{
+            "sla.met": [False, False, False, True],
+            "sla.metric": ["queue", "tpot", "e2el", "tpot"],
+            "sla.value_ms": [3.0, 60.0, 9.0, 1.0],
+            "sla.limit_ms": [1.0, 50.0, 8.0, 50.0],
+            "sla.limits.queue.value_ms": [3.0, 0.5, np.nan, np.nan],
+            "sla.limits.queue.limit_ms": [1.0, 1.0, np.nan, np.nan],
+            "sla.limits.tpot.value_ms": [40.0, 60.0, np.nan, np.nan],
+            "sla.limits.tpot.limit_ms": [50.0, 50.0, np.nan, np.nan],
+        },
+    )
+
+    found = ranked(frame, ["axis"])
+
+    assert found["axis"].tolist() == [3, 1, 2]
+    assert found["missed"].tolist() == ["", "tpot, queue", "e2el"]
+
+
+def test_whether_there_is_an_sla_is_told_of_every_point():
+    frame = points(load=["n/a"] * 2, **{"sla.met": pd.array([False, None], "boolean")})
+
+    assert ranked(frame, ["axis"])["limited"].tolist() == [True, False]
+
+
 def test_without_an_sla_tokens_per_gpu_decide():
     found = ranked(points(tgs=[1.0, 3.0, 2.0], status=["ok", "ok", "error"]), ["axis"])
 
