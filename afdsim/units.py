@@ -276,6 +276,12 @@ def show_rate(per_second: float, unit: str = "req/s", *, digits: int = 4) -> str
     return f"{_digits(per_second, digits)} {unit}"
 
 
+def show_change(ratio: float) -> str:
+    """Return a ratio minus 1 as a percentage with its sign, zero without one: ``+3.1%``."""
+    text = f"{ratio:+,.1%}"
+    return "0.0%" if text in {"+0.0%", "-0.0%"} else text
+
+
 def show_count(count: float) -> str:
     """Return a whole number with thousands separators: ``6,144``."""
     return f"{count:,.0f}" if math.isfinite(count) else "n/a"

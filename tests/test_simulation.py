@@ -189,3 +189,9 @@ def test_a_run_that_is_stopped_keeps_what_is_complete(small, engine, rate):
     seconds = result.gpus[["busy", "wait_peer", "network", "imbalance", "no_work", "down"]].sum(axis=1)
     assert seconds.to_numpy() == pytest.approx(np.full(len(seconds), result.run.duration))
     json.dumps(result.summary, allow_nan=False)
+
+
+def test_requests_that_a_limit_cut_off_are_noted(small):
+    notes = afdsim.simulate(small.vary("run.stop.max_sim_time", "250ms")).notes
+
+    assert any("requests had not finished at run.stop.max_sim_time" in note for note in notes)

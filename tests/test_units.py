@@ -11,6 +11,7 @@ from afdsim.units import (
     parse,
     show_bandwidth,
     show_bytes,
+    show_change,
     show_count,
     show_rate,
     show_time,
@@ -208,3 +209,9 @@ def test_people_read_three_digits():
 def test_suggestions_ignore_case_and_need_likeness():
     assert suggestion("h20", ["H20", "L4"]) == "; did you mean 'H20'?"
     assert suggestion("zebra", ["H20", "L4"]) == ""
+
+
+def test_a_change_has_a_sign_unless_it_is_none():
+    assert [show_change(ratio) for ratio in (0.031, -0.2, 1e-5, -1e-5, 12.0)] == [
+        "+3.1%", "-20.0%", "0.0%", "0.0%", "+1,200.0%",
+    ]  # fmt: skip

@@ -245,9 +245,11 @@ def _noted(note: str, verdicts: Sequence[Verdict]) -> str:
 
 
 def _verdict_cells(verdict: Verdict, sources: list[str]) -> list[str]:
+    from afdsim.units import show_change
+
     case = verdict.case
     digits = 1 if case.measured < 100 else 0
-    figures = (f"{verdict.predicted:,.{digits}f}", f"{case.measured:,.{digits}f}", f"{verdict.error:+.1%}")
+    figures = (f"{verdict.predicted:,.{digits}f}", f"{case.measured:,.{digits}f}", show_change(verdict.error))
     return [case.id, case.unit, *figures, f"[{sources.index(case.source) + 1}]"]
 
 

@@ -74,7 +74,8 @@ def _saturation(level: str, loads: Sequence[Mapping[str, Any]]) -> dict[str, Any
         values = [one[name] for one in loads if name in one]
         found[name] = sum(values) / len(values) if values else None
         found[f"{name}_ci"] = bounds(over_seeds(values))
-    return found | {"wants_s": max((one["wants_s"] for one in loads if "wants_s" in one), default=None)}
+    wants = [one["wants_s"] for one in loads if "wants_s" in one]
+    return found | ({"wants_s": max(wants)} if wants and level == "n/a" else {})
 
 
 def _sla(slas: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) -> dict[str, Any]:

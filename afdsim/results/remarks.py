@@ -78,11 +78,16 @@ def _warm_up(demand: Demand, record: Record) -> Iterator[str]:
 
 
 def _cut_short(demand: Demand, record: Record) -> Iterator[str]:
-    """Say that somebody stopped the run."""
+    """Say that the run ended before its requests did, by its own limit or because somebody stopped it."""
     table = record.requests
     there = np.isnan(table.finish) & ~table.refused & table.counted
     asked = demand.closed and int(table.counted.sum()) < demand.num_requests
-    if record.ended < demand.horizon and (there.any() or asked):
+    if record.ended >= demand.horizon and there.any():
+        yield (
+            f"{int(there.sum()):,} of {int(table.counted.sum()):,} requests had not finished at run.stop.max_sim_time: "
+            "latencies are those of the others"
+        )
+    elif record.ended < demand.horizon and (there.any() or asked):
         yield f"stopped at {record.ended:,.4g} s: {int((~np.isnan(table.finish)).sum()):,} requests had finished"
 
 

@@ -165,7 +165,8 @@ class _Page:
         window = f"window {self.summary['duration']:,.4g} s simulated{by}"
         requests = f"Requests  {', '.join(fates)}; {window}"
         if "tgs" not in self.own:
-            short = "Output    n/a, the run was too short to be steady: see Load"
+            which = "a seed" if len(self.runs) > 1 else "the run"
+            short = f"Output    n/a, {which} was too short to be steady: see Load"
             return [short, f"{requests}, warm-up included"]
         parts = [f"{self.summary['output_throughput']:,.0f} tok/s"]
         parts.append(f"{self.own['tgs']:,.0f} tok/s/GPU (TGS{self._tgs_error()})")

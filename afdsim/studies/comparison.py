@@ -24,6 +24,7 @@ from afdsim.results.terminal import Ink, table
 from afdsim.scenario.document import Scenario, Source, load
 from afdsim.simulation import simulate
 from afdsim.studies.differences import FIGURES, Difference, difference, value_of
+from afdsim.units import show_change
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -343,7 +344,7 @@ def _change(found: Difference, words: tuple[str, str, str]) -> str:
 
 
 def _with_interval(found: Difference) -> str:
-    amount = f"{1 + found.value:,.1f} times" if found.value > 1 else _signed(found.value)
+    amount = f"{1 + found.value:,.1f} times" if found.value > 1 else show_change(found.value)
     return f"{amount}{_interval(found)}"
 
 
@@ -353,13 +354,7 @@ def _interval(found: Difference) -> str:
         return ""
     if found.value > 1:
         return f" (95% CI {1 + found.low:,.1f} to {1 + found.high:,.1f} times)"
-    return f" (95% CI {_signed(found.low)} to {_signed(found.high)})"
-
-
-def _signed(ratio: float) -> str:
-    """Return a percentage with its sign, zero without one."""
-    text = f"{ratio:+,.1%}"
-    return "0.0%" if text in {"+0.0%", "-0.0%"} else text
+    return f" (95% CI {show_change(found.low)} to {show_change(found.high)})"
 
 
 def _digits(value: float) -> str:
