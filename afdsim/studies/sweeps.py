@@ -354,8 +354,9 @@ def _tidy(frame: pd.DataFrame, paths: tuple[str, ...], units: Mapping[str, str])
     frame = frame[[*leading, *rest, "wall_s"]].astype({"error": "string", "point": "string", "status": "string"})
     mixed = [name for name in rest if is_object_dtype(frame[name])]
     frame = frame.astype({name: "boolean" for name in mixed if frame[name].dropna().isin([True, False]).all()})
-    frame.attrs = {"units": dict(units)} if units else {}
-    return frame
+    whole = frame.copy()  # in one piece: pandas warns whoever adds a column to one of many pieces
+    whole.attrs = {"units": dict(units)} if units else {}
+    return whole
 
 
 def write(rows: Iterable[Row], paths: Iterable[str], folder: Path, units: Mapping[str, str] | None = None) -> int:

@@ -72,6 +72,15 @@ def test_every_combination_and_seed_is_a_row(undisturbed):
     assert undisturbed.columns[-1] == "wall_s"
 
 
+def test_a_table_is_in_one_piece_and_takes_more_columns(undisturbed):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wider = undisturbed.assign(gpus_twice=2 * undisturbed["gpus"])
+
+    assert len(undisturbed._mgr.blocks) < 40
+    assert wider.shape[1] == undisturbed.shape[1] + 1
+
+
 def test_columns_are_the_keys_of_the_summary_and_hold_its_figures(undisturbed):
     scenario = afdsim.load(TINY).vary("deployment.attention.instances", 2)
     summary = afdsim.simulate(scenario, seed=1).summary
