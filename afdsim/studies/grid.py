@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -308,7 +309,7 @@ def _path_fault(path: object) -> str | None:
 
 def _twice(values: Iterable[object]) -> list[str]:
     texts = [str(value).removeprefix("[").removesuffix("]") for value in values]
-    return sorted({text for text in texts if texts.count(text) > 1})
+    return sorted(text for text, count in Counter(texts).items() if count > 1)
 
 
 # seeds --------------------------------------------------------------------------------------------------------------

@@ -165,9 +165,9 @@ def test_intervals_hold_the_truth_of_queueing_theory():
 
 
 def test_a_few_intervals_hold_the_truth_of_queueing_theory():
-    held, stable = covered(20, seed=5)
+    held, stable = covered(8, seed=5)
 
-    assert min(*held.values(), stable) >= 0.8
+    assert min(*held.values(), stable) >= 0.75
 
 
 @pytest.mark.slow
