@@ -37,6 +37,11 @@ class Interval(NamedTuple):
         return cls(value - half, value + half)
 
     @property
+    def positive(self) -> Interval:
+        """The interval of what cannot be negative."""
+        return Interval(max(self.low, 0.0), self.high)
+
+    @property
     def skewed(self) -> Interval:
         """The interval of a mean of values that cannot be negative: the upper half as wide as on a logarithmic scale.
 
@@ -45,7 +50,7 @@ class Interval(NamedTuple):
         middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
         if not (middle > 0 and math.isfinite(half)):
             return self
-        return Interval(max(self.low, 0.0), middle * math.exp(min(half / middle, _MOST_SKEWED)))
+        return Interval(self.low, middle * math.exp(min(half / middle, _MOST_SKEWED))).positive
 
 
 _MOST_SKEWED: Final = 3.0
@@ -118,7 +123,7 @@ def percentile_interval(values: Floats, percent: float) -> Interval:
     """95 % interval of a percentile of a series in the order in which it came about.
 
     From two order statistics (binomial), which take the values as independent, and widened to what the percentiles of
-    consecutive blocks say of one another (sectioning; Asmussen and Glynn, Stochastic Simulation, section III.5).
+    consecutive blocks say of one another (sectioning; Asmussen and Glynn, Stochastic Simulation, chapter III).
     """
     if not len(values):
         return UNKNOWN

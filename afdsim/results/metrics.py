@@ -150,6 +150,11 @@ def e2el(requests: Columns) -> Floats:
     return column(requests, "finish_s") - column(requests, "arrival_s")
 
 
+def shown_in(metric: str) -> tuple[float, str]:
+    """(what a millisecond of a latency is in the unit that reports show it in, that unit)."""
+    return (1e-3, "s") if metric == "e2el" else (1.0, "ms")
+
+
 def itl(tokens: Columns, window: Window) -> Samples:
     """Every gap that ends in the window: boundaries, weighted by the tokens that each one followed up."""
     gaps = column(tokens, "gaps")
@@ -322,8 +327,7 @@ def _interval(values: Floats, statistic: str) -> Interval:
         return UNKNOWN
     if statistic == "mean":
         return mean_interval(values).skewed
-    found = percentile_interval(values, float(statistic[1:]))
-    return Interval(max(found.low, 0.0), found.high)
+    return percentile_interval(values, float(statistic[1:])).positive
 
 
 def overall(words: Sequence[str], level: Level | None) -> Word:

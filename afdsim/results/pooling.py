@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from afdsim.results import bottleneck, metrics
-from afdsim.results.intervals import Interval, over_seeds
-from afdsim.results.steady import LEVELS
+from afdsim.results.intervals import over_seeds
+from afdsim.results.steady import LEVELS, Level
 from afdsim.results.summary import bounds, known, limit
 
 _SUMMED: Final = frozenset(
@@ -26,14 +26,17 @@ def together(every: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str,
     found: dict[str, Any] = _together("", every)
     own, each = found["afdsim"], [summary["afdsim"] for summary in every]
     own["seeds"] = list(seeds)
-    own["too_few"] = sorted({key for one in each for key in one.get("too_few", ())})
+    too_few = sorted({key for one in each for key in one.get("too_few", ())})
+    own["too_few"] = too_few or None
     own["ci"] = {key: _over(every, key) for key in first["afdsim"].get("ci", {})}
     own["tgs_ci"] = own["ci"].get("tgs")
     if "load" in own:
         own["load"] = max((one["load"] for one in each), key=LEVELS.index)
         own["saturation"] = _saturation(own["load"], [one["saturation"] for one in each])
     if "sla" in own:
-        own["sla"] |= _sla([one["sla"] for one in each], own) | {"goodput_ci": own["ci"].get("request_goodput")}
+        own["sla"] |= _sla([one["sla"] for one in each], own.get("load"), too_few) | {
+            "goodput_ci": own["ci"].get("request_goodput")
+        }
     if "bottleneck" in own:
         own["bottleneck"] |= bottleneck.longest(own["bottleneck"]["bounds"], own["bottleneck"]["round_trip"])
     own["provenance"]["seed"] = own["seeds"][0]
@@ -60,8 +63,7 @@ def _over(summaries: Sequence[Mapping[str, Any]], key: str) -> list[float] | Non
     values = [summary.get(key, summary["afdsim"].get(key)) for summary in summaries]
     if any(value is None for value in values):
         return None
-    found = over_seeds(values)
-    return bounds(Interval(max(found.low, 0.0), found.high))
+    return bounds(over_seeds(values).positive)
 
 
 def _saturation(level: str, loads: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -78,15 +80,15 @@ def _saturation(level: str, loads: Sequence[Mapping[str, Any]]) -> dict[str, Any
     return found | ({"wants_s": max(wants)} if wants and level == "n/a" else {})
 
 
-def _sla(slas: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) -> dict[str, Any]:
+def _sla(slas: Sequence[Mapping[str, Any]], level: Level | None, too_few: Sequence[str]) -> dict[str, Any]:
     """Hold the mean over the seeds of every limited statistic against its limit."""
     each, statistic = [sla.get("limits", {sla["metric"]: sla}) for sla in slas], slas[0]["percentile"]
     found = [
-        _limit(metric, [limits[metric] for limits in each], statistic, f"{statistic}_{metric}_ms" not in own["too_few"])
+        _limit(metric, [limits[metric] for limits in each], statistic, f"{statistic}_{metric}_ms" not in too_few)
         for metric in each[0]
     ]
     ordered = sorted(found, key=lambda one: -(one.value or 0.0) / one.limit)
-    limits, level = {one.metric: known(limit(one)) for one in ordered}, own.get("load")
+    limits = {one.metric: known(limit(one)) for one in ordered}
     worst = {
         **limits[ordered[0].metric],
         "metric": ordered[0].metric,
@@ -98,12 +100,11 @@ def _sla(slas: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) -> dict[str,
 
 def _limit(metric: str, seeds: Sequence[Mapping[str, Any]], statistic: str, enough: bool) -> metrics.Verdict:
     values = [seed["value_ms"] / 1e3 for seed in seeds if "value_ms" in seed]
-    found = over_seeds(values)
     return metrics.Verdict(
         metric=metric,
         percentile=statistic,
         limit=seeds[0]["limit_ms"] / 1e3,
         value=math.fsum(values) / len(values) if len(values) == len(seeds) else None,
-        interval=Interval(max(found.low, 0.0), found.high),
+        interval=over_seeds(values).positive,
         known=enough,
     )

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from afdsim.engine.desk import SLICES
 from afdsim.results.intervals import UNKNOWN, Interval, half_width, mean_interval
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -27,8 +28,6 @@ GROUPED: Final = 5
 """Slices whose numbers in flight are averaged before the rule is applied: the 5 of MSER-5."""
 CHANCE: Final = 0.5
 """By how much the variance of a series that is worth eight independent values differs by chance: the root of 2/8."""
-SLICES: Final = 500
-"""Parts of a window after a warm-up that was given, to see whether the cluster still fills."""
 FILLING: Final = 0.8
 """Share of the later number in flight below which a cluster fills."""
 BINS: Final = 60
@@ -219,7 +218,7 @@ def _judged(flow: _Flow, window: tuple[float, float]) -> Load:
         return replace(load, level=level, why=why)
     if length < LATENCIES * flow.latency:
         return _unknown(flow, window[1], f"arrivals end {length / flow.latency:.1f} mean latencies after the warm-up")
-    if half_width(went) > DOUBT * load.served_interval.high / (1 + DOUBT):
+    if half_width(went) > DOUBT * went.mean():
         return _unknown(flow, window[1], "what is served is known to no better than half")
     if abs((came - went).mean()) > half_width(came - went):
         return _unknown(flow, window[1], "the number of requests in flight still drifts")
@@ -254,14 +253,13 @@ def _rates(flow: _Flow, window: tuple[float, float]) -> tuple[Floats, Floats, Fl
 
 def _measured(came: Floats, joined: Floats, went: Floats) -> Load:
     """Return the rates of a window with their intervals, as if stable."""
-    served = mean_interval(went)
     return Load(
         level="STABLE",
         offered=float(came.mean()),
         served=float(went.mean()),
         growth=float((came - joined).mean()),
-        offered_interval=Interval(max(mean_interval(came).low, 0.0), mean_interval(came).high),
-        served_interval=Interval(max(served.low, 0.0), served.high),
+        offered_interval=mean_interval(came).positive,
+        served_interval=mean_interval(went).positive,
         growth_interval=mean_interval(came - joined),
     )
 

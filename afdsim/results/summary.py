@@ -72,8 +72,8 @@ def _own(run: Run, samples: Mapping[str, Samples]) -> dict[str, Any]:
         "load": None if run.load is None else run.load.level,
         "saturation": None if run.load is None else saturation(run.load),
         "sla": _sla(run, samples, intervals),
-        "ci": intervals,
-        "too_few": list(_too_few(samples)),
+        "ci": intervals or None,
+        "too_few": list(_too_few(samples)) or None,
         **_fates(run.requests),
         "engine": {"name": run.engine.name, "steps": run.engine.steps, "events": run.engine.events},
         "itl_method": "exact",
@@ -171,7 +171,7 @@ def _of_rates(run: Run) -> Iterator[tuple[str, list[float]]]:
     whole = ratio_interval(*metrics.steps(run.tokens, run.window))
     rate = metrics.output_throughput(run.tokens, run.window)
     half = max((whole.high - whole.low) / 2, rate * _doubt(run.load))
-    tokens = Interval(max(rate - half, 0.0), rate + half)
+    tokens = Interval.around(rate, half).positive
     yield from _pair("output_throughput", tokens, 1.0)
     yield from _pair("tgs", tokens, 1 / run.gpu_count)
     price = metrics.usd_per_1m_output_tokens(run.pools, rate)
@@ -190,16 +190,16 @@ def _doubt(load: Load | None) -> float:
 def _of_requests(run: Run) -> Iterator[tuple[str, list[float]]]:
     rate = metrics.request_throughput(run.requests, run.window)
     half = _of_ends(run, column(run.requests, "finish_s"))
-    yield from _pair("request_throughput", Interval(max(rate - half, 0.0), rate + half), 1.0)
+    yield from _pair("request_throughput", Interval.around(rate, half).positive, 1.0)
     if run.sla is not None and run.load is not None:
         good, half = metrics.goodput(run, run.sla), _of_ends(run, metrics.good_ends(run, run.sla))
-        yield from _pair("request_goodput", Interval(max(good - half, 0.0), good + half), 1.0)
+        yield from _pair("request_goodput", Interval.around(good, half).positive, 1.0)
     elif run.sla is not None:
         share = metrics.good(run.requests, run.sla)[counted(run.requests)].astype(float)
         if len(share) > 1:
             spread = math.hypot(half * float(share.mean()), half_width(share) * rate)
             good = metrics.goodput(run, run.sla)
-            yield from _pair("request_goodput", Interval(max(good - spread, 0.0), good + spread), 1.0)
+            yield from _pair("request_goodput", Interval.around(good, spread).positive, 1.0)
 
 
 def _of_ends(run: Run, ends: Floats) -> float:
@@ -220,9 +220,7 @@ def bounds(interval: Interval, scale: float = 1.0) -> list[float] | None:
 
 
 def known(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what is None, at any depth, and intervals where there is none."""
+    """Leave out what is None, at any depth."""
     return {
-        key: known(value) if isinstance(value, Mapping) else value
-        for key, value in tree.items()
-        if value is not None and not (key in {"ci", "too_few"} and not value)
+        key: known(value) if isinstance(value, Mapping) else value for key, value in tree.items() if value is not None
     }

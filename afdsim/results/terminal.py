@@ -287,7 +287,7 @@ class _Page:
         return [*lines, f"     the load is {load}: an SLA is met by a stable load only"]
 
     def _limit(self, sla: Mapping[str, Any], metric: str, limit: Mapping[str, Any]) -> list[str]:
-        scale, unit = (1e-3, "s") if metric == "e2el" else (1.0, "ms")
+        scale, unit = metrics.shown_in(metric)
         of = f" (mean of {len(self.runs)} seeds)" if len(self.runs) > 1 else ""
         name, word = f"{sla['percentile']} {metric.upper()}{of}", limit["verdict"]
         few = f"{sla['percentile']}_{metric}_ms" in self.own.get("too_few", ())

@@ -19,6 +19,7 @@ from afdsim.cost.roofline import CostModel
 from afdsim.engine.books import CAUSES
 from afdsim.errors import ScenarioError
 from afdsim.results.header import WIDTH, deployment_line, model_line, straggler_lines
+from afdsim.results.metrics import shown_in
 from afdsim.results.result import Result, pooled, to_json, write_text
 from afdsim.results.terminal import Ink, table
 from afdsim.scenario.document import Scenario, Source, load
@@ -371,7 +372,7 @@ def _held(metric: str, name: str, own: Mapping[str, Any]) -> str:
     """Return ``SLA p99 E2EL <= 30 s: NAME PASS at 18.26 s``, and the load where it is not STABLE."""
     sla, limit = own["sla"], _limits_of(own["sla"])[metric]
     statistic, word, level = sla["percentile"], limit["verdict"], own.get("load", "STABLE")
-    scale, unit = (1e-3, "s") if metric == "e2el" else (1.0, "ms")
+    scale, unit = shown_in(metric)
     value = f"at {_digits(limit['value_ms'] * scale)} {unit}" if "value_ms" in limit else "(no request has it)"
     if word == "n/a" and f"{statistic}_{metric}_ms" in own.get("too_few", ()):
         value = f"({statistic} needs more requests)"
