@@ -401,7 +401,7 @@ def places(cell: Cell) -> Places:
         scale=cell.scale,
         slots=np.array(cell.deployment.micro_batch_slots),
         windows=np.array(windows, dtype=np.int64),
-        kv_budget=cell.deployment.kv_budget,
+        kv_budget=float(np.floor(cell.deployment.kv_budget)),
         kv_fixed=fixed,
         kv_per_token=np.array(per_token),
     )
@@ -487,17 +487,19 @@ def blank_book(cell: Cell, asked: Asked) -> Book:
     m, windows = cell.micro_batches, len(cell.windows)
     ranks, lanes = cell.seated * cell.ranks, cell.seated * m
     slots = np.tile(np.array(cell.deployment.micro_batch_slots), ranks)
-    nobody = np.full((ranks * m, 4), NOBODY, dtype=np.int64)
-    nobody[:, seats.BATCH], nobody[:, seats.SEQUENCES] = 0, np.where(slots > 0, 0, UNBOUNDED)
+    nobody = np.full((ranks * m, 6), NOBODY, dtype=np.int64)
+    nobody[:, [seats.BATCH, seats.TAKEN, seats.SEQUENCES]] = 0
+    nobody[:, seats.CROWD] = np.where(slots > 0, 0, UNBOUNDED)
     row = np.zeros((lanes, 7), dtype=np.int64)
     row[:, seats.FRESH] = NOBODY
     held = np.zeros((ranks, 2))
-    held[:, seats.KV_FREE] = cell.deployment.kv_budget
+    held[:, seats.KV_FREE] = places(cell).kv_budget
     return Book(
         seats=nobody,
         lanes=row,
         buckets=np.full((lanes * seats.RING, 3), NOBODY, dtype=np.int64),
         ranks=held,
+        queues=np.full((ranks, 2), NOBODY, dtype=np.int64),
         contexts=np.zeros((windows, ranks * m), dtype=np.int64),
         growing=np.zeros((windows, ranks * m), dtype=np.int64),
         requests=np.zeros((0, 11), dtype=np.int64),

@@ -2,8 +2,12 @@
 
 One text for both engines: plain functions over flat arrays, compiled for `recurrence` and called as they are by
 `processes`. A seat is (attention rank, micro-batch), index rank x micro-batches + micro-batch; a lane is (unit,
-micro-batch), index unit x micro-batches + micro-batch. Lists of requests (waiting in a seat, leaving a lane at a step,
-fresh in a lane) are chained through request ids; -1 ends one.
+micro-batch), index unit x micro-batches + micro-batch. Lists of requests (waiting in a rank's queue, called to a seat,
+leaving a lane at a step, fresh in a lane) are chained through request ids; -1 ends one.
+
+A rank has one queue and one KV cache for all its micro-batches. The first in it is *called* as soon as a place and KV
+cache are free, to the micro-batch with the fewest sequences, and joins at the next boundary of that one. So
+micro-batches stay alike however scarce the cache is, and nobody overtakes.
 
 Contexts are counted in tokens x `scale`: 1, or more where a step may yield a fraction of a token (drafts).
 """
@@ -20,15 +24,20 @@ Values = Any
 NOBODY = -1
 FOREVER = float("inf")
 UNBOUNDED = 1 << 60
-"""The window of full attention."""
+"""The window of full attention; how crowded a seat is that has no place."""
+FULL = 1 << 40
+"""How much more crowded a seat looks whose places are all spoken for."""
 RING = 1024
 """Buckets of future steps per lane; a request that leaves later stays in its bucket for another round."""
 
 # columns
-BATCH, SEQUENCES, WAITING, LAST_WAITING = range(4)
-"""Of a seat: running; running and waiting (huge where nothing can sit); first and last that wait."""
+BATCH, TAKEN, SEQUENCES, CROWD, CALLED, LAST_CALLED = range(6)
+"""Of a seat: running; these and those called to it; these and those of the rank's queue that are counted here; the same
+and FULL more where it has no place left, which is where arrivals look; first and last that are called."""
+HEAD, LAST_WAITING = range(2)
+"""Of a rank: first and last in its queue."""
 QUEUED, FRESH, FRESH_COUNT, ROWS, RANK_ROWS, PACE, OWED = range(7)
-"""Of a lane: waiting; first of those that joined at the latest boundary, and how many; batch of the largest rank;
+"""Of a lane: called; first of those that joined at the latest boundary, and how many; batch of the largest rank;
 sequences of all ranks; fixed-point tokens that a step yields; those that have not made a whole one yet."""
 LEAVING, LAST_LEAVING, FILLING = range(3)
 """Of (lane, step modulo RING): first and last that leave; first (request x windows + window) whose context fills its
@@ -71,6 +80,7 @@ class Places(NamedTuple):
     slots: Values  # j
     windows: Values  # w, UNBOUNDED for full attention
     kv_budget: float
+    """Whole bytes, so that taking and giving back are exact."""
     kv_fixed: float
     """Bytes that a sequence takes whatever its context (linear attention)."""
     kv_per_token: Values  # w
@@ -83,6 +93,7 @@ class Book(NamedTuple):
     lanes: Values  # lane, column
     buckets: Values  # lane x RING + step modulo RING, column
     ranks: Values  # rank, column
+    queues: Values  # rank, column
     contexts: Values  # w, seat: sum of the contexts read
     growing: Values  # w, seat: by how much it grows in a step
     requests: Values  # request, column
@@ -152,24 +163,73 @@ def issue(places: Places, book: Book, arrival: float, counted: bool) -> int:
 
 
 def queue(places: Places, book: Book, request: int, seat: int) -> None:
-    """Let a request wait for a place in a seat."""
-    seats, requests = book.seats, book.requests
+    """Let a request wait in the queue of a seat's rank, counted at the seat until it is called."""
+    requests, queues, rank = book.requests, book.queues, seat // places.micro_batches
     requests[request, SEAT] = seat
     requests[request, NEXT] = NOBODY
-    if seats[seat, WAITING] == NOBODY:
-        seats[seat, WAITING] = request
+    if queues[rank, HEAD] == NOBODY:
+        queues[rank, HEAD] = request
     else:
-        requests[seats[seat, LAST_WAITING], NEXT] = request
-    seats[seat, LAST_WAITING] = request
-    seats[seat, SEQUENCES] += 1
-    rank, j = seat // places.micro_batches, seat % places.micro_batches
-    book.lanes[rank // places.ranks * places.micro_batches + j, QUEUED] += 1
+        requests[queues[rank, LAST_WAITING], NEXT] = request
+    queues[rank, LAST_WAITING] = request
+    crowd(places, book.seats, seat, 1)
     book.count[QUEUE] += 1
 
 
+def crowd(places: Places, seats: Values, seat: int, more: int) -> None:
+    """Count sequences at a seat."""
+    seats[seat, SEQUENCES] += more
+    full = seats[seat, SEQUENCES] >= places.slots[seat % places.micro_batches]
+    seats[seat, CROWD] = seats[seat, SEQUENCES] + (FULL if full else 0)
+
+
 def emptiest(seats: Values) -> int:
-    """The seat with the fewest sequences, ties to the lowest index."""
-    return int(np.argmin(seats[:, SEQUENCES]))
+    """The seat with the fewest sequences, one with a free place before any other, ties to the lowest index."""
+    return int(np.argmin(seats[:, CROWD]))
+
+
+def fewest(places: Places, seats: Values, rank: int, here: int) -> int:
+    """The seat of a rank with a free place and the fewest sequences, ties to micro-batch `here`, then to the first."""
+    best = NOBODY
+    for j in range(places.micro_batches):
+        seat = rank * places.micro_batches + j
+        taken = seats[seat, TAKEN]
+        if taken >= places.slots[j]:
+            continue
+        if best == NOBODY or taken < seats[best, TAKEN] or (taken == seats[best, TAKEN] and j == here):
+            best = seat
+    return best
+
+
+def call(places: Places, book: Book, rank: int, here: int) -> None:
+    """Give free places and KV cache of a rank to its queue, in order; `here` is the micro-batch at its boundary."""
+    seats, requests, queues = book.seats, book.requests, book.queues
+    while queues[rank, HEAD] != NOBODY:
+        request = queues[rank, HEAD]
+        wanted = need(places, requests, request)
+        seat = fewest(places, seats, rank, here)
+        if seat == NOBODY or wanted > book.ranks[rank, KV_FREE]:
+            return
+        book.ranks[rank, KV_FREE] -= wanted
+        queues[rank, HEAD] = requests[request, NEXT]
+        crowd(places, seats, requests[request, SEAT], -1)
+        crowd(places, seats, seat, 1)
+        take(places, book, request, seat)
+
+
+def take(places: Places, book: Book, request: int, seat: int) -> None:
+    """Call a request to a seat, which it takes at the next boundary."""
+    seats, requests = book.seats, book.requests
+    requests[request, SEAT] = seat
+    requests[request, NEXT] = NOBODY
+    if seats[seat, CALLED] == NOBODY:
+        seats[seat, CALLED] = request
+    else:
+        requests[seats[seat, LAST_CALLED], NEXT] = request
+    seats[seat, LAST_CALLED] = request
+    seats[seat, TAKEN] += 1
+    rank, j = seat // places.micro_batches, seat % places.micro_batches
+    book.lanes[rank // places.ranks * places.micro_batches + j, QUEUED] += 1
 
 
 def arrive(places: Places, asked: Asked, book: Book, now: float) -> None:
@@ -180,11 +240,18 @@ def arrive(places: Places, asked: Asked, book: Book, now: float) -> None:
         count[COUNT_COUNTED] += 1
         request = issue(places, book, arrival, arrival >= asked.warmup)
         if request != NOBODY:
-            queue(places, book, request, emptiest(book.seats))
+            welcome(places, book, request)
+
+
+def welcome(places: Places, book: Book, request: int) -> None:
+    """Send a request to the seat with the fewest sequences of all."""
+    seat = emptiest(book.seats)
+    queue(places, book, request, seat)
+    call(places, book, seat // places.micro_batches, NOBODY)
 
 
 def refill(places: Places, asked: Asked, book: Book, seat: int, now: float) -> None:
-    """A closed loop puts its next request into a seat; enough that fit have been drawn."""
+    """A closed loop puts its next request into the queue of a seat's rank; enough that fit have been drawn."""
     request = NOBODY
     while request == NOBODY:
         counted = book.count[POPULATED] > 0 and book.count[COUNT_COUNTED] < asked.num_requests
@@ -195,18 +262,17 @@ def refill(places: Places, asked: Asked, book: Book, seat: int, now: float) -> N
 
 
 def populate(places: Places, asked: Asked, book: Book) -> None:
-    """Fill the slots of a closed loop with requests whose ages are evenly spread inside every seat."""
+    """Fill a closed loop; those with a place have ages that are evenly spread inside every seat, the others wait."""
     requests = book.requests
     for _ in range(asked.concurrency):
         request = NOBODY
-        seat = emptiest(book.seats)
         while request == NOBODY:
             request = issue(places, book, 0.0, False)
-        queue(places, book, request, seat)
+        welcome(places, book, request)
     for seat in range(len(book.seats)):
-        request, place = book.seats[seat, WAITING], 0
+        request, place = book.seats[seat, CALLED], 0
         while request != NOBODY:
-            age = (2 * place + 1) * requests[request, OUTPUT_LEN] // (2 * book.seats[seat, SEQUENCES])
+            age = (2 * place + 1) * requests[request, OUTPUT_LEN] // (2 * book.seats[seat, TAKEN])
             requests[request, CONTEXT] += age
             request = requests[request, NEXT]
             place += 1
@@ -310,7 +376,8 @@ def stand_up(places: Places, book: Book, lane: int, request: int, now: float) ->
     seat, start, steps = requests[request, SEAT], requests[request, CONTEXT], steps_of(requests, request)
     pace = pace_of(places, requests, request)
     seats[seat, BATCH] -= 1
-    seats[seat, SEQUENCES] -= 1
+    seats[seat, TAKEN] -= 1
+    crowd(places, seats, seat, -1)
     book.lanes[lane, PACE] -= pace
     for w in range(len(places.windows)):
         grows = growth(places, requests, request, w)
@@ -337,23 +404,20 @@ def chain_leaving(book: Book, bucket: int, request: int) -> None:
 
 
 def join(places: Places, book: Book, lane: int, step: int, now: float) -> None:
-    """Let the waiting requests of a lane in, in order, while there are slots and KV cache for them."""
+    """Call whom the ranks of a lane have room for, and let those in that are called to it."""
     seats, requests = book.seats, book.requests
-    if book.lanes[lane, QUEUED] == 0:
-        return
     unit, j = lane // places.micro_batches, lane % places.micro_batches
     for rank in range(unit * places.ranks, (unit + 1) * places.ranks):
+        call(places, book, rank, j)
         seat = rank * places.micro_batches + j
-        while seats[seat, WAITING] != NOBODY and seats[seat, BATCH] < places.slots[j]:
-            request = seats[seat, WAITING]
-            wanted = need(places, requests, request)
-            if wanted > book.ranks[rank, KV_FREE]:
-                break
-            book.ranks[rank, KV_FREE] -= wanted
-            seats[seat, WAITING] = requests[request, NEXT]
+        request = seats[seat, CALLED]
+        seats[seat, CALLED] = NOBODY
+        while request != NOBODY:
+            following = requests[request, NEXT]
             book.lanes[lane, QUEUED] -= 1
             sit_down(places, book, lane, request, step)
             book.times[request, ADMITTED] = now
+            request = following
 
 
 def sit_down(places: Places, book: Book, lane: int, request: int, step: int) -> None:

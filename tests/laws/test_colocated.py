@@ -15,7 +15,7 @@ from afdsim.results import outcome as columns
 from afdsim.scenario.document import Scenario, load, stream
 from afdsim.simulation import demanded, execute
 from tests.cases import Outcome, run, tiny_model, tiny_windowed
-from tests.laws.test_equivalence import SKEWS, asked, assert_same, drafts, workloads
+from tests.laws.test_equivalence import SKEWS, assert_same, drafts, workloads
 
 
 def colocated(layers: int = 3, dense: int = 0, **changes: object) -> Scenario:
@@ -97,7 +97,7 @@ def varied(draw: st.DrawFn, deployment: dict[str, object]) -> Scenario:
         .vary("variation.straggler", draw(st.sampled_from([{}, {"instance[0]": 1.5}])))
         .vary("run.granularity", draw(st.sampled_from(["instance", "gpu"])))
     )
-    return asked(scenario, draw(workloads()))
+    return scenario.vary("workload", draw(workloads()))
 
 
 @given(engines())
