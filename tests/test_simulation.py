@@ -36,6 +36,14 @@ def test_notes_say_what_is_assumed_and_what_was_measured_elsewhere(small):
     assert "assumed variation (sigma of lognormal multipliers): event 0.05, step 0.02" in notes
     assert "kernel times assumed, not measured, on H800: reduce, sampling, embedding" in notes
     assert "kernel times transferred, not measured, on H800: all gather, reduce scatter" in notes
+    assert "H800: 3 kernels priced by H100's measured tables (same family)" in notes
+
+
+def test_a_run_on_the_gpu_that_was_measured_names_no_sibling(small):
+    pools = {f"deployment.{pool}.gpu": "H100" for pool in ("attention", "ffn")}
+    notes = afdsim.simulate(small.varied({"workload.num_requests": 2, **pools})).notes
+
+    assert not any("same family" in note for note in notes)
 
 
 def test_notes_repeat_the_cautions_of_the_scenario_without_its_folder(small):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
@@ -20,6 +20,7 @@ import numpy as np
 
 from afdsim.catalog.hardware import Gpu
 from afdsim.catalog.llm import SCALE_BLOCK, WIDTH, Array
+from afdsim.cost.roofline import known_status, status_on
 from afdsim.errors import CatalogError
 
 PCIE = 20e9
@@ -42,6 +43,7 @@ class Row:
     share: float
     """SMs that the kernel holds from end to end."""
     status: str
+    """One of `roofline.STATUSES`: in an exchange as seen from its GPU."""
     source: str
 
 
@@ -91,7 +93,7 @@ def exchange(kernel: str, operation: str, gpu: Gpu, gpus: int, *, nic_scale: flo
 def _rows(kernel: str, operation: str, gpu: Gpu) -> tuple[Row, ...]:
     for owner in (gpu.name, gpu.family, "*"):
         if rows := table().get((owner, kernel, operation)):
-            return rows
+            return tuple(replace(row, status=status_on(gpu, owner=owner, status=row.status)) for row in rows)
     known = ", ".join(sorted({owner for owner, one, _ in table() if one == kernel}))
     raise CatalogError(f"no {kernel} all-to-all is known for {gpu.name} (known: {known}); use all_to_all: low_latency")
 
@@ -119,7 +121,7 @@ def table() -> Mapping[tuple[str, str, str], tuple[Row, ...]]:
 
 
 def _row(line: Mapping[str, str]) -> Row:
-    if not line["source"].strip() or line["status"] not in ("measured", "transferred", "assumed"):
+    if not known_status(line):
         raise CatalogError(f"all-to-all of {line['gpu']} over {line['gpus']} GPUs states no source or status")
     return Row(
         gpus=int(line["gpus"]),

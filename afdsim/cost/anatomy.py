@@ -101,7 +101,7 @@ class Part:
     source: str
     """Of the coefficients."""
     status: str
-    """measured, transferred or assumed."""
+    """One of `roofline.STATUSES`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +216,7 @@ def parts(operators: Iterable[Operator], gpu: Gpu, cost: Roofline) -> tuple[Part
 
 def _part(operator: Operator, gpu: Gpu, cost: Roofline) -> Part:
     row = cost.coefficient(operator, gpu)
-    borrowed = row.status == "measured" and row.gpu not in (gpu.name, "*") and gpu.name not in row.source
+    borrowed = row.status == "family" and row.gpu != gpu.name
     seconds, rows = float(cost.seconds(operator, gpu)), operator.rows
     dtype = "bf16" if operator.dtype == "fp32" else operator.dtype  # the state of linear attention has no peak
     return Part(
@@ -232,7 +232,7 @@ def _part(operator: Operator, gpu: Gpu, cost: Roofline) -> Part:
         padded=None if rows is None else float(rows * padding(operator, row.tile)),
         tile=row.tile,
         source=f"{row.gpu}: {row.source}" if borrowed else row.source,
-        status="transferred" if borrowed else row.status,
+        status=row.status,
     )
 
 

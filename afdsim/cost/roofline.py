@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Protocol
@@ -24,6 +24,10 @@ from afdsim.catalog.hardware import Gpu
 from afdsim.catalog.llm import Array
 from afdsim.cost.operators import Operator
 from afdsim.errors import CatalogError
+
+STATUSES = ("measured", "family", "transferred", "assumed")
+"""Where numbers come from, strongest first: measured on this very GPU; on a sibling of its family (same architecture);
+transferred from another GPU or another format; assumed."""
 
 
 class CostModel(Protocol):
@@ -60,13 +64,20 @@ class Coefficient:
     quantise: float
     """Seconds of the activation quantisation that the fit left out."""
     status: str
-    """measured (on this GPU), transferred (from another), or assumed."""
+    """One of `STATUSES`, as seen from `gpu`; in an answer of `Roofline.coefficient`, from the GPU asked for."""
     source: str
+    """A row that is marked `family` begins with whose table it is: ``B200's``."""
     samples: int
     median_error: float
     """Median of |predicted / measured - 1| over the samples; NaN where nothing was measured."""
     p90_error: float
     """Its ninth decile."""
+
+    @property
+    def lender(self) -> str:
+        """GPU, or family, on which the numbers of a row of status family were measured."""
+        owner, marked, _ = self.source.partition("'s ")
+        return owner if marked and " " not in owner else self.gpu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,13 +148,14 @@ class Roofline:
         )
 
     def coefficient(self, operator: Operator, gpu: Gpu) -> Coefficient:
-        """Return the table row that prices `operator` on `gpu`: of the GPU itself, else of its family."""
+        """Return the row that prices `operator` on `gpu`: of the GPU, else of its family, with its status there."""
         dtype = _native(operator.dtype, gpu)
         for known in (_by_kernel(self.own), table()) if self.own else (table(),):
             for owner in (gpu.name, gpu.family, "*"):
                 rows = [row for row in known.get((owner, operator.kernel), ()) if row.dtype in (dtype, "*")]
                 if rows:
-                    return self._choose(rows, operator.gpus)
+                    row = self._choose(rows, operator.gpus)
+                    return _seen_from(gpu, row, operator)
         raise CatalogError(
             f"no coefficient for kernel {operator.kernel!r} in {dtype} on {gpu.name}; "
             f"add a row for {gpu.family} to coefficients.csv"
@@ -155,6 +167,28 @@ class Roofline:
             row for row in rows if row.backend == rows[0].backend
         ]
         return min(wanted, key=lambda row: (row.gpus < gpus, abs(row.gpus - gpus)))
+
+
+def status_on(gpu: Gpu, *, owner: str, status: str) -> str:
+    """Return what the `status` of a row of `owner` (a GPU, a family or ``*``) means on `gpu`."""
+    return "family" if status == "measured" and owner not in (gpu.name, "*") else status
+
+
+def weakest(statuses: Iterable[str]) -> str:
+    """Return the weakest of `statuses`."""
+    return max(statuses, key=STATUSES.index)
+
+
+def _seen_from(gpu: Gpu, row: Coefficient, operator: Operator) -> Coefficient:
+    """Return `row` with its status for `operator` on `gpu`, which computes a format that it lacks in another one."""
+    own = status_on(gpu, owner=row.gpu, status=row.status)
+    status = own if row.dtype in (operator.dtype, "*") else weakest((own, "transferred"))
+    return row if status == row.status else replace(row, status=status)
+
+
+def known_status(line: Mapping[str, str]) -> bool:
+    """Return whether a line of a table states one of `STATUSES`, and a source."""
+    return bool(line["source"].strip()) and line["status"] in STATUSES
 
 
 def _native(dtype: str, gpu: Gpu) -> str:
@@ -229,7 +263,7 @@ def _by_kernel(rows: tuple[Coefficient, ...]) -> Mapping[tuple[str, str], tuple[
 
 def read_coefficient(line: Mapping[str, str]) -> Coefficient:
     """Return the coefficient that one line of the table states; an empty number is 0."""
-    if not line["source"].strip() or line["status"] not in ("measured", "transferred", "assumed"):
+    if not known_status(line):
         raise CatalogError(f"coefficient {line['gpu']} {line['kernel']} {line['dtype']} states no source or status")
     return Coefficient(
         gpu=line["gpu"],

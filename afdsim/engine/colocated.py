@@ -38,7 +38,7 @@ from afdsim.cost.operators import (
     dense_operators,
     expert_operator,
 )
-from afdsim.cost.roofline import CostModel, Roofline
+from afdsim.cost.roofline import CostModel, Roofline, weakest
 from afdsim.engine import passes
 from afdsim.engine.books import IMBALANCE
 from afdsim.engine.cell import (
@@ -481,7 +481,7 @@ class _Lowering(Lowering):
         if not self.exchanges:
             return ()
         found = {self.exchange(operation).row.status for operation in ("dispatch", "combine")}
-        status = next(status for status in ("assumed", "transferred", "measured") if status in found)
+        status = weakest(found)
         return () if status == "measured" else ((self.deployment.attention.gpu.name, status, "all-to-all"),)
 
     def _pair_bytes(self, operation: str) -> float:

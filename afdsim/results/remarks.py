@@ -9,7 +9,7 @@ import numpy as np
 
 from afdsim.catalog.hardware import Gpu
 from afdsim.cost.operators import Operator
-from afdsim.cost.roofline import Roofline
+from afdsim.cost.roofline import STATUSES, Roofline
 from afdsim.engine.cell import Cell
 from afdsim.engine.desk import Demand
 from afdsim.engine.record import Record
@@ -110,17 +110,27 @@ def _of_arrivals(demand: Demand, record: Record) -> Iterator[str]:
 
 
 def unmeasured(cell: Cell) -> Iterator[str]:
-    """Name the kernels that the default cost model knows only from another GPU or by assumption, per GPU."""
-    found = dict[tuple[str, str], dict[str, None]]()
+    """Say which kernels were not measured on the GPU that runs them, the weakest first."""
+    families = {pool.gpus.gpu.name: pool.gpus.gpu.family for pool in cell.pools}
+    found = dict[tuple[str, str, str], dict[str, None]]()
     for cost, gpu, operator in _operators(cell):
-        status = cost.coefficient(operator, gpu).status
-        if status != "measured":
-            found.setdefault((gpu.name, status), {})[operator.kernel.replace("_", " ")] = None
+        row = cost.coefficient(operator, gpu)
+        kind = (row.status, gpu.name, row.lender if row.status == "family" else "")
+        found.setdefault(kind, {})[operator.kernel.replace("_", " ")] = None
     for gpu_name, status, what in cell.notes:
-        found.setdefault((gpu_name, status), {})[what] = None
-    for (gpu_name, status), kernels in found.items():
-        yield f"kernel times {status}, not measured, on {gpu_name}: {', '.join(kernels)}"
+        found.setdefault((status, gpu_name, families[gpu_name] if status == "family" else ""), {})[what] = None
+    for kind in sorted(found, key=lambda kind: -STATUSES.index(kind[0])):
+        yield from _told(*kind, list(found[kind]))
     yield from _without_effect(cell)
+
+
+def _told(status: str, gpu: str, lender: str, kernels: list[str]) -> Iterator[str]:
+    """Say where the numbers of `kernels` on `gpu` come from; a sibling's are counted, weaker ones named."""
+    if status == "family":
+        count = f"{len(kernels)} kernel{'s' if len(kernels) > 1 else ''}"
+        yield f"{gpu}: {count} priced by {lender}'s measured tables (same family)"
+    elif status != "measured":
+        yield f"kernel times {status}, not measured, on {gpu}: {', '.join(kernels)}"
 
 
 def _without_effect(cell: Cell) -> Iterator[str]:

@@ -20,6 +20,7 @@ from afdsim.cost.operators import Operator, core_operator, gemm
 from afdsim.cost.roofline import padding
 
 AIC = "aiconfigurator 095f58a (Apache-2.0)"
+AIC_CORE = "aiconfigurator_core 0.12.0 (Apache-2.0)"
 INFERSIM = "InferSim f2293da (Apache-2.0)"
 BIG_KV = 50e6
 """Bytes of KV below which a decode kernel runs out of the L2 cache."""
@@ -211,17 +212,8 @@ def mla_work(row: Row) -> Work | None:
 
 def experts() -> Iterator[Recipe]:
     """Masked grouped GEMMs with equal loads, and fused MoE kernels."""
-    for gpu, version in (("H100", "sglang 0.5.10"), ("H200", "sglang 0.5.10")):
-        name = Identity(
-            gpu=gpu, kernel="grouped_gemm", dtype="fp8", backend="deepgemm", tile=64, source=f"DeepGEMM: {AIC}"
-        )
-        yield Recipe(
-            identity=name,
-            file="moe_deepepmoe_decode.csv",
-            work=expert_work("fp8"),
-            shape=("num_tokens", "moe_ep_size"),
-            where={"hardware": f"{gpu.lower()}_sxm", "src": version, "distribution": "uniform"},
-        )
+    for gpu in ("H100", "H200"):
+        yield masked_experts(gpu, f"{gpu.lower()}_sxm", "moe_deepepmoe_decode.csv", AIC)
         for dtype, long in (("fp8", "fp8_block"), ("bf16", "bfloat16")):
             fused = Identity(
                 gpu=gpu,
@@ -248,6 +240,22 @@ def experts() -> Iterator[Recipe]:
         work=grouped_work,
         shape=("num_experts", "num_local_experts", "hidden_size", "intermediate_size", "tokens_per_expert"),
         where={"hardware": "h20", "phase": "decode"},
+    )
+    for gpu, hardware in (("B200", "b200_sxm"), ("GB200", "gb200")):
+        yield masked_experts(gpu, hardware, "moe_deepepmoe_blackwell.csv", AIC_CORE)
+
+
+def masked_experts(gpu: str, hardware: str, file: str, source: str) -> Recipe:
+    """Return the recipe of masked grouped DeepGEMM (up, activation, down) in SGLang 0.5.10."""
+    name = Identity(
+        gpu=gpu, kernel="grouped_gemm", dtype="fp8", backend="deepgemm", tile=64, source=f"DeepGEMM: {source}"
+    )
+    return Recipe(
+        identity=name,
+        file=file,
+        work=expert_work("fp8"),
+        shape=("num_tokens", "moe_ep_size"),
+        where={"hardware": hardware, "src": "sglang 0.5.10", "distribution": "uniform"},
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 from afdsim.catalog import entries as catalog
 from afdsim.catalog.llm import Precision
 from afdsim.cost.anatomy import Setting, attention_seconds, explain, explain_afd, explain_colocated, representative
-from afdsim.cost.roofline import Roofline
+from afdsim.cost.roofline import STATUSES, Roofline
 from afdsim.engine.lowering import deployment
 from afdsim.errors import CatalogError
 from afdsim.scenario.document import load
@@ -34,7 +34,7 @@ def test_every_model_is_taken_apart_on_every_gpu(model, gpu):
     for part in explain(setting(model, gpu=catalog.gpu(gpu), tp=2, ep=4)).parts:
         assert part.seconds > 0
         assert part.bound in ("compute", "memory", "network", "launch")
-        assert part.status in ("measured", "transferred", "assumed")
+        assert part.status in STATUSES
         assert part.source
 
 
@@ -82,11 +82,11 @@ def test_a_colocated_engine_is_explained_with_its_kernels():
     assert (one.tile, other.tile) == (64, 32)
 
 
-def test_coefficients_of_another_gpu_are_called_transferred():
+def test_coefficients_of_a_sibling_are_called_family():
     o_proj = named(explain(setting()))["o_proj"]
     on_h100 = named(explain(setting(gpu=catalog.gpu("H100"))))["o_proj"]
 
-    assert (o_proj.status, on_h100.status) == ("transferred", "measured")
+    assert (o_proj.status, on_h100.status) == ("family", "measured")
     assert o_proj.source.startswith("H100: ")
     assert o_proj.seconds == on_h100.seconds
 
