@@ -13,6 +13,8 @@ from typing import TypeAlias, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from afdsim.errors import CatalogError
+
 Array: TypeAlias = "float | NDArray[np.float64]"
 
 WIDTH: Mapping[str, float] = MappingProxyType({"bf16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5, "fp32": 4.0})
@@ -22,21 +24,31 @@ SCALE_BLOCK = 128
 """Elements that share one FP32 scale in FP8 activations on the wire (DeepSeek-V3's block scaling)."""
 
 
+def idle_attention(attention: str, kv_cache: str) -> str:
+    """Return why a format of core attention does nothing beside another one of its KV cache."""
+    decides = f"'kv_cache: {kv_cache}', which decides the kernel of core attention"
+    return f"{attention} does nothing beside {decides}; set one of them (or the same twice)"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
     """Dtypes of a deployment, in the words of the Step-3 paper: "BF16 attention" is the core and its cache, no GEMM."""
 
-    attention: str = "fp8"
-    """Of core attention."""
+    attention: str | None = None
+    """Of core attention and its KV cache; None: as `kv_cache`, and FP8 where both are None."""
     ffn: str = "fp8"
     """Of the weights and GEMMs: FFN and projections."""
     kv_cache: str | None = None
-    """Of the KV cache, which decides the core's kernel; None follows `attention`."""
+    """Of the KV cache, which decides the core's kernel; None: as `attention`."""
+
+    def __post_init__(self) -> None:
+        if self.attention and self.attention != self.cache:
+            raise CatalogError(f"attention: {idle_attention(self.attention, self.cache)}")
 
     @property
     def cache(self) -> str:
-        """Dtype of the KV cache."""
-        return self.kv_cache or self.attention
+        """Dtype of core attention and of its KV cache."""
+        return self.kv_cache or self.attention or "fp8"
 
     @property
     def projections(self) -> str:

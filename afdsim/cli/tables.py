@@ -17,7 +17,7 @@ PRECISION = click.option(
     "--precision",
     metavar="ROLE=DTYPE",
     multiple=True,
-    help="attention (core), ffn (FFN and projections) or kv_cache, in bf16, fp8, int8 or fp4; repeat.",
+    help="attention (core and KV cache; or kv_cache) or ffn (FFN and projections), in bf16, fp8, int8 or fp4; repeat.",
 )
 
 
@@ -40,7 +40,10 @@ def asked_precision(texts: Iterable[str]) -> Precision:
         if role not in roles or dtype not in dtypes:
             raise CatalogError(f"--precision: {text!r}; write ROLE=DTYPE with {'|'.join(roles)} and {'|'.join(dtypes)}")
         asked[role] = dtype
-    return Precision(**asked)
+    try:
+        return Precision(**asked)
+    except CatalogError as error:
+        raise CatalogError(f"--precision: {error}") from None
 
 
 def block(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

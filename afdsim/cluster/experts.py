@@ -1,12 +1,19 @@
-"""Where tokens go: how popular experts are, where their copies lie, and how loaded the GPUs are that hold them."""
+"""Where tokens go: how popular experts are, where their copies lie, and how loaded the GPUs are that hold them.
+
+A *rank* here is a group of GPUs that holds different experts than the others. Its load is its share of the routed rows
+over the mean of all ranks. Under uniform routing the mean share is the same for all, but the draws are not: of n tokens
+that each pick k of E experts, one of R ranks gets a hypergeometric number of rows each; their standard deviation over
+the mean is ``sqrt((R - 1) * (E - k) / ((E - 1) * k * n))``.
+"""
 
 from __future__ import annotations
 
 import csv
 import heapq
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -40,22 +47,84 @@ class Asked:
     """MoE layers."""
     ranks: int
     """Groups of GPUs that hold different experts."""
+    top_k: int
+    """Experts of a token."""
     copies: int = 0
     """Slots beyond one per expert."""
 
+    @property
+    def chance(self) -> float:
+        """Standard deviation of a rank's rows over their mean when one token is routed uniformly."""
+        if self.experts <= self.top_k:
+            return 0.0
+        return math.sqrt((self.ranks - 1) * (self.experts - self.top_k) / ((self.experts - 1) * self.top_k))
 
-def loads(law: Law, asked: Asked, stream: Stream) -> Array:
-    """Load of every rank relative to the mean (layer, rank)."""
+    @property
+    def most(self) -> float:
+        """The largest load that a rank can have: every token asks for as many of its experts as it may."""
+        slots = -(-(self.experts + self.copies) // self.ranks)
+        return self.ranks * min(self.top_k, slots) / self.top_k
+
+
+class Load(NamedTuple):
+    """Rows of a rank over the mean of all ranks, by the number of tokens."""
+
+    mean: float = 1.0
+    chance: float = 0.0
+    """What is added for one token; for n tokens by the root of n less."""
+    most: float = math.inf
+
+    def of(self, tokens: Array | float) -> Array:
+        """Load when so many tokens are routed."""
+        drawn_load = self.mean + self.chance / np.sqrt(np.maximum(tokens, 1.0))
+        return np.asarray(np.clip(drawn_load, 0.0, self.most))
+
+
+EVEN = Load()
+STEP = 0.01
+"""Mean loads are rounded up to this, so that layers share tables."""
+DRAW_STEP = 0.1
+"""Draws of uniform routing are rounded to this many standard deviations, for the same reason."""
+
+
+def slowest(law: Law, asked: Asked, units: int, stream: Stream) -> list[list[Load]]:
+    """Load of the busiest rank of every unit and layer (unit, layer); where units do not divide ranks, that of all."""
+    mean, chance = _loads(law, asked, stream)
+    mean, chance = np.ceil(np.round(mean / STEP, 6)) * STEP, chance * asked.chance
+    parts = 1 if asked.ranks % units else units
+    most = (mean + chance).reshape(asked.layers, parts, -1).argmax(axis=2)[..., None]
+    picked = (np.take_along_axis(each.reshape(asked.layers, parts, -1), most, 2)[..., 0] for each in (mean, chance))
+    limit = asked.most if law.law == "uniform" else math.inf
+    found = [[Load(float(a), float(b), limit) for a, b in zip(*row, strict=True)] for row in zip(*picked, strict=True)]
+    return [[layer[unit % parts] for layer in found] for unit in range(units)]
+
+
+def _loads(law: Law, asked: Asked, stream: Stream) -> tuple[Array, Array]:
+    """Mean load of every rank, and standard deviations by which a draw differs from it, both (layer, rank)."""
+    even = np.ones((asked.layers, asked.ranks))
     match law.law:
+        case "even":
+            return even, np.zeros_like(even)
         case "uniform":
-            return np.ones((asked.layers, asked.ranks))
+            return even, drawn(asked.layers, asked.ranks, stream=stream)
         case "slowest":
-            return one_slow_rank(asked.layers, asked.ranks, most=law.max_over_mean, stream=stream)
+            found = one_slow_rank(asked.layers, asked.ranks, most=law.max_over_mean, stream=stream)
+            return found, np.zeros_like(even)
         case "trace":
             shares = counted(law.path or "", asked.experts, asked.layers)
         case _:
             shares = power_law(asked.experts, asked.layers, skew=law.skew, stream=stream)
-    return rank_loads(shares, asked.ranks, copies=asked.copies, balanced=law.placement == "balanced")
+    loads = rank_loads(shares, asked.ranks, copies=asked.copies, balanced=law.placement == "balanced")
+    return loads, np.zeros_like(even)
+
+
+def drawn(layers: int, ranks: int, *, stream: Stream) -> Array:
+    """Normal draws (layer, rank) that add up to 0 in a layer, as the ranks share the rows, of variance 1."""
+    if ranks == 1:
+        return np.zeros((layers, 1))
+    free = np.stack([stream("experts", layer).standard_normal(ranks) for layer in range(layers)])
+    scaled = (free - free.mean(axis=1, keepdims=True)) / math.sqrt(1.0 - 1.0 / ranks)
+    return np.asarray(np.round(scaled / DRAW_STEP) * DRAW_STEP)
 
 
 def power_law(experts: int, layers: int, *, skew: float, stream: Stream) -> Array:

@@ -224,7 +224,7 @@ def reduction_operator(llm: Llm, tokens: Array, partials: int) -> Operator:
 
 
 def ffn_operators(
-    llm: Llm, layer: Layer, tokens: Array, *, precision: Precision, split: Split, load: float = 1.0
+    llm: Llm, layer: Layer, tokens: Array, *, precision: Precision, split: Split, load: Array = 1.0
 ) -> tuple[Operator, ...]:
     """Return the FFN compute of one GPU for `tokens` tokens of all attention instances together.
 
@@ -247,7 +247,7 @@ def dense_operators(llm: Llm, tokens: Array, inner: float, dtype: str) -> tuple[
 
 
 def expert_operator(
-    llm: Llm, moe: Moe, tokens: Array, *, precision: Precision, split: Split, load: float = 1.0
+    llm: Llm, moe: Moe, tokens: Array, *, precision: Precision, split: Split, load: Array = 1.0
 ) -> Operator:
     """Return one grouped GEMM over this GPU's routed experts with its slice of the shared ones in the same launch."""
     dtype, shared = precision.ffn, moe.shared * moe.shared_inner / split.gpus

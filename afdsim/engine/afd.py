@@ -21,6 +21,7 @@ from afdsim.catalog.hardware import Gpu
 from afdsim.catalog.llm import Layer, Moe, combine_bytes, dispatch_bytes
 from afdsim.cluster import experts as routing
 from afdsim.cluster.deployment import Afd, AttentionPool, FfnPool
+from afdsim.cluster.experts import EVEN, Load
 from afdsim.cluster.network import DEDICATED, DISCIPLINES, Network, Wire, Wiring
 from afdsim.cluster.topology import Fabric, fabric, wired
 from afdsim.cost.operators import (
@@ -36,7 +37,6 @@ from afdsim.cost.roofline import CostModel, Roofline
 from afdsim.engine import passes
 from afdsim.engine.books import IMBALANCE, WAIT_PEER
 from afdsim.engine.cell import (
-    LOAD_STEP,
     Array,
     Cell,
     CoreLaw,
@@ -382,8 +382,8 @@ class _Lowering(Lowering):
     def _tokens(self) -> tuple[Array, Pricing, Array]:
         """Entries of `gather`, FFN and scatter by (row, unit), their seconds, and evenness (f,)."""
         loads, layers = self._loads(), self.layers  # evenness: seconds of an even load over the instance's, at most 1
-        even = [(layer.ffn, 1.0) for layer in layers]
-        keys = [(layer.ffn, float(load)) for row in loads for layer, load in zip(layers, row, strict=True)] + even
+        even = [(layer.ffn, EVEN) for layer in layers]
+        keys = [(layer.ffn, load) for row in loads for layer, load in zip(layers, row, strict=True)] + even
         found = distinct(keys)
         ffn = [self._ffn(layers[keys.index(key) % len(layers)], key[1]) for key in found]
         rows = np.array([found.index(key) for key in keys]).reshape(-1, len(layers)) + len(self.wires)
@@ -396,10 +396,11 @@ class _Lowering(Lowering):
         shares = np.minimum(np.divide(best, slow, out=np.ones_like(slow), where=slow > 0), 1.0)
         return place, Pricing(len(self.totals) - 1, lambda asked: columns[asked], at_once=True), shares
 
-    def _ffn(self, layer: Layer, load: float) -> Array:
-        afd = self.deployment
-        tokens = self.totals * self.queries
-        operators = ffn_operators(afd.llm, layer, tokens, precision=afd.precision, split=afd.ffn.split, load=load)
+    def _ffn(self, layer: Layer, load: Load) -> Array:
+        afd, tokens = self.deployment, self.totals * self.queries
+        operators = ffn_operators(
+            afd.llm, layer, tokens, precision=afd.precision, split=afd.ffn.split, load=load.of(tokens)
+        )
         return table(priced(self.ffn_cost, afd.ffn.gpu, operators), self.totals)
 
     def _gather(self, top_k: int) -> Array:
@@ -414,19 +415,17 @@ class _Lowering(Lowering):
         )
         return table(priced(self.ffn_cost, self.deployment.ffn.gpu, (operator,)), self.totals)
 
-    def _loads(self) -> Array:
-        """Load of the slowest GPU of each FFN instance and layer relative to the mean (f, l)."""
+    def _loads(self) -> list[list[Load]]:
+        """Load of the busiest GPUs of each FFN instance and layer (f, l)."""
         ffn, layers, law = self.deployment.ffn, self.layers, self.scenario.variation.experts
-        places = [isinstance(layer.ffn, Moe) for layer in layers]
-        experts = next((layer.ffn.experts for layer in layers if isinstance(layer.ffn, Moe)), 0)
-        loads = np.ones((ffn.instances, len(layers)))
-        if not experts or law.law == "uniform":
-            return loads
+        moes = [layer.ffn for layer in layers if isinstance(layer.ffn, Moe)]
+        if not moes:
+            return [[EVEN] * len(layers)] * ffn.instances
         apart = ffn.instances if ffn.across == "experts" else 1
-        asked = routing.Asked(experts=experts, layers=sum(places), ranks=ffn.ep * apart)
-        slowest = routing.loads(law, asked, self.stream).reshape(sum(places), apart, ffn.ep).max(axis=2)
-        loads[:, places] = np.ceil(slowest.T / LOAD_STEP) * LOAD_STEP
-        return loads
+        asked = routing.Asked(experts=moes[0].experts, layers=len(moes), ranks=ffn.ep * apart, top_k=moes[0].top_k)
+        drawn = routing.slowest(law, asked, apart, self.stream)
+        found = [iter(drawn[instance % apart]) for instance in range(ffn.instances)]
+        return [[next(row) if isinstance(layer.ffn, Moe) else EVEN for layer in layers] for row in found]
 
     # network and variation -------------------------------------------------------------------------------------------
 

@@ -145,7 +145,7 @@ def model_and_precision(scenario: Scenario) -> tuple[Llm, Precision]:
     """What is served: the model with a layer more for every draft, and the precisions of its parts."""
     mtp, asked = scenario.deployment.mtp, scenario.precision
     llm = with_drafts(catalog.llm(scenario.model), mtp.draft if mtp else 0)
-    return llm, Precision(attention=asked.attention, ffn=asked.ffn, kv_cache=asked.kv_cache)
+    return llm, Precision(ffn=asked.ffn, kv_cache=asked.kv_cache)
 
 
 def table(seconds: Array | float, counts: Array) -> Array:
@@ -262,8 +262,6 @@ class CoreLaw:
         return np.concatenate([head, batches, contexts * scale, cells.reshape(-1)])
 
 
-LOAD_STEP = 0.01
-"""Loads of skewed experts are rounded up to this, so that layers share tables."""
 LONGEST = 131_072
 """Tokens of context up to which the grid of a core goes, by sequence; beyond it its last slope goes on."""
 DENSE = 16

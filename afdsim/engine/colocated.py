@@ -27,6 +27,7 @@ from afdsim.catalog.llm import Dense, Layer, Mla, Moe, projections
 from afdsim.cluster import experts as routing
 from afdsim.cluster.colocated import Colocated, ExpertParallel, TensorParallel
 from afdsim.cluster.deployment import AttentionPool
+from afdsim.cluster.experts import EVEN, Load
 from afdsim.cluster.network import unwired
 from afdsim.cost.all_to_all import Exchange as Kernel
 from afdsim.cost.all_to_all import exchange, pair_bytes
@@ -42,7 +43,6 @@ from afdsim.cost.roofline import CostModel, Roofline, weakest
 from afdsim.engine import passes
 from afdsim.engine.books import IMBALANCE
 from afdsim.engine.cell import (
-    LOAD_STEP,
     Array,
     Cell,
     CoreLaw,
@@ -394,16 +394,18 @@ class _Lowering(Lowering):
     # everybody's tokens ----------------------------------------------------------------------------------------------
 
     @cached_property
-    def _load_rows(self) -> tuple[Array, list[tuple[int, float]]]:
-        """Rows (u, l) into the different (kind of layer, load), and these."""
-        loads = np.ceil(np.round(self._loads() / LOAD_STEP, 6)) * LOAD_STEP
-        index: dict[tuple[int, float], int] = {}
-        row = np.zeros(loads.shape, dtype=int)
-        for place in self._routed:
-            kind = self.kinds.index(self.layers[place])
-            for unit in range(len(loads)):
-                row[unit, place] = index.setdefault((kind, float(loads[unit, place])), len(index))
-        return row, list(index)
+    def _load_rows(self) -> tuple[Array, list[tuple[int, Load]]]:
+        """Rows (u, l) into the different (kind of layer, load), and these; the last ones are even loads."""
+        loads = self._loads()
+        kinds = {place: self.kinds.index(self.layers[place]) for place in self._routed}
+        keys = [(kind, row[place]) for place, kind in kinds.items() for row in loads]
+        even = [(kind, EVEN) for kind in dict.fromkeys(kinds.values())]
+        index = {key: number for number, key in enumerate(dict.fromkeys(key for key in keys if key not in even))}
+        index |= {key: len(index) + number for number, key in enumerate(even)}
+        rows = np.zeros((len(loads), len(self.layers)), dtype=int)
+        for place, kind in kinds.items():
+            rows[:, place] = [index[kind, row[place]] for row in loads]
+        return rows, list(index)
 
     def _place(self) -> Array:
         """Entries of `_prices` by (4 x routed layer + what, unit)."""
@@ -419,50 +421,57 @@ class _Lowering(Lowering):
         _, keys = self._load_rows
         if not total or not keys:
             return np.zeros(max(4 * len(keys), 1))
-        rows = total * self.queries / self.deployment.gpus * np.array([load for _, load in keys])
+        tokens = float(total * self.queries)
+        loads = np.array([load.of(tokens) for _, load in keys])
+        rows = total * self.queries / self.deployment.gpus * loads
         held = self.travel("dispatch", rows, held=True) + self.travel("combine", rows, held=True)
-        experts = np.array([self._experts(kind, load, float(total * self.queries)) for kind, load in keys])
+        experts, kinds = np.zeros(len(keys)), np.array([kind for kind, _ in keys])
+        for kind in set(kinds.tolist()):
+            experts[kinds == kind] = self._experts(kind, loads[kinds == kind], tokens)
         flights = (self.travel(operation, rows, held=False) for operation in ("dispatch", "combine"))
         return np.concatenate([experts, held, *flights])
 
-    def _experts(self, kind: int, load: float, tokens: float) -> float:
-        """Seconds of the experts of the GPU with this load; a GPU with nothing but shared experts may take longer."""
+    def _experts(self, kind: int, loads: Array, tokens: float) -> Array:
+        """Seconds of the experts of the GPUs of some loads; those with nothing but shared experts may take longer."""
         deployment, moe = self.deployment, self.kinds[kind].ffn
         assert isinstance(moe, Moe)
+        every = np.full(len(loads), tokens)
         routed = expert_operator(
             deployment.llm,
             deployment.routed(moe),
-            np.array([tokens]),
+            every,
             precision=deployment.precision,
             split=deployment.split,
-            load=load,
+            load=loads,
         )
-        reduced = () if self.expert_parallel else self._all_reduce(np.array([tokens]))
-        seconds = self._one((routed, *reduced))
+        seconds = self._all((routed, *(() if self.expert_parallel else self._all_reduce(every))), len(loads))
         if self._apart and moe.shared:
-            share = np.array([tokens / self._apart])
             width = moe.shared * moe.shared_inner
-            return max(seconds, self._one(dense_operators(deployment.llm, share, width, deployment.precision.ffn)))
+            alone = dense_operators(deployment.llm, every / self._apart, width, deployment.precision.ffn)
+            seconds = np.maximum(seconds, self._all(alone, len(loads)))
         return seconds
 
-    def _one(self, operators: Iterable[Operator]) -> float:
-        gpu = self.deployment.attention.gpu
-        return sum(float(np.sum(self.cost.seconds(each, gpu))) for each in operators)
+    def _all(self, operators: Iterable[Operator], count: int) -> Array:
+        """Seconds of some operators in a row, `count` times."""
+        seconds = priced(self.cost, self.deployment.attention.gpu, operators)
+        return np.array(np.broadcast_to(seconds, count), dtype=float)
 
-    def _loads(self) -> Array:
-        """Load of the slowest GPU of each unit and layer relative to the mean (u, l)."""
-        deployment, units = self.deployment, self.units
-        groups, places = deployment.expert_gpus, [isinstance(layer.ffn, Moe) for layer in self.layers]
-        loads = np.ones((len(self.layers), groups))
-        moe = next((layer.ffn for layer in self.layers if isinstance(layer.ffn, Moe)), None)
-        if moe is not None and groups > 1:
-            experts = deployment.experts
-            copies = experts.redundant if isinstance(experts, ExpertParallel) else 0
-            asked = routing.Asked(experts=moe.experts, layers=sum(places), ranks=groups, copies=copies)
-            loads[places] = routing.loads(self.scenario.variation.experts, asked, self.stream)
-        if groups % units:
-            return np.repeat(loads.max(axis=1)[None, :], units, axis=0)
-        return np.asarray(loads.reshape(len(self.layers), units, -1).max(axis=2).T)
+    def _loads(self) -> list[list[Load]]:
+        """Load of the busiest GPU of each unit and layer (u, l)."""
+        deployment, layers = self.deployment, self.layers
+        moes = [layer.ffn for layer in layers if isinstance(layer.ffn, Moe)]
+        if not moes:
+            return [[EVEN] * len(layers)] * self.units
+        experts = deployment.experts
+        asked = routing.Asked(
+            experts=moes[0].experts,
+            layers=len(moes),
+            ranks=deployment.expert_gpus,
+            top_k=moes[0].top_k,
+            copies=experts.redundant if isinstance(experts, ExpertParallel) else 0,
+        )
+        found = map(iter, routing.slowest(self.scenario.variation.experts, asked, self.units, self.stream))
+        return [[next(row) if isinstance(layer.ffn, Moe) else EVEN for layer in layers] for row in found]
 
     # communication ---------------------------------------------------------------------------------------------------
 
@@ -558,9 +567,11 @@ class _Lowering(Lowering):
             return np.tile([1.0, 0.0, 1.0], (self.units, 1))
         batch = min(batch, len(self.batches) - 1)  # with drafts a few steps may yield more tokens than their mean
         own, head = self._rank_seconds(batch, context)
-        row, keys = self._load_rows
-        slowest = self._price(batch * self.deployment.attention.ranks)[: len(keys)][row[:, self._routed]]
-        experts, even = slowest.sum(axis=1), slowest.mean(axis=0).sum()
+        rows, keys = self._load_rows
+        price = self._price(batch * self.deployment.attention.ranks)[: len(keys)]
+        evens = {kind: price[number] for number, (kind, load) in enumerate(keys) if load == EVEN}
+        experts = price[rows[:, self._routed]].sum(axis=1)
+        even = sum(evens[self.kinds.index(self.layers[place])] for place in self._routed)
         whole = own + experts + head
         return np.stack([own / whole, experts / whole, np.minimum(even / experts, 1.0)], axis=1)
 

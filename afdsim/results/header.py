@@ -55,7 +55,7 @@ def straggler_lines(scenario: Scenario) -> list[str]:
 def model_line(scenario: Scenario) -> str:
     """Return the model and its number formats."""
     formats = scenario.precision
-    words = f"attention {formats.attention}, FFN {formats.ffn}, KV cache {formats.kv_cache or formats.attention}"
+    words = f"attention {formats.attention}, FFN {formats.ffn}, KV cache {formats.kv_cache}"
     return f"Model {scenario.model} ({words})"
 
 

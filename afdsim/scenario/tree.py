@@ -27,11 +27,28 @@ class Precision(Part):
     """Number formats, in the words of the Step-3 paper: "BF16 attention" is the core and its cache, no GEMM."""
 
     attention: Width = "fp8"
-    """Core attention."""
+    """Core attention and its KV cache; default: as `kv_cache`."""
     ffn: Width = "fp8"
     """Weights and GEMMs: FFN and projections (an FP4 model keeps its projections in FP8)."""
-    kv_cache: Width | None = None
-    """KV cache; default: as `attention`."""
+    kv_cache: Width = "fp8"
+    """KV cache, which decides the kernel of core attention; default: as `attention`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, data: Any) -> Any:
+        """Let either of `attention` and `kv_cache` decide both."""
+        if not isinstance(data, dict):
+            return data
+        core = ("kv_cache", "attention")
+        one = next((data[key] for key in core if data.get(key) in get_args(DType)), "fp8")
+        return data | {key: one for key in core if data.get(key) is None}
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that core attention has one format."""
+        if self.attention != self.kv_cache:
+            from afdsim.catalog.llm import idle_attention
+
+            yield "attention", idle_attention(self.attention, self.kv_cache)
 
 
 class AttentionParallelism(Part):
@@ -276,14 +293,17 @@ class Network(Part):
     """GPU to CPU hand-over before a message is posted."""
 
 
-_LAWS = ("uniform", "power_law", "trace", "slowest")
-_A_LAW: Mapping[str, str] = MappingProxyType({"uniform": "a uniform", "trace": "a trace", "slowest": "a slowest-rank"})
+_LAWS = ("even", "uniform", "power_law", "trace", "slowest")
+_A_LAW: Mapping[str, str] = MappingProxyType(
+    {"even": "an even", "uniform": "a uniform", "trace": "a trace", "slowest": "a slowest-rank"}
+)
 
 
 class Experts(Part):
     """How tokens spread over experts."""
 
-    law: Annotated[Literal["uniform", "power_law", "trace", "slowest"], Choice(_LAWS)] = "uniform"
+    law: Annotated[Literal["even", "uniform", "power_law", "trace", "slowest"], Choice(_LAWS)] = "even"
+    """As many rows for every GPU, drawn by uniform routing, or by the popularity of experts."""
     skew: Sigma = 0.0
     """Exponent of the power law."""
     path: Annotated[str, Text(wanted="a file")] | None = None
@@ -305,7 +325,7 @@ class Experts(Part):
             yield "path", "is the file of 'law: trace'; remove it"
         if (self.law == "slowest") != (self.max_over_mean > 1.0):
             yield "max_over_mean", "must be > 1 with 'law: slowest', e.g. 1.11, and belongs to no other law"
-        if self.placement == "balanced" and self.law in ("uniform", "slowest"):
+        if self.placement == "balanced" and self.law in ("even", "uniform", "slowest"):
             yield "placement", f"of experts makes no difference to 'law: {self.law}'; remove it"
 
 

@@ -1,6 +1,7 @@
 """The commands about cost: what they print, their JSON, and what they refuse."""
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -168,6 +169,12 @@ def test_explain_takes_several_formats_after_one_option():
     assert spaced["attention_s"] > answer(*asked, "kv_cache=fp8")["attention_s"]
 
 
+def test_either_format_of_core_attention_means_both():
+    asked = ("explain", "--model", "step3", "--gpu", "H800", "--batch", 64, "--context", 8192, "--precision")
+
+    assert answer(*asked, "attention=bf16") == answer(*asked, "kv_cache=bf16")
+
+
 @pytest.mark.parametrize("name", ["small", "step3_2a2f_4k", "step3_poisson"])
 def test_explain_a_scenario(name):
     found = answer("explain", name)
@@ -232,6 +239,16 @@ def test_explain_names_sources():
         assert word in text
 
 
+def test_explain_tells_a_siblings_table_from_a_measured_one():
+    asked = ("explain", "--model", "step3", "--batch", 64, "--context", 8192, "--gpu")
+    h800, h100 = (run(*asked, gpu).stdout for gpu in ("H800", "H100"))
+
+    assert re.search(r"core attention +H800 .* family \[\d+\]", h800)
+    assert re.search(r"\[\d+\] family: H100: FA3 decode rows", h800)
+    assert re.search(r"core attention +H100 .* measured \[\d+\]", h100)
+    assert "family" not in h100
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -261,6 +278,11 @@ def test_explain_names_sources():
         (("cost", "--price", "h800=2 USD/h", "--price", "H800=3 USD/h"), "--price: H800 has two prices; state one"),
         (("cost", "--precision", "kv=fp8"), "--precision: 'kv=fp8'; write ROLE=DTYPE"),
         (("cost", "--precision", "ffn=fp32"), "--precision: 'ffn=fp32'"),
+        (
+            ("cost", "--precision", "attention=bf16,kv_cache=fp8"),
+            "--precision: attention: bf16 does nothing beside 'kv_cache: fp8', which decides the kernel of core attention; "
+            "set one of them (or the same twice)",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(arguments, message):

@@ -1,6 +1,7 @@
 """Colocated deployments: memory, faults, routing, exchanges."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_a_tensor_parallel_model_that_does_not_fit_names_the_key():
         (tensor(ep=3), "deployment.ep: must divide gpus, 8"),
         (engine() | {"variation": {"experts": {"law": "slowest"}}}, "variation.experts.max_over_mean: must be > 1"),
         (engine() | {"variation": {"experts": {"law": "trace"}}}, "variation.experts.path: required key is missing"),
-        (engine() | {"variation": {"experts": {"placement": "balanced"}}}, "makes no difference to 'law: uniform'"),
+        (engine() | {"variation": {"experts": {"placement": "balanced"}}}, "makes no difference to 'law: even'"),
     ],
 )
 def test_a_fault_names_the_key_and_the_way_out(data, message):
@@ -176,6 +177,14 @@ def test_a_gpu_without_a_row_takes_its_own_links_and_says_so():
     assert found.nic == catalog.gpu("A800").nic.achieved
     with pytest.raises(CatalogError, match="no normal all-to-all is known for A800"):
         exchange("normal", "dispatch", catalog.gpu("A800"), 32)
+
+
+def test_an_exchange_that_a_sibling_was_measured_for_is_of_the_family():
+    h200 = catalog.gpu("H200")
+    own, sibling = (exchange("low_latency", "dispatch", gpu, 32) for gpu in (h200, replace(h200, name="H201")))
+
+    assert (own.row.status, sibling.row.status) == ("measured", "family")
+    assert own.seconds(1e6) == sibling.seconds(1e6)
 
 
 def test_all_of_an_nvl72_is_one_domain():

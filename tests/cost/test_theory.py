@@ -14,7 +14,8 @@ gpus = st.sampled_from(catalog.gpus()).map(catalog.gpu)
 contexts = st.integers(16, 200_000)
 limits = st.floats(0.001, 10.0)
 formats = st.sampled_from(["bf16", "fp8", "int8", "fp4"])
-precisions = st.builds(Precision, attention=formats, ffn=formats, kv_cache=st.none() | formats)
+cores = st.tuples(st.sampled_from([("attention",), ("kv_cache",), ("attention", "kv_cache"), ()]), formats)
+precisions = st.builds(lambda core, ffn: Precision(ffn=ffn, **dict.fromkeys(*core)), cores, formats)
 PAPER = Precision()
 
 

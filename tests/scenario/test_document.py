@@ -278,6 +278,26 @@ def test_parallelism_completes_itself():
     assert parallelism("ffn", tp=4) == {"ep": 2, "tp": 4}
 
 
+def test_either_of_core_attention_and_its_cache_decides_both():
+    def formats(*overrides):
+        return load("step3_2a2f_4k", overrides=overrides).resolved()["precision"]
+
+    bf16 = {"attention": "bf16", "ffn": "fp8", "kv_cache": "bf16"}
+    assert formats() == {"attention": "fp8", "ffn": "fp8", "kv_cache": "fp8"}
+    assert formats("precision.attention=bf16") == formats("precision.kv_cache=bf16") == bf16
+    assert formats("precision.kv_cache=bf16", "precision.attention=bf16") == bf16
+    assert formats("precision={attention: null, kv_cache: bf16}") == bf16
+
+
+@pytest.mark.parametrize("key", ["attention", "kv_cache"])
+def test_a_resolved_scenario_loads_again_and_says_what_its_core_is_in(key):
+    scenario = load("step3_2a2f_4k", overrides=[f"precision.{key}=bf16"])
+
+    assert load(scenario.resolved()).key == scenario.key
+    with pytest.raises(ScenarioError, match=r"precision\.attention: .*set one of them"):
+        load(scenario.resolved(), overrides=[f"precision.{key}=fp8"])
+
+
 def test_scenarios_are_frozen_and_travel_to_workers(small):
     with pytest.raises(ValueError, match="frozen"):
         small.deployment.max_num_seqs = 3
