@@ -32,6 +32,7 @@ def register(group: click.Group) -> None:
 @click.option("--set-a", metavar="PATH=VALUE", multiple=True, help="Change one value of the first; repeat.")
 @click.option("--set-b", metavar="PATH=VALUE", multiple=True, help="Change one value of the second; repeat.")
 @click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="Run seeds 0 to N-1; more give intervals.")
+@click.option("--no-tune", is_flag=True, help="Do not search for better ways to run them; be quick.")
 @click.option("-o", "--output", "folder", type=click.Path(path_type=Path), help="Save table, JSON and figures here.")
 @click.option("--force", is_flag=True, help="Write into a folder that holds something else.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summaries and differences as JSON.")
@@ -41,6 +42,7 @@ def compare(  # noqa: PLR0917 - click passes one argument per option
     set_a: tuple[str, ...],
     set_b: tuple[str, ...],
     seeds: int | None,
+    no_tune: bool,
     folder: Path | None,
     force: bool,
     as_json: bool,
@@ -63,7 +65,7 @@ def compare(  # noqa: PLR0917 - click passes one argument per option
     apart = tuple(change for change in overrides if _part(change) not in SHARED)
     own = [(*overrides, *set_a), (*apart, *set_b), *(apart,) * len(scenarios)]
     loaded = [load(each, overrides=changes) for each, changes in zip(scenarios, own, strict=False)]
-    found = run(*loaded, seeds=range(seeds) if seeds else None)
+    found = run(*loaded, seeds=range(seeds) if seeds else None, tune=not no_tune)
     ink = Ink(colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ, unicode=True)
     click.echo(to_json(found.to_dict()) if as_json else found.text(ink), nl=not as_json)
     if folder is not None:

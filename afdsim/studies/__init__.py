@@ -7,6 +7,7 @@ sweeps        every point of a grid as a frame or a folder
 ranking       points of a sweep, the best under the SLA first
 steadying     the same arrivals for longer, until a load is steady
 differences   one figure of two deployments, with its interval
+tuning        the best way to run one deployment, by a quick search
 comparison    deployments side by side
 validation    published figures against ours
 pairs         the AFD pairs of the theory, simulated

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,9 @@ from afdsim.results.result import Result, pooled, to_json, write_text
 from afdsim.results.terminal import Ink, table
 from afdsim.scenario.document import Scenario, Source, load
 from afdsim.simulation import simulate
+from afdsim.studies import tuning
 from afdsim.studies.differences import FIGURES, Difference, difference, value_of
+from afdsim.studies.tuning import Tuned
 from afdsim.units import show_change
 
 if TYPE_CHECKING:
@@ -54,6 +57,12 @@ _HANG = 24
 PAGE = 60
 """Lines of a comparison that a prompt shows."""
 
+WORTH = 0.02
+"""Relative gain in tokens from which a better way to run a deployment is worth a note."""
+
+_SETS = ("--set-a ", "--set-b ")
+"""Options of the command that change the first and the second deployment; further ones have none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -63,6 +72,8 @@ class Comparison:
     notes: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     """What all of them have from the first, as text."""
+    tuned: Mapping[str, Tuned] = field(default_factory=dict)
+    """The best way to run each deployment by a quick search, where one was made."""
 
     @cached_property
     def summaries(self) -> dict[str, dict[str, Any]]:
@@ -87,6 +98,16 @@ class Comparison:
         first, *others = self.runs
         pairs = (line for name in others for line in self._sentences(first, name))
         return (*self._loads(), *pairs, *self._limits())
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """A sentence about every deployment that could give more tokens, or meet the SLA that it misses."""
+        asked = zip_longest(self.runs, _SETS, fillvalue="")
+        return tuple(
+            text
+            for name, option in asked
+            if name in self.tuned and (text := _advised(name, self.tuned[name], self.summaries[name], option))
+        )
 
     def _loads(self) -> Iterator[str]:
         """Name every deployment that does not carry the load."""
@@ -146,6 +167,7 @@ class Comparison:
             table(["", *self.runs], self._rows(), ink),
             self._causes(ink),
             [line for sentence in self.verdict for line in _wrapped(sentence, "")],
+            [line for sentence in self.advice for line in _wrapped(sentence, "")],
             [line for note in self.notes for line in _wrapped(note, "")],
         ]
         return "\n\n".join("\n".join(block) for block in blocks if block)
@@ -206,7 +228,9 @@ class Comparison:
             | ({"ci": [each.low, each.high]} if math.isfinite(each.low) else {})
             for each in self.differences
         ]
-        return {"deployments": self.summaries, "differences": changes, "verdict": list(self.verdict)}
+        found = {"deployments": self.summaries, "differences": changes, "verdict": list(self.verdict)}
+        searched = {name: each.to_dict() for name, each in self.tuned.items()}
+        return found | ({"tuning": searched} if searched else {})
 
     def save(self, folder: str | Path) -> Path:
         """Write ``compare.json``, ``compare.txt`` and the figures; return the folder."""
@@ -237,10 +261,12 @@ def compare(
     progress: Progress | None = None,
     cost: CostModel | None = None,
     network: Network | None = None,
+    tune: bool = True,
 ) -> Comparison:
     """Run every scenario under the first one's workload, SLA and run (warm-up, stop, seeds, granularity).
 
-    `seeds` replaces its own seeds, in every scenario.
+    `seeds` replaces its own seeds, in every scenario. In a closed loop the best way to run every deployment is searched
+    for (`afdsim.tune`), so that none is called worse than it can be; `tune=False` leaves that out.
 
     `cost` and `network` replace the models of all of them, as in `simulate`.
     """
@@ -252,7 +278,19 @@ def compare(
     same, notes = _under_one_workload(loaded)
     one = partial(simulate, cost=cost, network=network, progress=progress)
     runs = {name: [one(each, seed=seed) for seed in each.run.seeds] for name, each in same.items()}
-    return Comparison(runs=runs, notes=notes, shared=_shared(loaded[0]))
+    tuned = _tuned(same, runs, (cost, network)) if tune else {}
+    return Comparison(runs=runs, notes=notes, shared=_shared(loaded[0]), tuned=tuned)
+
+
+def _tuned(
+    scenarios: Mapping[str, Scenario],
+    runs: Mapping[str, Sequence[Result]],
+    models: tuple[CostModel | None, Network | None],
+) -> dict[str, Tuned]:
+    """Search the best way to run every deployment, if the workload is a closed loop."""
+    cost, network = models
+    found = {name: tuning.tune(each, cost=cost, network=network, run=runs[name][0]) for name, each in scenarios.items()}
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def _under_one_workload(loaded: Sequence[Scenario]) -> tuple[dict[str, Scenario], tuple[str, ...]]:
@@ -309,6 +347,21 @@ def _told(tree: Mapping[str, Any], paths: Iterable[str]) -> str:
     """Return ``a.b=1, a.c=2`` of those paths that a part has."""
     own = dict(_leaves(tree))
     return ", ".join(f"{path}={own[path]}" for path in paths if path in own)
+
+
+def _advised(name: str, found: Tuned, summary: Mapping[str, Any], option: str) -> str:
+    """Say how a deployment gives more tokens, or meets the SLA that it misses; nothing where it is near its best."""
+    how = " ".join(option + change for change in found.options)
+    gives = (
+        f"about {found.tgs:,.0f} tok/s/GPU at a mean TPOT of {_digits(found.tpot_ms)} ms; "
+        f"as it is {found.as_is.tgs:,.0f} at {_digits(found.as_is.tpot_ms)} ms (quick search)."
+    )
+    if found.gain > WORTH:
+        return f"{name} is not at its best: {how} gives {gives}"
+    missed = summary["afdsim"].get("sla", {}).get("verdict") == "FAIL"
+    if missed and found.changes and found.limit_ms is not None:
+        return f"{name} misses its SLA and would meet it: {how} gives {gives}"
+    return ""
 
 
 def _wrapped(text: str, indent: str) -> list[str]:

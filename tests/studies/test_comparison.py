@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -103,7 +104,7 @@ def test_the_command_prints_and_saves(tmp_path):
     out = tmp_path / "out"
     fewer = ["--set", "workload.num_requests=64", "--set", "workload.output_len.value=4"]
 
-    done = CliRunner().invoke(main, ["compare", "small", "small", *fewer, "-o", str(out)])
+    done = CliRunner().invoke(main, ["compare", "small", "small", "--no-tune", *fewer, "-o", str(out)])
 
     assert done.exit_code == 0, done.output
     assert "Output tok/s/GPU (TGS)" in done.stdout
@@ -131,7 +132,7 @@ def test_a_comparison_at_a_prompt_is_a_page():
 
 
 def test_a_figure_of_nothing_has_no_interval_and_no_traceback():
-    found = afdsim.compare(engine("a") | {"sla": {"tpot": "1s"}}, engine("b", host_overhead="3s"))
+    found = afdsim.compare(engine("a") | {"sla": {"tpot": "1s"}}, engine("b", host_overhead="3s"), tune=False)
 
     goodput = next(each for each in found.differences if each.key == "request_goodput")
     assert (goodput.value, goodput.high) == (-1.0, math.inf)
@@ -145,7 +146,7 @@ def test_changes_of_the_second_alone_may_not_touch_what_all_share():
 
 
 def test_the_header_says_what_is_shared_and_what_differs(tmp_path):
-    changes = ["--set-a", "workload.num_requests=64", "--set-b", "deployment.max_num_seqs=24"]
+    changes = ["--no-tune", "--set-a", "workload.num_requests=64", "--set-b", "deployment.max_num_seqs=24"]
     done = CliRunner().invoke(main, ["compare", "small", "small", *changes])
 
     assert done.exit_code == 0, done.output
@@ -159,7 +160,7 @@ def test_the_header_says_what_is_shared_and_what_differs(tmp_path):
 
 def test_a_folder_that_holds_something_else_is_not_written(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    quick = ["--set", "workload.num_requests=8", "--set", "workload.output_len.value=2"]
+    quick = ["--no-tune", "--set", "workload.num_requests=8", "--set", "workload.output_len.value=2"]
     refused = CliRunner().invoke(main, ["compare", "small", "small", *quick, "-o", str(tmp_path)])
 
     assert refused.exit_code == 2
@@ -203,7 +204,7 @@ def test_changes_of_what_all_share_are_made_to_the_first_alone():
 
 
 def test_changes_of_the_rest_are_made_to_all():
-    fewer = ["--set", "workload.num_requests=64", "--set", "deployment.max_num_seqs=24"]
+    fewer = ["--no-tune", "--set", "workload.num_requests=64", "--set", "deployment.max_num_seqs=24"]
     found = json.loads(told("small", "small", "--json", *fewer))["deployments"]
 
     assert [each["completed"] for each in found.values()] == [64, 64]
@@ -317,3 +318,80 @@ def test_a_comparison_is_96_columns_wide(name):
     verdict = rest.partition("\n\n")[2]
     assert max(map(len, verdict.splitlines())) <= WIDTH
     assert "attention[7] x1.1" in one_line(head)
+
+
+# the best of every side -----------------------------------------------------------------------------------------------
+
+
+TWO = {"type": "colocated", "gpu": "H800", "instances": 1, "two_batch_overlap": True, "max_num_seqs": 40}
+TIGHT = {"sla": {"tpot": "1.5ms", "percentile": "mean"}, "workload": {**ENGINE["workload"], "num_requests": 512}}
+
+
+def overlapped(name, **deployment):
+    return {**ENGINE, **TIGHT, "name": name, "deployment": {**TWO, **deployment}}
+
+
+@functools.cache
+def searched():
+    """The second is best as it is; the first overlaps where that does not pay."""
+    base = overlapped("best", two_batch_overlap=False)
+    best = afdsim.tune(base).scenario
+    return afdsim.compare(overlapped("overlapped"), best)
+
+
+def test_a_side_that_is_not_at_its_best_is_named_and_the_other_is_not():
+    (line,) = searched().advice
+
+    assert line.startswith("overlapped is not at its best: --set-a deployment.two_batch_overlap=false")
+    assert "--set-a deployment.max_num_seqs=" in line
+    assert line.endswith("ms (quick search).")
+    assert one_line(line) in one_line(searched().text())
+
+
+def test_options_of_a_note_can_be_used_as_they_are_printed(tmp_path):
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file, way in zip(files, ("overlapped", "other"), strict=True):
+        file.write_text(json.dumps(overlapped(way)))
+    printed = one_line(told(*map(str, files)))
+    options = re.findall(r"(--set-[ab]) (deployment\.\S+=\S+)", printed)
+    gives = re.findall(r"gives about ([\d,]+) tok/s/GPU at a mean TPOT of ([\d.]+) ms; as it is", printed)
+    again = json.loads(told(*map(str, files), *(part for option in options for part in option), "--json"))
+
+    assert {option for option, _ in options} == {"--set-a", "--set-b"}
+    for (tokens, tpot), found in zip(gives, again["deployments"].values(), strict=True):
+        assert found["afdsim"]["tgs"] == pytest.approx(float(tokens.replace(",", "")), rel=0.015)
+        assert found["mean_tpot_ms"] == pytest.approx(float(tpot), rel=0.015)
+        assert found["afdsim"]["sla"]["limit_ms"] == 1.5
+    assert all(abs(each["gain"]) < 0.02 for each in again["tuning"].values())
+
+
+def test_a_side_that_misses_its_sla_is_told_how_it_meets_it():
+    many = overlapped("many", two_batch_overlap=False, max_num_seqs=400)
+    (line,) = afdsim.compare(many, searched().runs["best"][0].scenario).advice
+
+    assert line.startswith("many misses its SLA and would meet it: --set-a deployment.max_num_seqs=")
+
+
+def test_what_was_searched_is_in_the_data():
+    found = searched().to_dict()["tuning"]
+
+    assert list(found) == ["overlapped", "best"]
+    assert found["overlapped"]["changes"]["deployment.two_batch_overlap"] is False
+    assert found["overlapped"]["gain"] > 0.02 > abs(found["best"]["gain"])
+    assert set(found["best"]["as_is"]) == {"tgs", "tpot_ms"}
+    assert found["best"]["limit_ms"] == 1.5
+
+
+def test_a_third_side_has_its_changes_without_an_option():
+    quick = [engine("a"), engine("b"), overlapped("c")]
+    found = afdsim.compare(*quick)
+
+    assert [line for line in found.advice if line.startswith("c is not at its best: deployment.two_batch_overlap=")]
+
+
+def test_nothing_is_searched_where_that_is_not_wanted_or_the_load_decides():
+    unwanted = afdsim.compare(overlapped("a"), overlapped("b"), tune=False)
+
+    assert (unwanted.tuned, unwanted.advice) == ({}, ())
+    assert "tuning" not in unwanted.to_dict()
+    assert uneven().tuned == {}

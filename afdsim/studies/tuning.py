@@ -1,0 +1,352 @@
+"""The best way to run one deployment of a closed loop on the GPUs that it has, by a quick search.
+
+Searched is what a server is told at its start: how computing and communication overlap (colocated EP: not, within a
+batch, or across two; AFD: one to four micro-batches) and, where the SLA limits TPOT, how many sequences a rank takes.
+Instances, GPUs and the ratio of the pools stay as they are.
+
+A candidate is measured over a few steps of a cluster that starts as a settled one is: full, ages evenly spread, long
+answers in flight as often as they are long. Its tokens are those of whole steps, its mean TPOT is the sequences that
+run over the tokens per second (Little's law).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from afdsim.cluster.network import Network
+from afdsim.cost.checked import checked_cost, checked_network
+from afdsim.cost.roofline import CostModel
+from afdsim.engine.cell import Array, Cell
+from afdsim.engine.desk import Demand, lonely_step
+from afdsim.engine.drafts import Drafts
+from afdsim.engine.lowering import lower
+from afdsim.engine.record import Record
+from afdsim.errors import CapacityError, ScenarioError
+from afdsim.results import metrics
+from afdsim.results.result import Result
+from afdsim.scenario import tree
+from afdsim.scenario.asked import ClosedLoop
+from afdsim.scenario.document import Scenario, Source, load
+from afdsim.simulation import Engine, demanded, execute, placed, simulate
+from afdsim.workload.laws import Ints, RequestSource
+
+Changes = dict[str, bool | int]
+"""Values by dotted path, as for ``--set``."""
+
+SKIPPED, STEPS = 4, 28
+"""Steps in which the pipeline fills, and the last step of a quick measure."""
+SPARE = 1.1
+"""Times as long as these steps are thought to last."""
+SURE = 0.995
+"""Share of the limit within which a candidate is searched: a quick measure is good to about half a percent."""
+FINE = 200
+"""The largest batch is found up to this part of it."""
+LARGEST = 4096
+"""Sequences of a rank up to which is searched, far beyond what servers are run with."""
+MICRO_BATCHES = 4
+"""Of AFD, up to which are tried."""
+SAMPLE = 4096
+"""Requests over whose lengths the memory of a sequence is averaged."""
+ENDLESS = 1 << 40
+"""Requests to count: more than a quick measure sees, so that none ends it."""
+BATCH = "deployment.max_num_seqs"
+
+
+class Pace(NamedTuple):
+    """What a quick measure says."""
+
+    step: float
+    """Seconds."""
+    tgs: float
+    """Output tokens per GPU and second."""
+    tpot_ms: float
+    """Mean."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """The best way to run a deployment that a quick search found."""
+
+    scenario: Scenario
+    """The one that was asked about, with the changes."""
+    changes: Changes
+    """In what it differs; empty where nothing better was found, or nothing meets the SLA."""
+    tgs: float
+    """Output tokens per GPU and second, as quickly measured."""
+    tpot_ms: float
+    """Mean TPOT, as quickly measured."""
+    as_is: Pace
+    """The same without the changes."""
+    limit_ms: float | None = None
+    """Mean TPOT that just meets the SLA; None where the batch was not searched."""
+
+    @property
+    def gain(self) -> float:
+        """What the changes add to the tokens, relative: negative where only fewer tokens meet the SLA."""
+        return self.tgs / self.as_is.tgs - 1
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The changes as ``path=value``."""
+        return tuple(f"{path}={str(value).lower()}" for path, value in self.changes.items())
+
+    def to_dict(self) -> dict[str, object]:
+        """The same as plain data."""
+        figures = {"tgs": self.tgs, "tpot_ms": self.tpot_ms, "gain": self.gain}
+        limit = {} if self.limit_ms is None else {"limit_ms": self.limit_ms}
+        return {
+            "changes": self.changes,
+            **figures,
+            "as_is": {"tgs": self.as_is.tgs, "tpot_ms": self.as_is.tpot_ms},
+            **limit,
+        }
+
+
+def tune(
+    scenario: Source | Scenario,
+    *,
+    cost: CostModel | None = None,
+    network: Network | None = None,
+    run: Result | None = None,
+) -> Tuned | None:
+    """Return the best way to run a closed loop on the GPUs that it has; None for an open loop: its load fixes tokens.
+
+    The same scenario and seed give the same answer. `cost` and `network` replace the models, as in `simulate`. Where
+    the SLA limits a percentile of TPOT, that is taken to be as far above the mean as in `run`, a result of the
+    scenario, which is simulated if there is none.
+    """
+    scenario = load(scenario)
+    if not isinstance(scenario.workload.arrival, ClosedLoop):
+        return None
+    limit = _limit(scenario, lambda: run or simulate(scenario, cost=cost, network=network))
+    search = _Search(scenario=scenario, cost=checked_cost(cost), network=checked_network(network), limit=limit)
+    try:
+        changes, pace = search.best()
+    except CapacityError as error:
+        raise placed(error, scenario) from None
+    return Tuned(
+        scenario=scenario.varied(changes),
+        changes=changes,
+        tgs=pace.tgs,
+        tpot_ms=pace.tpot_ms,
+        as_is=search.as_is,
+        limit_ms=limit,
+    )
+
+
+def _limit(scenario: Scenario, run: Callable[[], Result]) -> float | None:
+    """Mean TPOT in ms that just meets the SLA; None where the batch is not to be searched.
+
+    That is where the requests in flight are given, and where other latencies are limited, which depend on queueing.
+    """
+    sla, arrival = scenario.sla, scenario.workload.arrival
+    if sla is None or sla.limits.keys() != {"tpot"} or getattr(arrival, "concurrency", None) is not None:
+        return None
+    limit = sla.limits["tpot"] * 1e3
+    if sla.percentile == "mean":
+        return limit
+    samples = metrics.latencies(run().run)["tpot"]
+    if not samples.count:
+        return limit
+    return limit * metrics.mean(samples) / metrics.statistic_of(samples.values, sla.percentile)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Search:
+    """A scenario, what it is held against, and the candidates that have been measured."""
+
+    scenario: Scenario
+    cost: CostModel | None
+    network: Network | None
+    limit: float | None
+    """Mean TPOT in ms; None where the batch stays as it is."""
+    known: dict[tuple[tuple[str, bool | int], ...], Pace | None] = field(default_factory=dict)
+    drawn: dict[int, Array] = field(default_factory=dict)
+    """See `_Kept`."""
+
+    def best(self) -> tuple[Changes, Pace]:
+        """Return the changes that give most tokens within the limit, and their pace; none where nothing meets it."""
+        batch = self.batch if self.limit is None else min(self.batch, self.most)
+        ways = sorted(self.ways(), key=lambda way: -self.tgs(way, batch))
+        if self.limit is None:
+            return self.chosen(ways[0], batch)
+        found: tuple[Changes, Pace] = {}, self.as_is
+        reached = 0
+        for way in ways:
+            largest = self.largest(way, reached, batch)
+            if largest and (not reached or self.tgs(way, largest) > found[1].tgs):
+                found, reached = self.chosen(way, largest), largest
+        fine = self.as_is.tpot_ms <= self.limit and self.as_is.tgs >= found[1].tgs
+        return ({}, self.as_is) if fine else found
+
+    def largest(self, way: Changes, reached: int, near: int) -> int:
+        """Return the largest batch at which a way meets the limit, 0 if that is below `reached`.
+
+        TPOT does not fall with the batch, and at one TPOT tokens rise with it: a way that misses the limit at a batch
+        at which another meets it gives fewer tokens.
+        """
+        if reached and not self.meets(way, reached):
+            return 0
+        low, high = reached, max(reached, near)
+        while self.meets(way, high):
+            if high == self.most:
+                return high
+            low, high = high, min(2 * high, self.most)
+        while high - low > max(1, low // FINE):
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.meets(way, middle) else (low, middle)
+        return low
+
+    def meets(self, way: Changes, batch: int) -> bool:
+        """Whether a way is allowed and within the limit for sure."""
+        found = self.pace(way, batch)
+        return found is not None and self.limit is not None and found.tpot_ms <= SURE * self.limit
+
+    def tgs(self, way: Changes, batch: int) -> float:
+        """Tokens of a way, 0 where the scenario refuses it."""
+        found = self.pace(way, batch)
+        return 0.0 if found is None else found.tgs
+
+    def chosen(self, way: Changes, batch: int) -> tuple[Changes, Pace]:
+        """A way and a batch as changes, with their pace."""
+        found = self.pace(way, batch)
+        assert found is not None, "only what is allowed is chosen"
+        return way | ({} if batch == self.batch else {BATCH: batch}), found
+
+    # candidates ------------------------------------------------------------------------------------------------------
+
+    @property
+    def batch(self) -> int:
+        """Sequences of a rank as it is."""
+        return self.scenario.deployment.max_num_seqs
+
+    @cached_property
+    def as_is(self) -> Pace:
+        """The scenario without changes."""
+        found = self.pace({}, self.batch)
+        assert found is not None, "it is a scenario already"
+        return found
+
+    def ways(self) -> Iterator[Changes]:
+        """Ways to overlap, as what they change; first the one that is."""
+        yield {}
+        asked = self.scenario.deployment
+        for way in _every_way(asked):
+            changes = {f"deployment.{key}": value for key, value in way.items() if getattr(asked, key) != value}
+            if changes:
+                yield changes
+
+    @cached_property
+    def most(self) -> int:
+        """Sequences that the KV cache of a rank holds, of lengths as they are in flight; no more than `LARGEST`."""
+        cell, demand = self.lowered(self.scenario)
+        input_len, output_len = InFlight(demand.source, SAMPLE).columns(SAMPLE)
+        contexts, counts = np.unique(input_len + output_len, return_counts=True)
+        cache = cell.deployment.kv_cache
+        needed = np.average([cache.reserved(int(context)) for context in contexts], weights=counts)
+        return max(min(int(cache.budget // needed), LARGEST), 1)
+
+    def pace(self, way: Changes, batch: int) -> Pace | None:
+        """Measure a candidate; None where the scenario refuses it."""
+        key = (*way.items(), (BATCH, batch))
+        if key not in self.known:
+            try:
+                cell, demand = self.lowered(self.scenario.varied(dict(key)))
+            except ScenarioError:
+                self.known[key] = None
+            else:
+                self.known[key] = _measured(cell, demand, max(filter(None, self.known.values()), default=None))
+        return self.known[key]
+
+    def lowered(self, scenario: Scenario) -> tuple[Cell, Demand]:
+        """A candidate as its cell and what is asked of it: more requests than a quick measure sees."""
+        seed = scenario.run.seeds[0]
+        cell = lower(scenario, seed=seed, cost=self.cost, network=self.network)
+        if cell.drafts is not None:
+            cell = replace(cell, drafts=_Kept(**vars(cell.drafts), known=self.drawn))
+        return cell, replace(demanded(scenario, cell, seed), num_requests=ENDLESS, warmup=0.0)
+
+
+class InFlight(RequestSource):
+    """Requests of a law, of which the first `count` are those that a settled closed loop has in flight.
+
+    Answers one after the other are a line of tokens; at equal distances on it, a request is met as often as it is long.
+    """
+
+    def __init__(self, source: RequestSource, count: int) -> None:
+        self.size, self.notes, self._source, self._count = source.size, source.notes, source, count
+        self._mean = float(source.columns(SAMPLE)[1].mean())
+
+    def columns(self, n: int) -> tuple[Ints, Ints]:
+        """(input_len, output_len) of the first `n` requests."""
+        met, drawn = (np.arange(min(n, self._count)) + 0.5) * self._mean, n
+        ends = np.cumsum(self._source.columns(drawn)[1])
+        while len(met) and ends[-1] <= met[-1]:
+            drawn *= 2
+            ends = np.cumsum(self._source.columns(drawn)[1])
+        order = np.arange(n)
+        order[: len(met)] = np.searchsorted(ends, met, side="right")
+        input_len, output_len = self._source.columns(drawn)
+        return input_len[order], output_len[order]
+
+
+def _every_way(asked: tree.Deployment) -> Sequence[Mapping[str, bool | int]]:
+    """Ways of a kind of deployment to overlap computing and communication."""
+    match asked:
+        case tree.Colocated():
+            overlaps = ("single_batch_overlap", "two_batch_overlap")
+            return [{each: each == chosen for each in overlaps} for chosen in (None, *overlaps)]
+        case tree.Afd():
+            return [{"num_microbatches": count} for count in range(1, MICRO_BATCHES + 1)]
+    return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept(Drafts):
+    """Drafts drawn once for all candidates: to draw them takes longer than all else."""
+
+    known: dict[int, Array]
+    """Tokens that a request has after each step."""
+
+    def steps(self, request: int, tokens: int) -> int:
+        """Decode steps that `request` needs for `tokens` more tokens."""
+        if tokens <= 1 or self.acceptance == 0:
+            return tokens
+        reached = self.known.get(request)
+        if reached is None or reached[-1] < tokens:
+            reached = self.known[request] = self._reached(request, tokens)
+        return int(reached.searchsorted(tokens)) + 1
+
+    def _reached(self, request: int, tokens: int) -> Array:
+        """Draw as many steps as give so many tokens; of one stream, so that more begin with the same."""
+        reached, count = np.zeros(1), int(1.2 * tokens / self.mean) + 8
+        while reached[-1] < tokens:
+            reached, count = np.cumsum(self._yields(self.stream("acceptance", request), count)), 2 * count
+        return reached
+
+
+def _measured(cell: Cell, demand: Demand, like: Pace | None) -> Pace:
+    """Run a cell for a few steps; `like` is a pace that is known, from which to guess how long they last."""
+    demand = replace(demand, source=InFlight(demand.source, demand.concurrency))
+    engine: Engine = "kernel" if cell.refuses is None else "processes"
+    step, steps = lonely_step(cell) if like is None else like.step, 0
+    while steps <= STEPS:  # the boundaries that end a step belong to the next one
+        record = execute(cell, replace(demand, horizon=SPARE * (STEPS + 1) * step), engine)
+        steps = record.steps
+        step = record.ended / max(steps, 1)
+    return _pace(record, cell)
+
+
+def _pace(record: Record, cell: Cell) -> Pace:
+    """What happened from the last boundary of the first steps to that of the last."""
+    rows, requests = record.boundaries, record.requests
+    begin, end = (float(rows.time[rows.step == step].max()) for step in (SKIPPED, STEPS))
+    rate = float(rows.batch[(rows.step > SKIPPED) & (rows.step <= STEPS)].sum()) / (end - begin)
+    present = np.fmin(requests.finish, end) - np.maximum(requests.admitted, begin)  # NaN: still there; not yet there
+    running = float(present[present > 0].sum()) / (end - begin)
+    return Pace((end - begin) / (STEPS - SKIPPED), rate / cell.deployment.gpus, running / rate * 1e3)
