@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from afdsim.catalog.entries import gpu, gpus
 from afdsim.cost.all_to_all import exchange, pair_bytes, table
 from afdsim.cost.operators import Operator
+from afdsim.engine.books import CAUSES
 from afdsim.engine.colocated import order
 from afdsim.engine.drafts import Drafts
 from afdsim.engine.lowering import lower
 from afdsim.results import outcome as columns
 from afdsim.scenario.document import Scenario, load, stream
-from afdsim.simulation import demanded, execute
+from afdsim.simulation import demanded, execute, simulate
 from tests.cases import Outcome, run, tiny_model, tiny_windowed
 from tests.laws.test_equivalence import SKEWS, assert_same, drafts, workloads
 
@@ -304,3 +305,29 @@ def test_more_bytes_never_take_less_time(row, tokens, size):
         less, more = (one.seconds(8 * each * pair_bytes(7168, "fp8")) for each in (tokens, tokens + 1))
         assert less <= more
         assert 0 <= one.held(8 * tokens * pair_bytes(7168, "fp8")) <= less
+
+
+@given(
+    draft=drafts(),
+    output_len=st.integers(1, 24),
+    slots=st.integers(2, 60),
+    requests=st.integers(1, 300),
+    overlap=st.booleans(),
+)
+def test_short_answers_with_drafts_are_summed_up(draft, output_len, slots, requests, overlap):
+    """The mean batch of a short run is rounded from tokens and paces, and may lie beyond the tables."""
+    found = simulate(
+        colocated(
+            deployment__mtp=draft,
+            deployment__max_num_seqs=slots,
+            deployment__two_batch_overlap=overlap,
+            workload__output_len=output_len,
+            workload__num_requests=requests,
+            variation__experts={"law": "uniform"},
+        )
+    )
+    own = found.summary["afdsim"]["pools"]["colocated"]
+
+    assert found.summary["completed"] == requests
+    assert sum(own[cause] for cause in CAUSES) == pytest.approx(1.0)
+    assert all(own[cause] >= 0 for cause in CAUSES)
