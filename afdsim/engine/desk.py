@@ -490,7 +490,7 @@ def blank_book(cell: Cell, asked: Asked) -> Book:
     nobody = np.full((ranks * m, 6), NOBODY, dtype=np.int64)
     nobody[:, [seats.BATCH, seats.TAKEN, seats.SEQUENCES]] = 0
     nobody[:, seats.CROWD] = np.where(slots > 0, 0, UNBOUNDED)
-    row = np.zeros((lanes, 7), dtype=np.int64)
+    row = np.zeros((lanes, 6), dtype=np.int64)
     row[:, seats.FRESH] = NOBODY
     held = np.zeros((ranks, 2))
     held[:, seats.KV_FREE] = places(cell).kv_budget

@@ -36,8 +36,8 @@ BATCH, TAKEN, SEQUENCES, CROWD, CALLED, LAST_CALLED = range(6)
 and FULL more where it has no place left, which is where arrivals look; first and last that are called."""
 HEAD, LAST_WAITING = range(2)
 """Of a rank: first and last in its queue."""
-QUEUED, FRESH, FRESH_COUNT, ROWS, RANK_ROWS, PACE, OWED = range(7)
-"""Of a lane: called; first of those that joined at the latest boundary, and how many; batch of the largest rank;
+FRESH, FRESH_COUNT, ROWS, RANK_ROWS, PACE, OWED = range(6)
+"""Of a lane: first of those that joined at the latest boundary, and how many; batch of the largest rank;
 sequences of all ranks; fixed-point tokens that a step yields; those that have not made a whole one yet."""
 LEAVING, LAST_LEAVING, FILLING = range(3)
 """Of (lane, step modulo RING): first and last that leave; first (request x windows + window) whose context fills its
@@ -162,16 +162,20 @@ def issue(places: Places, book: Book, arrival: float, counted: bool) -> int:
     return request
 
 
+def append(requests: Values, lists: Values, row: int, first: int, request: int) -> None:
+    """Append a request to a list, whose first and last are in two columns of a row side by side."""
+    requests[request, NEXT] = NOBODY
+    if lists[row, first] == NOBODY:
+        lists[row, first] = request
+    else:
+        requests[lists[row, first + 1], NEXT] = request
+    lists[row, first + 1] = request
+
+
 def queue(places: Places, book: Book, request: int, seat: int) -> None:
     """Let a request wait in the queue of a seat's rank, counted at the seat until it is called."""
-    requests, queues, rank = book.requests, book.queues, seat // places.micro_batches
-    requests[request, SEAT] = seat
-    requests[request, NEXT] = NOBODY
-    if queues[rank, HEAD] == NOBODY:
-        queues[rank, HEAD] = request
-    else:
-        requests[queues[rank, LAST_WAITING], NEXT] = request
-    queues[rank, LAST_WAITING] = request
+    book.requests[request, SEAT] = seat
+    append(book.requests, book.queues, seat // places.micro_batches, HEAD, request)
     crowd(places, book.seats, seat, 1)
     book.count[QUEUE] += 1
 
@@ -214,22 +218,9 @@ def call(places: Places, book: Book, rank: int, here: int) -> None:
         queues[rank, HEAD] = requests[request, NEXT]
         crowd(places, seats, requests[request, SEAT], -1)
         crowd(places, seats, seat, 1)
-        take(places, book, request, seat)
-
-
-def take(places: Places, book: Book, request: int, seat: int) -> None:
-    """Call a request to a seat, which it takes at the next boundary."""
-    seats, requests = book.seats, book.requests
-    requests[request, SEAT] = seat
-    requests[request, NEXT] = NOBODY
-    if seats[seat, CALLED] == NOBODY:
-        seats[seat, CALLED] = request
-    else:
-        requests[seats[seat, LAST_CALLED], NEXT] = request
-    seats[seat, LAST_CALLED] = request
-    seats[seat, TAKEN] += 1
-    rank, j = seat // places.micro_batches, seat % places.micro_batches
-    book.lanes[rank // places.ranks * places.micro_batches + j, QUEUED] += 1
+        requests[request, SEAT] = seat
+        append(requests, seats, seat, CALLED, request)
+        seats[seat, TAKEN] += 1
 
 
 def arrive(places: Places, asked: Asked, book: Book, now: float) -> None:
@@ -363,7 +354,7 @@ def leave(places: Places, asked: Asked, book: Book, lane: int, step: int, now: f
             if asked.closed:
                 refill(places, asked, book, requests[request, SEAT], now)
         else:
-            chain_leaving(book, bucket, request)
+            append(requests, book.buckets, bucket, LEAVING, request)
         request = following
     cold = asked.closed and asked.warmup < 0 and book.clock[WARM_AT] > now
     if cold and book.count[FINISHED] >= asked.concurrency:
@@ -392,17 +383,6 @@ def stand_up(places: Places, book: Book, lane: int, request: int, now: float) ->
         count[OUTSTANDING] -= 1
 
 
-def chain_leaving(book: Book, bucket: int, request: int) -> None:
-    """Append a request to a bucket of those that leave."""
-    requests = book.requests
-    requests[request, NEXT] = NOBODY
-    if book.buckets[bucket, LEAVING] == NOBODY:
-        book.buckets[bucket, LEAVING] = request
-    else:
-        requests[book.buckets[bucket, LAST_LEAVING], NEXT] = request
-    book.buckets[bucket, LAST_LEAVING] = request
-
-
 def join(places: Places, book: Book, lane: int, step: int, now: float) -> None:
     """Call whom the ranks of a lane have room for, and let those in that are called to it."""
     seats, requests = book.seats, book.requests
@@ -414,7 +394,6 @@ def join(places: Places, book: Book, lane: int, step: int, now: float) -> None:
         seats[seat, CALLED] = NOBODY
         while request != NOBODY:
             following = requests[request, NEXT]
-            book.lanes[lane, QUEUED] -= 1
             sit_down(places, book, lane, request, step)
             book.times[request, ADMITTED] = now
             request = following
@@ -445,4 +424,4 @@ def sit_down(places: Places, book: Book, lane: int, request: int, step: int) -> 
     lanes[lane, FRESH_COUNT] += 1
     requests[request, NEXT_FRESH] = lanes[lane, FRESH]
     lanes[lane, FRESH] = request
-    chain_leaving(book, lane * RING + (step + steps) % RING, request)
+    append(requests, book.buckets, lane * RING + (step + steps) % RING, LEAVING, request)
