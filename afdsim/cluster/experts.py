@@ -108,7 +108,8 @@ def _loads(law: Law, asked: Asked, stream: Stream) -> tuple[Array, Array]:
         case "uniform":
             return even, drawn(asked.layers, asked.ranks, stream=stream)
         case "slowest":
-            found = one_slow_rank(asked.layers, asked.ranks, most=law.max_over_mean, stream=stream)
+            most = min(law.max_over_mean, float(asked.ranks))  # no rank has more than all rows
+            found = one_slow_rank(asked.layers, asked.ranks, most=most, stream=stream)
             return found, np.zeros_like(even)
         case "trace":
             shares = counted(law.path or "", asked.experts, asked.layers)

@@ -98,6 +98,14 @@ def test_units_hold_the_busiest_of_their_own_ranks_and_all_of_them_the_busiest_w
     assert uneven == [whole] * 3
 
 
+@pytest.mark.parametrize(("ranks", "most"), [(1, 1.0), (2, 2.0), (8, 3.0)])
+def test_no_rank_has_more_than_all_rows(ranks, most):
+    law = Experts(law="slowest", max_over_mean=3.0)
+    (row,) = slowest(law, Asked(experts=64, layers=3, ranks=ranks, top_k=4), 1, draws)
+
+    assert [load.mean for load in row] == [most] * 3
+
+
 def test_a_stated_load_is_rounded_up_to_a_hundredth_once():
     asked = Asked(experts=64, layers=3, ranks=8, top_k=4)
     (row,) = slowest(Experts(law="slowest", max_over_mean=1.11), asked, 1, draws)
