@@ -1,9 +1,9 @@
 """Where tokens go: how popular experts are, where their copies lie, and how loaded the GPUs are that hold them.
 
 A *rank* here is a group of GPUs that holds different experts than the others. Its load is its share of the routed rows
-over the mean of all ranks. Under uniform routing the mean share is the same for all, but the draws are not: of n tokens
-that each pick k of E experts, one of R ranks gets a hypergeometric number of rows each; their standard deviation over
-the mean is ``sqrt((R - 1) * (E - k) / ((E - 1) * k * n))``.
+over the mean of all ranks. Under uniform routing all experts are alike, but the draws are not: of n tokens that each
+pick k of E experts, one of R ranks gets a hypergeometric number of rows each. Their standard deviation over the mean is
+``sqrt((R - 1) * (E - k) / ((E - 1) * k * n))``, and they lean towards many rows by their skewness (Cornish and Fisher).
 """
 
 from __future__ import annotations
@@ -60,6 +60,14 @@ class Asked:
         return math.sqrt((self.ranks - 1) * (self.experts - self.top_k) / ((self.experts - 1) * self.top_k))
 
     @property
+    def lean(self) -> float:
+        """Sixth part of the third cumulant of these rows over their variance, over the mean; towards many rows only."""
+        if self.experts <= 2 * self.top_k or self.ranks <= 2:
+            return 0.0
+        skew = (1.0 - 2.0 / self.ranks) * (self.experts - 2 * self.top_k) / (self.experts - 2)
+        return skew / 6.0 * self.ranks / self.top_k
+
+    @property
     def most(self) -> float:
         """The largest load that a rank can have: every token asks for as many of its experts as it may."""
         slots = -(-(self.experts + self.copies) // self.ranks)
@@ -67,17 +75,23 @@ class Asked:
 
 
 class Load(NamedTuple):
-    """Rows of a rank over the mean of all ranks, by the number of tokens."""
+    """Rows of the busiest of some ranks over the mean of all, by the number of tokens."""
 
-    mean: float = 1.0
+    ranks: tuple[tuple[float, float], ...] = ((1.0, 0.0),)
+    """Those that may be the busiest: mean, and how many standard deviations its draw is off."""
     chance: float = 0.0
-    """What is added for one token; for n tokens by the root of n less."""
+    """See `Asked.chance`."""
+    lean: float = 0.0
+    """See `Asked.lean`."""
     most: float = math.inf
 
     def of(self, tokens: Array | float) -> Array:
         """Load when so many tokens are routed."""
-        drawn_load = self.mean + self.chance / np.sqrt(np.maximum(tokens, 1.0))
-        return np.asarray(np.clip(drawn_load, 0.0, self.most))
+        n = np.maximum(tokens, 1.0)
+        # ranks with far fewer rows than the mean do not lean back: rows shall grow with tokens
+        leaning = [(mean, z, self.lean * (z * z - 1.0 if z > -1.0 else 0.0)) for mean, z in self.ranks]
+        loads = [mean + z * self.chance / np.sqrt(n) + lean / n for mean, z, lean in leaning]
+        return np.asarray(np.clip(np.max(loads, axis=0), 0.0, self.most))
 
 
 EVEN = Load()
@@ -89,14 +103,23 @@ DRAW_STEP = 0.1
 
 def slowest(law: Law, asked: Asked, units: int, stream: Stream) -> list[list[Load]]:
     """Load of the busiest rank of every unit and layer (unit, layer); where units do not divide ranks, that of all."""
-    mean, chance = _loads(law, asked, stream)
-    mean, chance = np.ceil(np.round(mean / STEP, 6)) * STEP, chance * asked.chance
+    mean, draws = _loads(law, asked, stream)
+    mean = np.ceil(np.round(mean / STEP, 6)) * STEP
     parts = 1 if asked.ranks % units else units
-    most = (mean + chance).reshape(asked.layers, parts, -1).argmax(axis=2)[..., None]
-    picked = (np.take_along_axis(each.reshape(asked.layers, parts, -1), most, 2)[..., 0] for each in (mean, chance))
-    limit = asked.most if law.law == "uniform" else math.inf
-    found = [[Load(float(a), float(b), limit) for a, b in zip(*row, strict=True)] for row in zip(*picked, strict=True)]
+    shape = (asked.layers, parts, -1)
+    pairs = np.stack([mean.reshape(shape), draws.reshape(shape)], axis=3)
+    own = (asked.chance, asked.lean, asked.most) if law.law == "uniform" else ()
+    found = [[Load(_busiest(part), *own) for part in layer] for layer in pairs.tolist()]
     return [[layer[unit % parts] for layer in found] for unit in range(units)]
+
+
+def _busiest(ranks: list[list[float]]) -> tuple[tuple[float, float], ...]:
+    """Ranks of which none has both a lower mean and a lower draw than another."""
+    found: list[tuple[float, float]] = []
+    for mean, draw in sorted(map(tuple, ranks), reverse=True):
+        if not found or draw > found[-1][1]:
+            found.append((mean, draw))
+    return tuple(found)
 
 
 def _loads(law: Law, asked: Asked, stream: Stream) -> tuple[Array, Array]:
@@ -105,8 +128,10 @@ def _loads(law: Law, asked: Asked, stream: Stream) -> tuple[Array, Array]:
     match law.law:
         case "even":
             return even, np.zeros_like(even)
-        case "uniform":
-            return even, drawn(asked.layers, asked.ranks, stream=stream)
+        case "uniform":  # copies, and experts that ranks do not divide, leave some ranks with more even at best
+            shares = np.full((1, asked.experts), 1.0 / asked.experts)
+            best = rank_loads(shares, asked.ranks, copies=asked.copies, balanced=True)
+            return even * best, drawn(asked.layers, asked.ranks, stream=stream)
         case "slowest":
             most = min(law.max_over_mean, float(asked.ranks))  # no rank has more than all rows
             found = one_slow_rank(asked.layers, asked.ranks, most=most, stream=stream)

@@ -20,7 +20,7 @@ import numpy as np
 
 from afdsim.catalog.hardware import Gpu
 from afdsim.catalog.llm import SCALE_BLOCK, WIDTH, Array
-from afdsim.cost.roofline import known_status, status_on
+from afdsim.cost.roofline import known_status, status_on, weakest
 from afdsim.errors import CatalogError
 
 PCIE = 20e9
@@ -99,8 +99,9 @@ def _rows(kernel: str, operation: str, gpu: Gpu) -> tuple[Row, ...]:
 
 
 def _next(rows: tuple[Row, ...], gpus: int) -> Row:
-    """Return the smallest group that was measured with at least `gpus`, else the largest."""
-    return min(rows, key=lambda row: (row.gpus < gpus, abs(row.gpus - gpus)))
+    """Return the smallest group that was measured with at least `gpus`, else the largest, transferred."""
+    row = min(rows, key=lambda row: (row.gpus < gpus, abs(row.gpus - gpus)))
+    return row if row.gpus >= gpus else replace(row, status=weakest((row.status, "transferred")))
 
 
 def pair_bytes(hidden: int, dtype: str) -> float:

@@ -268,7 +268,7 @@ class Desk:
             edges=edges,
             ended=self.ends,
             slices=slices,
-            own=np.divide(own, longest, out=np.ones_like(own), where=longest > 0),
+            own=np.minimum(np.divide(own, longest, out=np.ones_like(own), where=longest > 0), 1.0),
             traffic=traffic,
             steps_run=steps,
             events=events,

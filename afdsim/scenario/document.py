@@ -99,6 +99,10 @@ class Scenario(Part):
             found.append(("deployment.num_microbatches", "no overlap: with one micro-batch the pools take turns"))
         if math.isinf(getattr(self.workload.arrival, "request_rate", 0.0)):
             found.append(("workload.arrival.request_rate", "infinite: all requests arrive at time 0"))
+        experts, copies = self.variation.experts, getattr(self.deployment, "redundant_experts", 0)
+        if copies and experts.law in {"power_law", "trace"} and experts.placement == "contiguous":
+            text = "copies lie in a block behind all experts, on GPUs of their own; 'balanced' packs by load (EPLB)"
+            found.append(("variation.experts.placement", text))
         return tuple(found)
 
     def where(self, path: str) -> str:

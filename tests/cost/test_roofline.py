@@ -156,7 +156,9 @@ def test_a_coefficient_without_a_source_or_a_known_status_is_refused(source, sta
         ("H20", "gemm", "int8", (), "transferred", "H20"),
         ("H800", "gemm", "int8", (), "transferred", "H100"),
         ("H800", "reduce", "bf16", (), "assumed", "*"),
-        ("H800", "small", "bf16", (), "measured", "*"),
+        ("H100", "small", "bf16", (), "measured", "H100"),
+        ("H800", "small", "bf16", (), "family", "H100"),
+        ("GB200", "small", "bf16", (), "transferred", "*"),
     ],
 )
 def test_a_status_is_seen_from_the_gpu_that_is_asked_for(name, kernel, dtype, backends, status, lender):

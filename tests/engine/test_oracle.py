@@ -2,7 +2,7 @@
 
 `shared/oracle` holds two small simulators, written from the text of MODEL.md alone: one event heap, one plain object per
 request. They know the ports of the first edition, not shared ones, and one attention group. They let requests wait for a
-micro-batch; `one_queue_a_rank` is the same kind of text for what MODEL.md says now.
+micro-batch; `OneQueueARank` is the same kind of text for what MODEL.md says now.
 """
 
 import importlib
@@ -45,72 +45,70 @@ def exact(scenario: Scenario) -> Scenario:
     return scenario.vary("network.type", "ports") if scenario.network.type == "shared" else scenario
 
 
-def one_queue_a_rank(afd):
-    """The seats of a simulator with one queue a rank; `waiting` holds who is called to a seat."""
+class OneQueueARank:
+    """Over the seats of a simulator: one queue a rank; `waiting` holds who is called to a seat."""
 
-    class Seating(afd.Seating):
-        def __init__(self, *given):
-            super().__init__(*given)
-            self.lines = [deque() for _ in self.kv_free]
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.lines = [deque() for _ in self.kv_free]
 
-        def emptiest(self):
-            def crowd(seat):
-                counted = [request for request in self.lines[seat[0]] if request.seat == seat]
-                sequences = len(self.running[seat]) + len(self.waiting[seat]) + len(counted)
-                return sequences >= self.shape.slots[seat[1]], sequences, seat
+    def emptiest(self):
+        def crowd(seat):
+            counted = [request for request in self.lines[seat[0]] if request.seat == seat]
+            sequences = len(self.running[seat]) + len(self.waiting[seat]) + len(counted)
+            return sequences >= self.shape.slots[seat[1]], sequences, seat
 
-            return min(self.seats, key=crowd)
+        return min(self.seats, key=crowd)
 
-        def queue(self, request, seat):
-            request.seat = seat
-            self.lines[seat[0]].append(request)
+    def queue(self, request, seat):
+        request.seat = seat
+        self.lines[seat[0]].append(request)
 
-        def welcome(self, request):
-            self.queue(request, self.emptiest())
-            self.call(request.seat[0])
+    def welcome(self, request):
+        self.queue(request, self.emptiest())
+        self.call(request.seat[0])
 
-        def arrive(self, now):
-            while (when := self.next_arrival()) <= now:
-                self.asked += 1
-                if (request := self.issue(when, when >= self.work.warmup)) is not None:
-                    self.welcome(request)
+    def arrive(self, now):
+        while (when := self.next_arrival()) <= now:
+            self.asked += 1
+            if (request := self.issue(when, when >= self.work.warmup)) is not None:
+                self.welcome(request)
 
-        def populate(self):
-            self.populating = True
-            for _ in range(self.work.concurrency):
-                self.welcome(self.issue_fitting(0.0))
-            for group in self.waiting.values():
-                for nth, request in enumerate(group):
-                    request.age = (2 * nth + 1) * request.output_len // (2 * len(group))
-            self.populating = False
+    def populate(self):
+        self.populating = True
+        for _ in range(self.work.concurrency):
+            self.welcome(self.issue_fitting(0.0))
+        for group in self.waiting.values():
+            for nth, request in enumerate(group):
+                request.age = (2 * nth + 1) * request.output_len // (2 * len(group))
+        self.populating = False
 
-        def call(self, rank, here=None):
-            line = self.lines[rank]
-            while line:
-                taken = {seat: len(self.running[seat]) + len(self.waiting[seat]) for seat in self.seats}
-                free = [seat for seat in self.seats if seat[0] == rank and taken[seat] < self.shape.slots[seat[1]]]
-                need = self.kv_need(line[0].input_len + line[0].output_len)
-                if not free or need > self.kv_free[rank]:
-                    return
-                request = line.popleft()
-                request.seat = min(free, key=lambda seat: (taken[seat], seat[1] != here, seat))
-                self.kv_free[rank] -= need
-                self.waiting[request.seat].append(request)
+    def call(self, rank, here=None):
+        line = self.lines[rank]
+        while line:
+            taken = {seat: len(self.running[seat]) + len(self.waiting[seat]) for seat in self.seats}
+            free = [seat for seat in self.seats if seat[0] == rank and taken[seat] < self.shape.slots[seat[1]]]
+            need = self.kv_need(line[0].input_len + line[0].output_len)
+            if not free or need > self.kv_free[rank]:
+                return
+            request = line.popleft()
+            request.seat = min(free, key=lambda seat: (taken[seat], seat[1] != here, seat))
+            self.kv_free[rank] -= need
+            self.waiting[request.seat].append(request)
 
-        def join(self, ranks, j, now):
-            for rank in ranks:
-                self.call(rank, j)
-                # the simulator takes the cache when it lets somebody in
-                self.kv_free[rank] += sum(self.kv_need(r.input_len + r.output_len) for r in self.waiting[rank, j])
-                super().join(range(rank, rank + 1), j, now)
-
-    return Seating
+    def join(self, ranks, j, now):
+        for rank in ranks:
+            self.call(rank, j)
+            # the simulator takes the cache when it lets somebody in
+            self.kv_free[rank] += sum(self.kv_need(r.input_len + r.output_len) for r in self.waiting[rank, j])
+            super().join(range(rank, rank + 1), j, now)
 
 
 def seated(afd, simulator, *given):
     """A simulator with such seats."""
     found = simulator(*given)
-    found.seating = one_queue_a_rank(afd)(found.seating.shape, found.seating.work, found.seating.kv_need)
+    seating = type("Seating", (OneQueueARank, afd.Seating), {})
+    found.seating = seating(found.seating.shape, found.seating.work, found.seating.kv_need)
     return found
 
 
