@@ -102,7 +102,7 @@ def _of_arrivals(demand: Demand, record: Record) -> Iterator[str]:
     if demand.stop is not None and share > LATE:
         yield (
             f"{share:.0%} of the requests that count finished after the last arrival, in a cluster that empties: "
-            "their TPOT is lower than under the load"
+            "their TPOT may be lower than under the load"
         )
 
 

@@ -5,15 +5,17 @@ batch, or across two; AFD: one to four micro-batches) and, where the SLA limits 
 Instances, GPUs and the ratio of the pools stay as they are.
 
 A candidate is measured over a few steps of a cluster that starts as a settled one is: full, ages evenly spread, long
-answers in flight as often as they are long. Its tokens are those of whole steps, its mean TPOT is the sequences that
-run over the tokens per second (Little's law).
+answers in flight as often as they are long. Its tokens are those of whole steps, its TPOT is the sequences that run
+over the tokens per second (Little's law). What the SLA limits (a percentile, or a mean over short answers and drafts)
+is taken to be as far from that as in the scenario's own run. The best candidate is then run as the scenario was; where
+it misses the SLA after all, with fewer sequences.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +46,8 @@ SPARE = 1.1
 """Times as long as these steps are thought to last."""
 SURE = 0.995
 """Share of the limit within which a candidate is searched: a quick measure is good to about half a percent."""
+TRIES, LESS = 5, 0.995
+"""Runs to find a batch that meets the SLA, and what each leaves of the limit at least."""
 FINE = 200
 """The largest batch is found up to this part of it."""
 LARGEST = 4096
@@ -64,31 +68,41 @@ class Pace(NamedTuple):
     """Seconds."""
     tgs: float
     """Output tokens per GPU and second."""
-    tpot_ms: float
-    """Mean."""
+    tpot: float
+    """Mean, seconds."""
+
+
+class Figures(NamedTuple):
+    """What a run says."""
+
+    tgs: float
+    """Output tokens per GPU and second."""
+    tpot_ms: float | None
+    """Mean; None where no answer has two tokens."""
+    verdict: str | None
+    """Of the SLA, if there is one."""
+
+    def to_dict(self) -> dict[str, object]:
+        """The same as plain data; what is not known is absent."""
+        return {key: value for key, value in self._asdict().items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """The best way to run a deployment that a quick search found."""
+    """The best way to run a deployment that a quick search found, and what runs say of it."""
 
     scenario: Scenario
     """The one that was asked about, with the changes."""
     changes: Changes
     """In what it differs; empty where nothing better was found, or nothing meets the SLA."""
-    tgs: float
-    """Output tokens per GPU and second, as quickly measured."""
-    tpot_ms: float
-    """Mean TPOT, as quickly measured."""
-    as_is: Pace
-    """The same without the changes."""
-    limit_ms: float | None = None
-    """Mean TPOT that just meets the SLA; None where the batch was not searched."""
+    best: Figures
+    as_is: Figures
+    """Without the changes."""
 
     @property
     def gain(self) -> float:
         """What the changes add to the tokens, relative: negative where only fewer tokens meet the SLA."""
-        return self.tgs / self.as_is.tgs - 1
+        return self.best.tgs / self.as_is.tgs - 1
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -97,14 +111,7 @@ class Tuned:
 
     def to_dict(self) -> dict[str, object]:
         """The same as plain data."""
-        figures = {"tgs": self.tgs, "tpot_ms": self.tpot_ms, "gain": self.gain}
-        limit = {} if self.limit_ms is None else {"limit_ms": self.limit_ms}
-        return {
-            "changes": self.changes,
-            **figures,
-            "as_is": {"tgs": self.as_is.tgs, "tpot_ms": self.as_is.tpot_ms},
-            **limit,
-        }
+        return {"changes": self.changes, **self.best.to_dict(), "gain": self.gain, "as_is": self.as_is.to_dict()}
 
 
 def tune(
@@ -116,44 +123,61 @@ def tune(
 ) -> Tuned | None:
     """Return the best way to run a closed loop on the GPUs that it has; None for an open loop: its load fixes tokens.
 
-    The same scenario and seed give the same answer. `cost` and `network` replace the models, as in `simulate`. Where
-    the SLA limits a percentile of TPOT, that is taken to be as far above the mean as in `run`, a result of the
-    scenario, which is simulated if there is none.
+    The same scenario and seed give the same answer. `cost` and `network` replace the models, as in `simulate`. `run` is
+    a result of the scenario under them, which is simulated if there is none.
     """
     scenario = load(scenario)
     if not isinstance(scenario.workload.arrival, ClosedLoop):
         return None
-    limit = _limit(scenario, lambda: run or simulate(scenario, cost=cost, network=network))
-    search = _Search(scenario=scenario, cost=checked_cost(cost), network=checked_network(network), limit=limit)
+    once = partial(simulate, cost=cost, network=network)
+    as_is = run or once(scenario)
+    if "tgs" not in as_is.summary["afdsim"]:
+        return None  # it was stopped before there was anything to measure
+    models = {"cost": checked_cost(cost), "network": checked_network(network)}
+    search = _Search(scenario=scenario, **models)  # type: ignore[arg-type]  # one of each
     try:
-        changes, pace = search.best()
+        changes, found = _confirmed(search, as_is, once)
     except CapacityError as error:
         raise placed(error, scenario) from None
     return Tuned(
-        scenario=scenario.varied(changes),
-        changes=changes,
-        tgs=pace.tgs,
-        tpot_ms=pace.tpot_ms,
-        as_is=search.as_is,
-        limit_ms=limit,
+        scenario=scenario.varied(changes), changes=changes, best=_figures(found or as_is), as_is=_figures(as_is)
     )
 
 
-def _limit(scenario: Scenario, run: Callable[[], Result]) -> float | None:
-    """Mean TPOT in ms that just meets the SLA; None where the batch is not to be searched.
+def _confirmed(search: _Search, as_is: Result, once: Callable[[Scenario], Result]) -> tuple[Changes, Result | None]:
+    """Return the best changes and their run, which meets the SLA if the batch was searched; else no changes."""
+    limit = _limit(search.scenario, as_is, search.as_is)
+    for _ in range(TRIES):
+        changes, pace = replace(search, limit=limit).best()
+        if not changes:
+            break
+        found = once(search.scenario.varied(dict(changes)))
+        sla = found.summary["afdsim"].get("sla", {})
+        if limit is None or sla["met"] or sla["verdict"] == "n/a":
+            return changes, found
+        limit = min(LESS * limit, _limit(search.scenario, found, pace) or 0.0)
+    return {}, None
 
-    That is where the requests in flight are given, and where other latencies are limited, which depend on queueing.
+
+def _limit(scenario: Scenario, run: Result, pace: Pace) -> float | None:
+    """Mean TPOT in seconds by a quick measure that just meets the SLA, by a run and its pace.
+
+    None where the batch is not searched: where the requests in flight are given, where other latencies are limited,
+    which depend on queueing, and where no answer has a TPOT.
     """
     sla, arrival = scenario.sla, scenario.workload.arrival
     if sla is None or sla.limits.keys() != {"tpot"} or getattr(arrival, "concurrency", None) is not None:
         return None
-    limit = sla.limits["tpot"] * 1e3
-    if sla.percentile == "mean":
-        return limit
-    samples = metrics.latencies(run().run)["tpot"]
+    samples = metrics.latencies(run.run)["tpot"]
     if not samples.count:
-        return limit
-    return limit * metrics.mean(samples) / metrics.statistic_of(samples.values, sla.percentile)
+        return None
+    found = metrics.mean(samples) if sla.percentile == "mean" else metrics.statistic_of(samples.values, sla.percentile)
+    return sla.limits["tpot"] * pace.tpot / found
+
+
+def _figures(run: Result) -> Figures:
+    own = run.summary["afdsim"]
+    return Figures(own["tgs"], run.summary.get("mean_tpot_ms"), own.get("sla", {}).get("verdict"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +187,8 @@ class _Search:
     scenario: Scenario
     cost: CostModel | None
     network: Network | None
-    limit: float | None
-    """Mean TPOT in ms; None where the batch stays as it is."""
+    limit: float | None = None
+    """Mean TPOT in seconds by a quick measure; None where the batch stays as it is."""
     known: dict[tuple[tuple[str, bool | int], ...], Pace | None] = field(default_factory=dict)
     drawn: dict[int, Array] = field(default_factory=dict)
     """See `_Kept`."""
@@ -181,7 +205,7 @@ class _Search:
             largest = self.largest(way, reached, batch)
             if largest and (not reached or self.tgs(way, largest) > found[1].tgs):
                 found, reached = self.chosen(way, largest), largest
-        fine = self.as_is.tpot_ms <= self.limit and self.as_is.tgs >= found[1].tgs
+        fine = self.as_is.tpot <= self.limit and self.as_is.tgs >= found[1].tgs
         return ({}, self.as_is) if fine else found
 
     def largest(self, way: Changes, reached: int, near: int) -> int:
@@ -205,7 +229,7 @@ class _Search:
     def meets(self, way: Changes, batch: int) -> bool:
         """Whether a way is allowed and within the limit for sure."""
         found = self.pace(way, batch)
-        return found is not None and self.limit is not None and found.tpot_ms <= SURE * self.limit
+        return found is not None and self.limit is not None and found.tpot <= SURE * self.limit
 
     def tgs(self, way: Changes, batch: int) -> float:
         """Tokens of a way, 0 where the scenario refuses it."""
@@ -349,4 +373,4 @@ def _pace(record: Record, cell: Cell) -> Pace:
     rate = float(rows.batch[(rows.step > SKIPPED) & (rows.step <= STEPS)].sum()) / (end - begin)
     present = np.fmin(requests.finish, end) - np.maximum(requests.admitted, begin)  # NaN: still there; not yet there
     running = float(present[present > 0].sum()) / (end - begin)
-    return Pace((end - begin) / (STEPS - SKIPPED), rate / cell.deployment.gpus, running / rate * 1e3)
+    return Pace((end - begin) / (STEPS - SKIPPED), rate / cell.deployment.gpus, running / rate)

@@ -1,5 +1,7 @@
 """The best way to run one deployment, by a quick search."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -45,8 +47,9 @@ def lengths(output_len):
     )
 
 
-def search(scenario, limit=None):
-    return tuning._Search(scenario=scenario, cost=None, network=None, limit=limit)
+def search(scenario):
+    found = tuning._Search(scenario=scenario, cost=None, network=None)
+    return dataclasses.replace(found, limit=tuning._limit(scenario, afdsim.simulate(scenario), found.as_is))
 
 
 @pytest.mark.parametrize(
@@ -70,18 +73,18 @@ def test_a_quick_measure_gives_what_a_run_gives(scenario):
     quick, found = search(scenario).as_is, afdsim.simulate(scenario).summary
 
     assert quick.tgs == pytest.approx(found["afdsim"]["tgs"], rel=0.015)
-    assert quick.tpot_ms == pytest.approx(found["mean_tpot_ms"], rel=0.015)
+    assert quick.tpot * 1e3 == pytest.approx(found["mean_tpot_ms"], rel=0.015)
 
 
 @pytest.mark.parametrize("scenario", [ep(), ep(**{"deployment.two_batch_overlap": False}), afd(), tp()])
 def test_nothing_that_meets_the_limit_gives_more(scenario):
-    found, limit = afdsim.tune(scenario), scenario.sla.tpot * 1e3
-    every, batch = search(scenario, limit), found.scenario.deployment.max_num_seqs
+    found, every = afdsim.tune(scenario), search(scenario)
+    batch = found.scenario.deployment.max_num_seqs
     others = [batch // 2, batch, batch + 1, batch + 2, 2 * batch]
     paces = [every.pace(way, other) for way in every.ways() for other in others]
 
-    assert found.tpot_ms <= tuning.SURE * limit
-    assert found.tgs * 1.01 > max(pace.tgs for pace in paces if pace and pace.tpot_ms <= tuning.SURE * limit)
+    assert found.best.tpot_ms <= scenario.sla.tpot * 1e3
+    assert found.best.tgs * 1.02 > max(pace.tgs for pace in paces if pace and pace.tpot <= tuning.SURE * every.limit)
 
 
 def test_the_answer_is_the_same_again_and_is_a_scenario():
@@ -91,21 +94,22 @@ def test_the_answer_is_the_same_again_and_is_a_scenario():
     assert found.scenario.key == ep(**found.changes).key
     assert afdsim.load(EP, overrides=found.options).key == found.scenario.key
     assert found.scenario.deployment.two_batch_overlap is False
-    assert afdsim.simulate(found.scenario).summary["mean_tpot_ms"] == pytest.approx(found.tpot_ms, rel=0.015)
+    assert afdsim.simulate(found.scenario).summary["mean_tpot_ms"] == found.best.tpot_ms
 
 
 def test_the_best_has_nothing_to_change():
     best = afdsim.tune(ep())
     again = afdsim.tune(best.scenario)
 
-    assert again.as_is.tgs == pytest.approx(best.tgs)
-    assert 0 <= again.gain < 0.01
+    assert again.as_is == best.best
+    assert -0.01 < again.gain < 0.01
 
 
 def test_a_side_that_misses_its_sla_may_have_to_give_less():
     found = afdsim.tune(ep(**{"deployment.two_batch_overlap": False, BATCH: 100}))
 
-    assert found.as_is.tpot_ms > found.limit_ms >= found.tpot_ms
+    assert (found.as_is.verdict, found.best.verdict) == ("FAIL", "PASS")
+    assert found.as_is.tpot_ms > 1.5 >= found.best.tpot_ms
     assert found.gain < 0
     assert found.changes[BATCH] < 100
 
@@ -118,7 +122,7 @@ def test_where_nothing_meets_the_sla_nothing_is_changed():
     found = afdsim.tune(ep(**{"sla.tpot": "10us"}))
 
     assert found.changes == {}
-    assert (found.gain, found.tpot_ms) == (0.0, found.as_is.tpot_ms)
+    assert (found.gain, found.best) == (0.0, found.as_is)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +138,6 @@ def test_the_batch_stays_where_tpot_alone_does_not_limit_it(changes):
     found = afdsim.tune(ep(**changes))
 
     assert found.changes == {"deployment.two_batch_overlap": False}
-    assert found.limit_ms is None
     assert found.gain > 0.5
 
 
@@ -153,14 +156,33 @@ def test_ways_that_the_scenario_refuses_are_left_out():
     assert "deployment.two_batch_overlap" not in afdsim.tune(alone).changes
 
 
-def test_a_percentile_is_held_with_its_distance_from_the_mean():
-    tail = ep(**{"sla.percentile": "p99", "workload.output_len": SPREAD})
-    run = afdsim.simulate(tail)
-    found = afdsim.tune(tail, run=run)
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        ep(**{"sla.percentile": "p99", "workload.output_len": SPREAD, "workload.num_requests": 1500}),
+        ep(**{"sla.percentile": "p90", "variation.event": 0.3, "variation.step": 0.2, "workload.num_requests": 1500}),
+        ep(**{"deployment.mtp": {"draft": 2, "acceptance": 0.7}, "workload.output_len": 8, "sla.tpot": "2.5ms"}),
+        afd(**{"deployment.mtp": {"draft": 2, "acceptance": 0.8}, "workload.output_len": 16}),
+        afd(**{"deployment.attention.instances": 2, "deployment.attention.groups": 2, "sla.tpot": "5ms"}),
+        afd(**{"variation.straggler": {"attention[0]": 1.3}, "sla.tpot": "4ms", "run.granularity": "gpu"}),
+    ],
+)
+def test_advice_meets_the_sla_when_it_is_run(scenario):
+    run = afdsim.simulate(scenario)
+    found = afdsim.tune(scenario, run=run)
+    again = afdsim.simulate(found.scenario).summary["afdsim"]
 
-    assert found == afdsim.tune(tail)
-    assert found.limit_ms * run.summary["p99_tpot_ms"] / run.summary["mean_tpot_ms"] == pytest.approx(1.5)
-    assert found.limit_ms < afdsim.tune(tail.vary("sla.percentile", "mean")).limit_ms == 1.5
+    assert found == afdsim.tune(scenario)
+    assert again["sla"]["met"] or not found.changes
+    assert again["tgs"] == found.best.tgs
+    assert found.changes or run.summary["afdsim"]["sla"]["met"]
+
+
+def test_answers_of_one_token_are_not_searched_for_a_batch():
+    found = afdsim.tune(ep(**{"workload.output_len": 1}))
+
+    assert BATCH not in found.changes
+    assert found.best.tpot_ms is None
 
 
 def test_the_caller_s_cost_model_is_searched_with():
