@@ -16,7 +16,7 @@ TABLES = ("ratio_sweep", "context_scaling", "jitter_tails", "hardware_mix", "lik
 
 def load(name):
     spec = importlib.util.spec_from_file_location(f"experiment_{name}", EXPERIMENTS / name / "run.py")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look it up
     spec.loader.exec_module(module)
     return module
 
