@@ -17,9 +17,9 @@ def draws(kind, at):
 
 
 def busiest(experts, top_k, ranks, tokens, seed=0):
-    """Mean over 300 draws of the busiest rank's rows over the mean: every token asks for `top_k` different experts."""
+    """Mean over 200 draws of the busiest rank's rows over the mean: every token asks for `top_k` different experts."""
     random, found = np.random.default_rng(seed), []
-    for _ in range(300):
+    for _ in range(200):
         asked = np.argpartition(random.random((tokens, experts)), top_k, axis=1)[:, :top_k]
         rows = np.bincount(asked.reshape(-1) * ranks // experts, minlength=ranks)
         found.append(rows.max() / rows.mean())
@@ -33,7 +33,7 @@ def busiest(experts, top_k, ranks, tokens, seed=0):
             (48, 3, 2, 2048),
             (48, 3, 4, 300),
             (48, 3, 24, 2048),
-            (256, 8, 128, 4096),
+            (256, 8, 128, 2048),
             (256, 8, 16, 256),
             (128, 8, 4, 64),
         ),
@@ -48,7 +48,7 @@ def busiest(experts, top_k, ranks, tokens, seed=0):
     ],
 )
 def test_the_busiest_rank_is_as_busy_as_among_tokens_that_are_drawn(experts, top_k, ranks, tokens):
-    asked = Asked(experts=experts, layers=3000, ranks=ranks, top_k=top_k)
+    asked = Asked(experts=experts, layers=1000, ranks=ranks, top_k=top_k)
     (row,) = slowest(Experts(law="uniform"), asked, 1, draws)
     ours = np.mean([load.of(float(tokens)) for load in row])
     theirs = busiest(experts, top_k, ranks, tokens)

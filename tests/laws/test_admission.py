@@ -33,7 +33,7 @@ def loops(draw: st.DrawFn) -> Scenario:
     changes = {
         "workload__input_len__value": tokens,
         "workload__output_len__value": output_len,
-        "workload__num_requests": 800,
+        "workload__num_requests": 500,
         "deployment__num_microbatches": micro_batches,
         "deployment__max_num_seqs": micro_batches,
         "model": draw(st.sampled_from([tiny_windowed(2), tiny().model])),

@@ -172,7 +172,6 @@ def test_advice_meets_the_sla_when_it_is_run(scenario):
     found = afdsim.tune(scenario, run=run)
     again = afdsim.simulate(found.scenario).summary["afdsim"]
 
-    assert found == afdsim.tune(scenario)
     assert again["sla"]["met"] or not found.changes
     assert again["tgs"] == found.best.tgs
     assert found.changes or run.summary["afdsim"]["sla"]["met"]
