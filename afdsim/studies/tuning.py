@@ -133,15 +133,15 @@ def tune(
     as_is = run or once(scenario)
     if "tgs" not in as_is.summary["afdsim"]:
         return None  # it was stopped before there was anything to measure
-    models = {"cost": checked_cost(cost), "network": checked_network(network)}
-    search = _Search(scenario=scenario, **models)  # type: ignore[arg-type]  # one of each
+    search = _Search(scenario=scenario, cost=checked_cost(cost), network=checked_network(network))
     try:
         changes, found = _confirmed(search, as_is, once)
     except CapacityError as error:
         raise placed(error, scenario) from None
-    return Tuned(
-        scenario=scenario.varied(changes), changes=changes, best=_figures(found or as_is), as_is=_figures(as_is)
-    )
+    best, given = _figures(found or as_is), _figures(as_is)
+    if best.tgs <= given.tgs and given.verdict != "FAIL":  # what a quick measure took for a little more
+        changes, best = {}, given
+    return Tuned(scenario=scenario.varied(changes), changes=changes, best=best, as_is=given)
 
 
 def _confirmed(search: _Search, as_is: Result, once: Callable[[Scenario], Result]) -> tuple[Changes, Result | None]:
