@@ -19,6 +19,12 @@ LATE = 0.05
 """Share of the requests that finish while the cluster empties from which a reader should know."""
 
 
+class Short(str):
+    """A remark on something that the deployment has too little of for what it was asked."""
+
+    __slots__ = ()
+
+
 def remarks(scenario: Scenario, cell: Cell, demand: Demand, record: Record) -> Iterator[str]:
     """Yield what a reader of the figures should know, one sentence each."""
     yield from (f"{path}: {text}" for path, text in scenario.cautions)
@@ -49,7 +55,7 @@ def _refused(cell: Cell, record: Record) -> Iterator[str]:
     refused = int(record.requests.refused.sum())
     if refused:
         limit = cell.deployment.kv_budget / 1e9
-        yield f"{refused:,} requests refused: their context never fits the {limit:.1f} GB of KV cache of a rank"
+        yield Short(f"{refused:,} requests refused: their context never fits the {limit:.1f} GB of KV cache of a rank")
 
 
 def _short_of_memory(cell: Cell, record: Record) -> Iterator[str]:
@@ -57,7 +63,7 @@ def _short_of_memory(cell: Cell, record: Record) -> Iterator[str]:
     longest = int(max(requests.input_len + requests.output_len, default=1))
     fits, asked = deployment.kv_cache.sequences(longest), deployment.max_num_seqs
     if fits < asked:
-        yield f"KV cache of a rank holds {fits:,} of max_num_seqs {asked:,} at the longest context, {longest:,}"
+        yield Short(f"KV cache of a rank holds {fits:,} of max_num_seqs {asked:,} at the longest context, {longest:,}")
 
 
 def _warm_up(demand: Demand, record: Record) -> Iterator[str]:
@@ -83,7 +89,7 @@ def _cut_short(demand: Demand, record: Record) -> Iterator[str]:
     there = np.isnan(table.finish) & ~table.refused & table.counted
     asked = demand.closed and int(table.counted.sum()) < demand.num_requests
     if record.ended >= demand.horizon and there.any():
-        yield (
+        yield Short(
             f"{int(there.sum()):,} of {int(table.counted.sum()):,} requests had not finished at run.stop.max_sim_time: "
             "latencies are those of the others"
         )

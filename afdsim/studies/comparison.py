@@ -7,6 +7,7 @@ says how figures are held against one another.
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +22,11 @@ from afdsim.engine.books import CAUSES
 from afdsim.errors import ScenarioError
 from afdsim.results.header import WIDTH, deployment_line, model_line, straggler_lines
 from afdsim.results.metrics import shown_in
+from afdsim.results.remarks import Short
 from afdsim.results.result import Result, pooled, to_json, write_text
 from afdsim.results.terminal import Ink, table
 from afdsim.scenario.document import Scenario, Source, load
+from afdsim.scenario.tree import Afd
 from afdsim.simulation import simulate
 from afdsim.studies import tuning
 from afdsim.studies.differences import FIGURES, Difference, difference, value_of
@@ -62,6 +65,9 @@ WORTH = 0.02
 
 _SETS = ("--set-a ", "--set-b ")
 """Options of the command that change the first and the second deployment; further ones have none."""
+
+_TOGETHER = re.compile(r"(?<=\d) (?=[A-Za-z])|(?<=--set-[ab]) ")
+"""Blanks at which no line ends: between a number and its unit, and between an option and its value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,12 +179,17 @@ class Comparison:
         return "\n\n".join("\n".join(block) for block in blocks if block)
 
     def _own_notes(self) -> Iterator[str]:
-        """Say what is noted of some deployments and not of all."""
+        """Say what every deployment has too little of, and what else is noted of some and not of all."""
         noted = {
             name: list(dict.fromkeys(note for run in runs for note in run.notes)) for name, runs in self.runs.items()
         }
         common = set.intersection(*map(set, noted.values()))
-        yield from (f"{name}: {note}" for name, notes in noted.items() for note in notes if note not in common)
+        yield from (
+            f"{name}: {note}"
+            for name, notes in noted.items()
+            for note in notes
+            if note not in common or isinstance(note, Short)
+        )
 
     def __repr__(self) -> str:
         lines = self.text().splitlines()
@@ -335,6 +346,7 @@ def _head(name: str, scenario: Scenario, keys: Sequence[str]) -> list[str]:
     """Return a name and, hanging from it, what it is; below the name where that is long."""
     own, label = scenario.resolved(), f"{name}: "
     texts = [deployment_line(scenario), model_line(scenario), " ".join(map(str.strip, straggler_lines(scenario)))]
+    keys = [key for key in keys if _used(key, scenario)]
     for part in dict.fromkeys(key.partition(".")[0] for key in keys):
         value, paths = own.get(part), [key.partition(".")[2] for key in keys if key.partition(".")[0] == part]
         told = _told(value, paths) if isinstance(value, Mapping) else str(value)
@@ -343,6 +355,11 @@ def _head(name: str, scenario: Scenario, keys: Sequence[str]) -> list[str]:
         return [f"{name}:", *(line for text in texts for line in _wrapped(text, "  "))]
     lines = [line for text in texts for line in _wrapped(text, " " * len(label))]
     return [label + lines[0][len(label) :], *lines[1:]]
+
+
+def _used(key: str, scenario: Scenario) -> bool:
+    """Whether a kind of deployment reads a key: of the network, all but AFD have the rate of their NICs alone."""
+    return isinstance(scenario.deployment, Afd) or not key.startswith("network.") or key == "network.link.bandwidth"
 
 
 def _shared(scenario: Scenario) -> tuple[str, ...]:
@@ -361,29 +378,40 @@ def _told(tree: Mapping[str, Any], paths: Iterable[str]) -> str:
 def _advised(name: str, found: Tuned, summary: Mapping[str, Any], option: str) -> str:
     """Say how a deployment gives more tokens, or meets the SLA that it misses; nothing where it is near its best."""
     how = " ".join(option + change for change in found.options)
-    gives = f"{_paced(found.best)}; as it is {_paced(found.as_is)}."
+    sla, seeds = found.scenario.sla, found.scenario.run.seeds
+    statistic = "mean" if sla is None else sla.percentile
+    of = f" (seed {seeds[0]})" if len(seeds) > 1 else ""
+    gives = f"{_paced(found.best, statistic)}; as it is {_paced(found.as_is, statistic)}{of}."
     if found.gain > WORTH:
         return f"{name} is not run at its best: on the same instances {how} gives {gives}"
     missed = summary["afdsim"].get("sla", {}).get("verdict") == "FAIL"
     if missed and found.changes and found.best.verdict != "FAIL":
-        return f"{name} misses its SLA and on the same instances would meet it: {how} gives {gives}"
+        few = found.best.verdict == "n/a"
+        meets = f"may meet it ({statistic} needs more requests)" if few else "would meet it"
+        return f"{name} misses its SLA and on the same instances {meets}: {how} gives {gives}"
     return ""
 
 
-def _paced(found: Figures) -> str:
-    tpot = "" if found.tpot_ms is None else f" at a mean TPOT of {_digits(found.tpot_ms)} ms"
-    return f"{found.tgs:,.0f} tok/s/GPU{tpot}"
+def _paced(found: Figures, statistic: str) -> str:
+    """Return tokens and TPOT, in the statistic that the SLA limits and its mean."""
+    if found.tpot_ms is None:
+        return f"{found.tgs:,.0f} tok/s/GPU"
+    tpot = f"a mean TPOT of {_digits(found.tpot_ms)} ms"
+    if found.sla_tpot_ms is not None and statistic != "mean":
+        tpot = f"a {statistic} TPOT of {_digits(found.sla_tpot_ms)} ms, mean {_digits(found.tpot_ms)} ms"
+    return f"{found.tgs:,.0f} tok/s/GPU at {tpot}"
 
 
 def _wrapped(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(
-        text,
+    lines = textwrap.wrap(
+        _TOGETHER.sub("\N{NO-BREAK SPACE}", text),
         WIDTH,
         initial_indent=indent,
         subsequent_indent=f"{indent}  ",
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
 def _said(label: str, found: Difference | None) -> str:

@@ -79,6 +79,8 @@ class Figures(NamedTuple):
     """Output tokens per GPU and second."""
     tpot_ms: float | None
     """Mean; None where no answer has two tokens."""
+    sla_tpot_ms: float | None
+    """In the statistic that the SLA limits; None where it limits none."""
     verdict: str | None
     """Of the SLA, if there is one."""
 
@@ -145,17 +147,17 @@ def tune(
 
 
 def _confirmed(search: _Search, as_is: Result, once: Callable[[Scenario], Result]) -> tuple[Changes, Result | None]:
-    """Return the best changes and their run, which meets the SLA if the batch was searched; else no changes."""
+    """Return the best changes and their run, which is within the limit if the batch was searched; else no changes."""
     limit = _limit(search.scenario, as_is, search.as_is)
     for _ in range(TRIES):
         changes, pace = replace(search, limit=limit).best()
         if not changes:
             break
         found = once(search.scenario.varied(dict(changes)))
-        sla = found.summary["afdsim"].get("sla", {})
-        if limit is None or sla["met"] or sla["verdict"] == "n/a":
+        own = _limit(search.scenario, found, pace) or 0.0
+        if limit is None or own >= pace.tpot:
             return changes, found
-        limit = min(LESS * limit, _limit(search.scenario, found, pace) or 0.0)
+        limit = min(LESS * limit, own)
     return {}, None
 
 
@@ -168,16 +170,22 @@ def _limit(scenario: Scenario, run: Result, pace: Pace) -> float | None:
     sla, arrival = scenario.sla, scenario.workload.arrival
     if sla is None or sla.limits.keys() != {"tpot"} or getattr(arrival, "concurrency", None) is not None:
         return None
-    samples = metrics.latencies(run.run)["tpot"]
-    if not samples.count:
+    found = _limited(run)
+    return None if found is None else sla.limits["tpot"] * pace.tpot / found
+
+
+def _limited(run: Result) -> float | None:
+    """Return TPOT in seconds in the statistic that the SLA limits; None where it limits none, or no answer has one."""
+    sla, samples = run.run.sla, metrics.latencies(run.run)["tpot"]
+    if sla is None or "tpot" not in sla.limits or not samples.count:
         return None
-    found = metrics.mean(samples) if sla.percentile == "mean" else metrics.statistic_of(samples.values, sla.percentile)
-    return sla.limits["tpot"] * pace.tpot / found
+    return metrics.statistic_of(samples.values, sla.percentile)
 
 
 def _figures(run: Result) -> Figures:
-    own = run.summary["afdsim"]
-    return Figures(own["tgs"], run.summary.get("mean_tpot_ms"), own.get("sla", {}).get("verdict"))
+    own, limited = run.summary["afdsim"], _limited(run)
+    verdict = own.get("sla", {}).get("verdict")
+    return Figures(own["tgs"], run.summary.get("mean_tpot_ms"), None if limited is None else 1e3 * limited, verdict)
 
 
 @dataclass(frozen=True, kw_only=True)

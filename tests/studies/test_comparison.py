@@ -13,8 +13,9 @@ import afdsim
 from afdsim.cli.main import main
 from afdsim.errors import ScenarioError
 from afdsim.results.header import WIDTH
-from afdsim.studies.comparison import _said
+from afdsim.studies.comparison import WORTH, _advised, _said, _wrapped
 from afdsim.studies.differences import Difference
+from afdsim.studies.tuning import Figures, Tuned
 
 ENGINE = {
     "name": "engine",
@@ -305,6 +306,7 @@ def test_help_shows_the_examples_line_by_line():
     assert "\\b" not in "".join(lines)
     assert "\b" not in "".join(lines)
     assert "Write into a folder that holds something else." in one_line(told("--help"))
+    assert f"gives over {WORTH:.0%} more tokens" in one_line(told("--help"))
 
 
 @pytest.mark.parametrize("name", ["a", "a_deployment_of_20_col", "a_deployment_whose_name_is_35_cols_"])
@@ -318,6 +320,41 @@ def test_a_comparison_is_96_columns_wide(name):
     verdict = rest.partition("\n\n")[2]
     assert max(map(len, verdict.splitlines())) <= WIDTH
     assert "attention[7] x1.1" in one_line(head)
+
+
+def test_what_a_side_has_too_little_of_is_told_of_every_side_and_else_only_what_is_not_alike():
+    full = small_closed(**{"workload.input_len": 3_000_000})
+    text = one_line(afdsim.compare(full, full.varied({"name": "b", "variation.step": 0.1}), tune=False).text())
+
+    assert len(re.findall(r"(small|b): KV cache of a rank holds [\d,]+ of max_num_seqs 48", text)) == 2
+    assert text.count("assumed variation") == 2
+    assert "kernel times" not in text
+
+
+def small_closed(**changes):
+    return afdsim.load("small").varied({"workload.num_requests": 32, "workload.output_len": 4, **changes})
+
+
+def test_a_side_shows_only_the_keys_of_the_network_that_it_has():
+    pools = small_closed(**{"network.link.latency": "5us", "network.post": "0s"})
+    overlap = {"type": "colocated", "gpu": "H800", "instances": 1, "max_num_seqs": 8}
+    one = pools.varied({"name": "one", "network": {"link": {"bandwidth": "43 GB/s"}}, "deployment": overlap})
+    head = one_line(afdsim.compare(pools, one, tune=False).text().partition("All of them")[0])
+
+    assert "network: link.latency=5 us, post=0 s" in head
+    assert head.endswith("network: link.bandwidth=43 GB/s")
+
+
+def test_no_line_ends_within_a_word_a_quantity_or_an_option():
+    (line,) = searched().advice
+    told = "x " * 20
+    lines = [_wrapped(told[:many] + line + " 2 micro-batches 0 s", "") for many in range(40)]
+
+    assert all(
+        one_line(" ".join(each)) == one_line(" ".join(each).replace("\N{NO-BREAK SPACE}", "?")) for each in lines
+    )
+    ends = [end for each in lines for end in each[:-1]]
+    assert not [end for end in ends if re.search(r"(\d|--set-[ab]|micro-)$", end)]
 
 
 # the best of every side -----------------------------------------------------------------------------------------------
@@ -379,8 +416,22 @@ def test_what_was_searched_is_in_the_data():
     assert list(found) == ["overlapped", "best"]
     assert found["overlapped"]["changes"]["deployment.two_batch_overlap"] is False
     assert found["overlapped"]["gain"] > 0.02 > abs(found["best"]["gain"])
-    assert set(found["best"]["as_is"]) == {"tgs", "tpot_ms", "verdict"}
+    assert set(found["best"]["as_is"]) == {"tgs", "tpot_ms", "sla_tpot_ms", "verdict"}
     assert found["overlapped"]["verdict"] == "PASS"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "may"), [("PASS", "would meet it"), ("n/a", "may meet it (p99 needs more requests)")]
+)
+def test_advice_shows_the_statistic_that_is_limited_and_which_seed_says_so(verdict, may):
+    scenario = afdsim.load(overlapped("a")).varied({"sla.percentile": "p99", "run.seeds": [1, 2]})
+    best, as_is = (Figures(90.0, 1.25, 1.49, verdict), Figures(100.0, 1.5, 1.75, "FAIL"))
+    found = Tuned(scenario=scenario, changes={"deployment.max_num_seqs": 9}, best=best, as_is=as_is)
+
+    assert _advised("a", found, {"afdsim": {"sla": {"verdict": "FAIL"}}}, "--set-a ") == (
+        f"a misses its SLA and on the same instances {may}: --set-a deployment.max_num_seqs=9 gives 90 tok/s/GPU "
+        "at a p99 TPOT of 1.49 ms, mean 1.25 ms; as it is 100 tok/s/GPU at a p99 TPOT of 1.75 ms, mean 1.5 ms (seed 1)."
+    )
 
 
 def test_a_third_side_has_its_changes_without_an_option():

@@ -102,7 +102,8 @@ def test_the_best_has_nothing_to_change():
     again = afdsim.tune(best.scenario)
 
     assert again.as_is == best.best
-    assert -0.01 < again.gain < 0.01
+    assert 0 <= again.gain < 0.01
+    assert again.changes == {} or again.gain > 0
 
 
 def test_a_side_that_misses_its_sla_may_have_to_give_less():
@@ -174,6 +175,7 @@ def test_advice_meets_the_sla_when_it_is_run(scenario):
 
     assert again["sla"]["met"] or not found.changes
     assert again["tgs"] == found.best.tgs
+    assert again["sla"]["value_ms"] == pytest.approx(found.best.sla_tpot_ms, rel=1e-12)
     assert found.changes or run.summary["afdsim"]["sla"]["met"]
 
 
@@ -181,7 +183,7 @@ def test_answers_of_one_token_are_not_searched_for_a_batch():
     found = afdsim.tune(ep(**{"workload.output_len": 1}))
 
     assert BATCH not in found.changes
-    assert found.best.tpot_ms is None
+    assert (found.best.tpot_ms, found.best.sla_tpot_ms) == (None, None)
 
 
 def test_the_caller_s_cost_model_is_searched_with():
