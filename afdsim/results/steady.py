@@ -28,6 +28,8 @@ GROUPED: Final = 5
 """Slices whose numbers in flight are averaged before the rule is applied: the 5 of MSER-5."""
 CHANCE: Final = 0.5
 """By how much the variance of a series that is worth eight independent values differs by chance: the root of 2/8."""
+ROUNDED: Final = 1e-9
+"""Relative difference below which sums of squares are the same: a level rest is level, whatever is rounded."""
 FILLING: Final = 0.8
 """Share of the later number in flight below which a cluster fills."""
 BINS: Final = 60
@@ -186,9 +188,9 @@ def truncation(series: Floats) -> int:
     """
     kept = np.arange(len(series), 0, -1)
     totals, squares = (np.cumsum(part[::-1])[::-1] for part in (series - series.mean(), (series - series.mean()) ** 2))
-    errors = (squares - totals**2 / kept) / kept**2
-    tried = errors[: len(series) // 2 + 1]
-    return int(np.argmax(tried <= tried.min() * (1 + CHANCE)))
+    left = np.maximum(squares - totals**2 / kept, ROUNDED * squares[0])
+    tried = (left / kept**2)[: len(series) // 2 + 1]
+    return int(np.argmax(tried <= tried.min() * (1 + CHANCE) * (1 + ROUNDED)))
 
 
 # the level ----------------------------------------------------------------------------------------------------------

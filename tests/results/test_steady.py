@@ -135,6 +135,11 @@ def test_a_ramp_is_dropped_and_a_level_series_is_kept():
     assert 15 <= truncation(np.minimum(np.arange(100) * 5.0, 100.0) + noise) <= 30
 
 
+@pytest.mark.parametrize("level", [0.0, 1.0, 1e6])
+def test_a_level_rest_is_level_whatever_is_rounded(level):
+    assert truncation(np.array([0.0, 0.0625, 0.0625, 0.0625]) + level) == 1
+
+
 def test_at_most_half_is_dropped():
     assert truncation(np.arange(100.0)) <= 50
 
