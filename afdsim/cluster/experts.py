@@ -53,15 +53,18 @@ class Asked:
     """Slots beyond one per expert."""
 
     @property
-    def chance(self) -> float:
+    def deviation(self) -> float:
         """Standard deviation of a rank's rows over their mean when one token is routed uniformly."""
         if self.experts <= self.top_k:
             return 0.0
         return math.sqrt((self.ranks - 1) * (self.experts - self.top_k) / ((self.experts - 1) * self.top_k))
 
     @property
-    def lean(self) -> float:
-        """Sixth part of the third cumulant of these rows over their variance, over the mean; towards many rows only."""
+    def skewness(self) -> float:
+        """Its term in Cornish and Fisher's expansion: a sixth of the third cumulant over the variance, over the mean.
+
+        Towards many rows only: below zero rows would not grow with tokens.
+        """
         if self.experts <= 2 * self.top_k or self.ranks <= 2:
             return 0.0
         skew = (1.0 - 2.0 / self.ranks) * (self.experts - 2 * self.top_k) / (self.experts - 2)
@@ -79,18 +82,18 @@ class Load(NamedTuple):
 
     ranks: tuple[tuple[float, float], ...] = ((1.0, 0.0),)
     """Those that may be the busiest: mean, and how many standard deviations its draw is off."""
-    chance: float = 0.0
-    """See `Asked.chance`."""
-    lean: float = 0.0
-    """See `Asked.lean`."""
+    deviation: float = 0.0
+    """See `Asked.deviation`."""
+    skewness: float = 0.0
+    """See `Asked.skewness`."""
     most: float = math.inf
 
     def of(self, tokens: Array | float) -> Array:
         """Load when so many tokens are routed."""
         n = np.maximum(tokens, 1.0)
         # ranks with far fewer rows than the mean do not lean back: rows shall grow with tokens
-        leaning = [(mean, z, self.lean * (z * z - 1.0 if z > -1.0 else 0.0)) for mean, z in self.ranks]
-        loads = [mean + z * self.chance / np.sqrt(n) + lean / n for mean, z, lean in leaning]
+        leaning = [(mean, z, self.skewness * (z * z - 1.0 if z > -1.0 else 0.0)) for mean, z in self.ranks]
+        loads = [mean + z * self.deviation / np.sqrt(n) + lean / n for mean, z, lean in leaning]
         return np.asarray(np.clip(np.max(loads, axis=0), 0.0, self.most))
 
 
@@ -108,7 +111,7 @@ def slowest(law: Law, asked: Asked, units: int, stream: Stream) -> list[list[Loa
     parts = 1 if asked.ranks % units else units
     shape = (asked.layers, parts, -1)
     pairs = np.stack([mean.reshape(shape), draws.reshape(shape)], axis=3)
-    own = (asked.chance, asked.lean, asked.most) if law.law == "uniform" else ()
+    own = (asked.deviation, asked.skewness, asked.most) if law.law == "uniform" else ()
     found = [[Load(_busiest(part), *own) for part in layer] for layer in pairs.tolist()]
     return [[layer[unit % parts] for layer in found] for unit in range(units)]
 

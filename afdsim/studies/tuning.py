@@ -8,7 +8,7 @@ A candidate is measured over a few steps of a cluster that starts as a settled o
 answers in flight as often as they are long. Its tokens are those of whole steps, its TPOT is the sequences that run
 over the tokens per second (Little's law). What the SLA limits (a percentile, or a mean over short answers and drafts)
 is taken to be as far from that as in the scenario's own run. The best candidate is then run as the scenario was; where
-it misses the SLA after all, with fewer sequences.
+it misses the SLA after all, the search goes on below it.
 """
 
 from __future__ import annotations
