@@ -5,6 +5,9 @@ Every message names the thing, the value, the limit and the way out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class AfdsimError(Exception):
     """Any failure that afdsim explains in one message."""
@@ -21,10 +24,16 @@ class CatalogError(AfdsimError):
 class CapacityError(AfdsimError):
     """A deployment that does not fit its hardware."""
 
-    def __init__(self, message: str, *, path: str = "") -> None:
+    def __init__(
+        self, message: str, *, path: str = "", tokens: int = 1, advice: tuple[Mapping[str, Any], ...] = ()
+    ) -> None:
         super().__init__(message)
         self.path = path
         """Dotted scenario path at fault, such as ``deployment.max_num_seqs``; empty where no single one is."""
+        self.tokens = tokens
+        """Context of a request that must fit."""
+        self.advice = advice
+        """Changes, each of which makes the scenario fit: values by dotted path."""
 
 
 class ModelError(AfdsimError):

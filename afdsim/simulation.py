@@ -12,6 +12,7 @@ from afdsim.cluster.network import Network
 from afdsim.cost.checked import checked_cost, checked_network
 from afdsim.cost.identity import label
 from afdsim.cost.roofline import CostModel
+from afdsim.engine.advice import advised
 from afdsim.engine.blocks import Blocks
 from afdsim.engine.cell import Cell
 from afdsim.engine.desk import Demand, Observer, lonely_step
@@ -31,11 +32,12 @@ from afdsim.scenario.asked import (
     Poisson,
     Replay,
     UniformLength,
+    Workload,
 )
 from afdsim.scenario.document import Scenario, Source, load, stream
 from afdsim.scenario.tree import Afd
 from afdsim.workload import laws as workload
-from afdsim.workload.traces import read_trace, spread
+from afdsim.workload.traces import read_lengths, read_trace, spread
 
 Progress = Callable[[float, str], None]
 
@@ -97,36 +99,59 @@ def execute(
 
 def demanded(scenario: Scenario, cell: Cell, seed: int) -> Demand:
     """What the workload of a scenario asks of a deployment."""
-    asked = scenario.workload
-    law = arrival_law(scenario)
-    source = workload.RequestSource(
-        law, _lengths(asked.input_len), _lengths(asked.output_len), lambda column: stream(seed, COLUMNS[column])
-    )
+    source = requested(scenario, seed)
+    law = source.law
     closed = isinstance(law, workload.ClosedLoop)
     return Demand(
         source=source,
         closed=closed,
-        num_requests=_count(scenario, law, source),
+        num_requests=counted(scenario, source),
         concurrency=(law.concurrency or cell.deployment.slots) if isinstance(law, workload.ClosedLoop) else 0,
         warmup=(scenario.run.warmup or None) if closed else scenario.run.warmup,
         horizon=scenario.run.stop.max_sim_time or FOREVER,
     )
 
 
-def _count(scenario: Scenario, law: workload.Arrivals, source: workload.RequestSource) -> int:
+def counted(scenario: Scenario, source: workload.RequestSource) -> int:
     """How many requests there are to count in a closed loop, to issue in an open one."""
     asked = scenario.workload
-    if isinstance(law, workload.Trace):
-        return min(len(law), asked.num_requests or len(law))
+    if source.size is not None:
+        return min(source.size, asked.num_requests or source.size)
     if asked.duration is not None:
         return source.until(asked.duration)
-    assert asked.num_requests is not None, "the schema demands it where no trace or duration gives it"
-    return asked.num_requests
+    count = asked.num_requests or (source.file and len(source.file))
+    assert count, "the schema demands it where no trace or duration gives it"
+    return count
 
 
-def arrival_law(scenario: Scenario) -> workload.Arrivals:
-    """The arrivals of a scenario; reads the trace where there is one."""
-    match scenario.workload.arrival:
+def requested(scenario: Scenario, seed: int) -> workload.RequestSource:
+    """The requests of a scenario; reads the trace where there is one."""
+    asked = scenario.workload
+    recorded = _recorded(asked)
+    return workload.RequestSource(
+        _arrivals(asked),
+        _lengths(asked.input_len) if recorded is None else recorded,
+        _lengths(asked.output_len) if recorded is None else recorded,
+        lambda column: stream(seed, COLUMNS[column]),
+    )
+
+
+def _recorded(asked: Workload) -> workload.Recorded | None:
+    """The lengths of the trace, where arrivals come from a law."""
+    trace = asked.trace
+    if trace is None or isinstance(asked.arrival, Replay):
+        return None
+    return read_lengths(
+        trace.path,
+        trace.format,
+        time_unit=trace.time_unit,
+        window=(trace.start, trace.end),
+        skip_bad_rows=trace.skip_bad_rows,
+    )
+
+
+def _arrivals(asked: Workload) -> workload.Arrivals:
+    match asked.arrival:
         case ClosedLoop(concurrency=concurrency):
             return workload.ClosedLoop(concurrency=concurrency)
         case Poisson(request_rate=rate):
@@ -136,11 +161,12 @@ def arrival_law(scenario: Scenario) -> workload.Arrivals:
         case Gamma() as gamma:
             return workload.Gamma(rate=gamma.request_rate, burstiness=gamma.shape)
         case Replay():
-            trace = scenario.workload.trace
+            trace = asked.trace
             assert trace is not None, "the schema demands a trace"
             recorded = read_trace(
                 trace.path,
                 trace.format,
+                time_unit=trace.time_unit,
                 time_scale=trace.time_scale,
                 window=(trace.start, trace.end),
                 skip_bad_rows=trace.skip_bad_rows,
@@ -204,10 +230,12 @@ def steps_expected(cell: Cell, demand: Demand) -> float:
 
 
 def placed(error: CapacityError, scenario: Scenario) -> CapacityError:
-    """The error with the place in the scenario file where the fault lies."""
+    """The error with the place in the scenario file where the fault lies, and with changes that mend it."""
+    error = advised(error, scenario)
     where = scenario.where(error.path)
     place = ": ".join(part for part in (where, error.path) if part)
-    return CapacityError(f"{place}: {error}" if place else str(error), path=error.path)
+    text = f"{place}: {error}" if place else str(error)
+    return CapacityError(text, path=error.path, tokens=error.tokens, advice=error.advice)
 
 
 def _result(

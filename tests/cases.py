@@ -70,6 +70,65 @@ def tiny_windowed(layers: int) -> str:
     return str(path)
 
 
+@cache
+def tiny_sparse(layers: int) -> str:
+    """Path of a Hugging Face config whose indexer scores all tokens and chooses 200 of them to read."""
+    config = {
+        "model_type": "deepseek_v32",
+        "num_hidden_layers": layers,
+        "hidden_size": 256,
+        "vocab_size": 1024,
+        "num_attention_heads": 4,
+        "q_lora_rank": 64,
+        "kv_lora_rank": 64,
+        "qk_rope_head_dim": 16,
+        "qk_nope_head_dim": 32,
+        "v_head_dim": 32,
+        "index_topk": 200,
+        "index_n_heads": 8,
+        "index_head_dim": 32,
+        "n_routed_experts": 8,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 512,
+        "intermediate_size": 2048,
+        "first_k_dense_replace": min(1, layers - 1),
+    }
+    path = Path(tempfile.mkdtemp(prefix="afdsim-test-")) / f"sparse-{layers}.json"
+    path.write_text(json.dumps(config))
+    return str(path)
+
+
+@cache
+def tiny_hybrid(layers: int) -> str:
+    """Path of a Hugging Face config of Mamba and attention, where every other layer has both before its FFN."""
+    pattern = ("ME*M-" * layers)[: 2 * layers + layers // 2]
+    config = {
+        "model_type": "nemotron_h",
+        "num_hidden_layers": len(pattern),
+        "hybrid_override_pattern": pattern,
+        "hidden_size": 256,
+        "vocab_size": 1024,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 32,
+        "ssm_state_size": 64,
+        "n_groups": 2,
+        "conv_kernel": 4,
+        "intermediate_size": 512,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 256,
+        "n_shared_experts": 1,
+        "moe_shared_expert_intermediate_size": 256,
+    }
+    path = Path(tempfile.mkdtemp(prefix="afdsim-test-")) / f"hybrid-{layers}.json"
+    path.write_text(json.dumps(config))
+    return str(path)
+
+
 def tiny(layers: int = 4, attention: int = 1, ffn: int = 1, **changes: object) -> Scenario:
     """A closed loop of one sequence per micro-batch on instances of one GPU; `changes` are dotted paths with __."""
     data = {

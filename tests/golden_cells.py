@@ -75,11 +75,11 @@ def colocated(model: str | None = None, **changes: object) -> afdsim.Scenario:
     return changed(data, changes)
 
 
-def tensor(model: str = "step3-small", **changes: object) -> afdsim.Scenario:
-    """Eight GPUs that work on every token."""
+def tensor(model: str = "step3-small", gpus: int = 8, **changes: object) -> afdsim.Scenario:
+    """GPUs that all work on every token."""
     data = {
         "model": model,
-        "deployment": {"type": "tensor_parallel", "gpu": "H800", "gpus": 8, "max_num_seqs": 12},
+        "deployment": {"type": "tensor_parallel", "gpu": "H800", "gpus": gpus, "max_num_seqs": 12},
         "variation": JITTER,
         "workload": closed(40),
     }
@@ -308,7 +308,7 @@ TENSOR: dict[str, Callable[[], afdsim.Scenario]] = {
     "tp8_ep2_mtp2": partial(tensor, deployment__ep=2, deployment__mtp=MTP2),
     "tp8_open_idle": partial(tensor, **IDLE, deployment__host_overhead="0.2ms"),
     "tp8_dense": partial(tensor, "qwen3-32b"),
-    "tp2_windowed": partial(windowed, tensor, deployment__gpus=2),
+    "tp2_windowed": partial(windowed, tensor, gpus=2),
 }
 
 CELLS: dict[str, Callable[[], afdsim.Scenario]] = AFD | COLOCATED | TENSOR

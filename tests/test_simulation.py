@@ -55,8 +55,9 @@ def test_notes_repeat_the_cautions_of_the_scenario_without_its_folder(small):
 def test_notes_tell_what_was_done_to_a_trace_by_the_name_of_its_file():
     result = afdsim.simulate(replay("mooncake.jsonl", "workload.num_requests=20"))
 
-    assert result.notes[0].startswith("mooncake.jsonl: 200 requests on ")
-    assert result.notes[0].endswith(" timestamps; see workload.trace.spread")
+    assert result.notes[0].startswith("mooncake.jsonl: read as mooncake (ms): 200 requests in ")
+    assert result.notes[1].startswith("mooncake.jsonl: 200 requests on ")
+    assert result.notes[1].endswith(" timestamps; see workload.trace.spread")
     assert sum(result.run.requests["counted"]) == 20
 
 
@@ -66,7 +67,7 @@ def test_a_spread_trace_has_no_two_arrivals_at_once():
 
     assert np.diff(bucketed.run.requests["arrival_s"]).min() == 0.0
     assert np.diff(spread.run.requests["arrival_s"]).min() > 0.0
-    assert spread.notes[0].endswith(" timestamps; spread evenly")
+    assert spread.notes[1].endswith(" timestamps; spread evenly")
 
 
 def test_a_load_is_measured_up_to_the_last_arrival():

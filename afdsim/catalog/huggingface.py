@@ -1,108 +1,72 @@
 """Language models read from a Hugging Face ``config.json``, by its ``model_type``.
 
-A vision model's language part is taken from its ``text_config``. Every fault is one message with the file and key.
+The language part of a larger model is taken from its nested config. A key that changes layers is read or refused by
+name and value; absent keys have the defaults of the model's configuration class, as engines have them, and a note says
+which were taken. Every fault is one message with the file and key.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from contextlib import suppress
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from afdsim.catalog.llm import Attention, Dense, Ffn, Gqa, Layer, Linear, Llm, Mfa, Mla, Moe
+from afdsim.catalog import ledger, quantisation
+from afdsim.catalog.config import Config, shown
+from afdsim.catalog.families import FAMILIES, Family
+from afdsim.catalog.llm import Llm
 from afdsim.errors import CatalogError
 
-LARGEST = 10**7
-"""No dimension of a language model is larger; a bigger number is a slip, and would only exhaust memory."""
+NESTED = ("text_config", "llm_config", "language_config", "thinker_config", "language_model", "text_model_config")
+"""Keys of larger models that hold the config of their language part."""
 
-MOST_LAYERS = 2000
+OUTER: Mapping[str, str] = {
+    "kimi_k25": "deepseek_v3",
+    "kimi_vl": "deepseek_v3",
+    "deepseek_vl_v2": "deepseek_v2",
+    "mistral3": "mistral",
+    "cohere2_vision": "cohere2",
+    "glm46v": "glm4v",
+    "step3p7": "step3p5",
+}
+"""What the language part of a larger model is where it does not say."""
 
+SIZES = ("hidden_size", "num_hidden_layers", "vocab_size")
+"""Roles that only the nested config of a larger model may leave to the defaults of its class."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """The keys of one model, read with a check each."""
-
-    path: Path
-    model_type: str
-    keys: Mapping[str, Any]
-
-    def fault(self, key: str, demand: str) -> CatalogError:
-        """Return the error that says what `key` must be."""
-        if key not in self.keys:
-            return CatalogError(f"{self.path}: {key}: missing; a {self.model_type} config needs it")
-        return CatalogError(f"{self.path}: {key}: must be {demand} (got {_shown(self.keys[key])})")
-
-    def whole(self, key: str, default: int | None = None, *, least: int = 1, most: int = LARGEST) -> int:
-        """Return a whole number; `default`, where there is one, also stands for null."""
-        value = self.keys.get(key)
-        if value is None and default is not None:
-            return default
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise self.fault(key, f"a whole number from {least:,} to {most:,}")
-        return value
-
-    def maybe(self, key: str) -> int | None:
-        """Return a whole number, or None where the key is absent or null."""
-        return None if self.keys.get(key) is None else self.whole(key)
-
-    def numbers(self, key: str) -> tuple[int, ...] | None:
-        """Return a list of whole numbers, also written as "4,5,6"; None where the key is absent or null."""
-        value = self.keys.get(key)
-        if value is None:
-            return None
-        items = [item for item in value.split(",") if item.strip()] if isinstance(value, str) else value
-        if not isinstance(items, list) or any(not isinstance(item, int | str) or item is True for item in items):
-            raise self.fault(key, "a list of whole numbers")
-        try:
-            return tuple(int(item) for item in items)
-        except ValueError:
-            raise self.fault(key, "a list of whole numbers") from None
-
-    def words(self, key: str) -> tuple[str, ...] | None:
-        """Return a list of strings; None where the key is absent or null."""
-        value = self.keys.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.fault(key, "a list of names")
-        return tuple(value)
-
-    @property
-    def layers(self) -> int:
-        """Number of layers."""
-        return self.whole("num_hidden_layers", most=MOST_LAYERS)
-
-    def per_layer(self, key: str, found: Collection[Any]) -> None:
-        """Demand one entry per layer of the list `found` under `key`."""
-        if len(found) != self.layers:
-            raise self.fault(key, f"one entry for each of the {self.layers} layers, not {len(found)}")
+POSITIONS = (
+    "max_position_embeddings|n_positions|max_seq_len|max_sequence_length|seq_length|model_max_length|max_seq_length"
+)
+VOCABULARY = "vocab_size|padded_vocab_size"
 
 
 def read(path: Path) -> Llm:
     """Return the model that the `config.json` at `path` describes."""
     keys = _load(path)
-    outer = keys.get("model_type")
-    if isinstance(keys.get("text_config"), dict):
-        keys = keys["text_config"]
-    model_type = keys.get("model_type", outer)
-    reader = READERS.get(model_type) if isinstance(model_type, str) else None
-    if reader is None:
-        raise CatalogError(
-            f"{path}: model_type: {_shown(model_type)} is not known (known: {', '.join(READERS)}); if its layers equal "
-            "one of these, write that model_type and its keys into a copy"
-        )
-    config = Config(path=path, model_type=str(model_type), keys=keys)
-    layers = tuple(reader(config))
-    name = path.resolve().parent.name if path.name == "config.json" else path.stem
+    inner, outer_type = _language_part(keys)
+    nested = inner is not keys
+    family, model_type = _family(path, inner.get("model_type", OUTER.get(str(outer_type), outer_type)))
+    config = _config(path, inner, model_type, family, nested=nested)
+    layers = tuple(family.read(config))
+    hidden, vocab = config.whole("hidden_size"), config.whole("vocab_size")
+    tied, positions = _tied(config, keys), _positions(config, nested=nested)
+    weights, notes = _weights(path, keys, inner)
+    ledger.settle(config, asked)
     return Llm(
-        name=name or "config",
-        hidden=config.whole("hidden_size"),
-        vocab=config.whole("vocab_size"),
+        name=(path.resolve().parent.name if path.name == "config.json" else path.stem) or "config",
+        hidden=hidden,
+        vocab=vocab,
         layers=layers,
         source=f"Hugging Face config {path}",
+        tied=tied,
+        positions=positions,
+        weights=weights,
+        notes=(*notes, *_taken(config), *config.notes, *ledger.beside(inner)),
     )
 
 
@@ -116,147 +80,114 @@ def _load(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CatalogError(f"{path}: is no JSON text in UTF-8 ({type(error).__name__})") from error
     if not isinstance(keys, dict):
-        raise CatalogError(f"{path}: must hold a JSON object, the config of a model (got {_shown(keys)})")
+        raise CatalogError(f"{path}: must hold a JSON object, the config of a model (got {shown(keys)})")
     return keys
 
 
-def _shown(value: object) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _language_part(keys: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Return the config of the language part, however deep, and the model type of what holds it."""
+    outer = keys.get("model_type")
+    found = next((keys[key] for key in NESTED if isinstance(keys.get(key), dict) and keys[key]), None)
+    if found is None:
+        return keys, outer
+    inner, inner_type = _language_part(found)
+    return inner, outer if inner_type is None else inner_type
 
 
-def _gqa(config: Config, *, window: int | None = None) -> Gqa:
-    """Return grouped-query attention; without ``head_dim`` the heads share the hidden size."""
-    heads = config.whole("num_attention_heads")
-    kv_heads = config.whole("num_key_value_heads", heads)
-    if heads % kv_heads:
-        raise config.fault("num_key_value_heads", f"a divisor of {heads} attention heads")
-    head_dim = config.whole("head_dim", max(1, config.whole("hidden_size") // heads))
-    return Gqa(heads=heads, kv_heads=kv_heads, head_dim=head_dim, window=window)
-
-
-def _moe(config: Config, experts: str, top_k: str, inner: str, shared: tuple[int, int] = (0, 0)) -> Moe:
-    """Return an MoE layer from the names of its keys; `shared` is (count, inner width)."""
-    count = config.whole(experts)
-    active = config.whole(top_k, most=count)
-    number, width = shared if all(shared) else (0, 0)
-    return Moe(experts=count, top_k=active, inner=config.whole(inner), shared=number, shared_inner=width)
-
-
-def _dense(config: Config, inner: str = "intermediate_size") -> Dense:
-    return Dense(inner=config.whole(inner))
-
-
-def _stack(config: Config, attention: Attention, dense: Callable[[], Ffn], moe: Ffn, where: list[bool]) -> list[Layer]:
-    """Return layers of one attention with `moe` where true; `dense` keys are read only if a layer needs them."""
-    plain = moe if all(where) else dense()
-    return [Layer(attention=attention, ffn=moe if routed else plain) for routed in where]
-
-
-def _deepseek(config: Config) -> list[Layer]:
-    """DeepSeek-V2/V3/R1, Kimi K2: MLA; MoE after the first dense layers."""
-    attention = Mla(
-        heads=config.whole("num_attention_heads"),
-        kv_rank=config.whole("kv_lora_rank"),
-        rope_dim=config.whole("qk_rope_head_dim"),
-        nope_dim=config.whole("qk_nope_head_dim"),
-        v_dim=config.whole("v_head_dim"),
-        q_rank=config.maybe("q_lora_rank"),
+def _family(path: Path, model_type: Any) -> tuple[Family, str]:
+    """Return the family of a model type, and the name of it that the message and the defaults use."""
+    if isinstance(model_type, str):
+        for name in (model_type, model_type.lower(), model_type.lower().removesuffix("_text")):
+            if name in FAMILIES:
+                return FAMILIES[name], name
+    close = get_close_matches(str(model_type), FAMILIES, n=1, cutoff=0.7)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise CatalogError(
+        f"{path}: model_type: {shown(model_type)} is not known ({hint}known: {', '.join(sorted(FAMILIES))}); if its "
+        "layers equal one of these, write that model_type and its keys into a copy"
     )
-    shared = config.whole("n_shared_experts", 0, least=0), config.whole("moe_intermediate_size")
-    moe = _moe(config, "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", shared)
-    first = config.whole("first_k_dense_replace", 0, least=0)
-    every = config.whole("moe_layer_freq", 1)
-    where = [layer >= first and layer % every == 0 for layer in range(config.layers)]
-    return _stack(config, attention, lambda: _dense(config), moe, where)
 
 
-def _plain(config: Config) -> list[Layer]:
-    """Llama, Qwen2, Qwen3: grouped-query attention and a dense FFN."""
-    return [Layer(attention=_gqa(config), ffn=_dense(config))] * config.layers
+def _config(path: Path, keys: Mapping[str, Any], model_type: str, family: Family, *, nested: bool) -> Config:
+    defaults = {**family.defaults, **class_defaults(family.like or model_type)}
+    if not nested:
+        defaults = {key: value for key, value in defaults.items() if key not in SIZES}
+    spellings = {"vocab_size": VOCABULARY, "positions": POSITIONS, **family.spell}
+    return Config(path=path, model_type=model_type, keys=keys, defaults=defaults, spellings=spellings)
 
 
-def _qwen_moe(config: Config) -> list[Layer]:
-    """Qwen3-MoE: every ``decoder_sparse_step``-th layer is MoE but those in ``mlp_only_layers``."""
-    moe = _moe(config, "num_experts", "num_experts_per_tok", "moe_intermediate_size")
-    every = config.whole("decoder_sparse_step", 1)
-    dense = config.numbers("mlp_only_layers") or ()
-    where = [layer not in dense and (layer + 1) % every == 0 for layer in range(config.layers)]
-    return _stack(config, _gqa(config), lambda: _dense(config), moe, where)
+def class_defaults(model_type: str) -> Mapping[str, Any]:
+    """Return the defaults of a model's configuration class, by key; none for models that transformers lacks."""
+    found = _all_defaults().get(model_type, {})
+    return found if isinstance(found, dict) else {}
 
 
-def _mixtral(config: Config) -> list[Layer]:
-    """Mixtral and MiniMax-M2: every layer is MoE, with an optional sliding window."""
-    shared = 1, config.whole("shared_intermediate_size", 0, least=0)
-    moe = _moe(config, "num_local_experts", "num_experts_per_tok", "intermediate_size", shared)
-    return [Layer(attention=_gqa(config, window=config.maybe("sliding_window")), ffn=moe)] * config.layers
+@cache
+def _all_defaults() -> dict[str, Any]:
+    text = files("afdsim").joinpath("data", "config_defaults.json").read_text(encoding="utf-8")
+    defaults: dict[str, Any] = json.loads(text)
+    return defaults
 
 
-def _llama4(config: Config) -> list[Layer]:
-    """Llama 4: chunked attention but where ``no_rope_layers`` is 0; MoE interleaved, with one shared expert."""
-    shared = 1, config.whole("intermediate_size")
-    moe = _moe(config, "num_local_experts", "num_experts_per_tok", "intermediate_size", shared)
-    every = config.whole("interleave_moe_layer_step", 1)
-    routed = config.numbers("moe_layers") or tuple(range(every - 1, config.layers, every))
-    interval = config.whole("no_rope_layer_interval", 4)
-    rope = config.numbers("no_rope_layers") or tuple(int((i + 1) % interval != 0) for i in range(config.layers))
-    config.per_layer("no_rope_layers", rope)
-    full, chunked = _gqa(config), _gqa(config, window=config.maybe("attention_chunk_size"))
-    where = [layer in routed for layer in range(config.layers)]
-    stack = _stack(config, full, lambda: _dense(config, "intermediate_size_mlp"), moe, where)
-    return [replace(layer, attention=chunked) if local else layer for layer, local in zip(stack, rope, strict=True)]
+def _tied(config: Config, outer: Mapping[str, Any]) -> bool:
+    """Return whether embedding and LM head are one matrix: as the language part says, the whole, or the class."""
+    for keys in (config.keys, outer):
+        value = keys.get("tie_word_embeddings")
+        if isinstance(value, bool):
+            return value
+        if value is not None:
+            raise CatalogError(f"{config.path}: tie_word_embeddings: must be true or false (got {shown(value)})")
+    return bool(config.defaults.get("tie_word_embeddings", False))
 
 
-def _minimax(config: Config) -> list[Layer]:
-    """MiniMax-Text-01 and M1: lightning attention but where the list of kinds says full."""
-    full = _gqa(config)
-    linear = Linear(heads=full.heads, head_dim=full.head_dim)
-    key = "layer_types" if config.keys.get("layer_types") is not None else "attn_type_list"
-    if key == "layer_types":
-        kinds = [word == "full_attention" for word in config.words(key) or ()]
-    else:
-        kinds = [bool(kind) for kind in config.numbers(key) or ()]
-    config.per_layer(key, kinds)
-    shared = 1, config.whole("shared_intermediate_size", 0, least=0)
-    moe = _moe(config, "num_local_experts", "num_experts_per_tok", "intermediate_size", shared)
-    return [Layer(attention=full if kind else linear, ffn=moe) for kind in kinds]
+def _positions(config: Config, *, nested: bool) -> int | None:
+    """Return the longest sequence that the file states; a nested config may leave it to its class."""
+    key = config.spelled("positions")
+    if config.keys.get(key) is None:
+        return config.defaults.get(key) if nested else None
+    return max(config.whole("positions", most=10**9), _stretched(config.keys))
 
 
-def _step3(config: Config) -> list[Layer]:
-    """Step-3: MFA with one KV group; MoE where ``moe_layers_enum`` says."""
-    config.whole("num_attention_groups", 1, most=1)
-    attention = Mfa(
-        heads=config.whole("num_attention_heads"),
-        head_dim=config.whole("head_dim"),
-        q_rank=config.whole("share_q_dim"),
-    )
-    shared = 1, config.whole("share_expert_dim", 0, least=0)
-    moe = _moe(config, "moe_num_experts", "moe_top_k", "moe_intermediate_size", shared)
-    routed = config.numbers("moe_layers_enum")
-    if routed is None:
-        raise config.fault("moe_layers_enum", "a list of whole numbers")
-    where = [layer in routed for layer in range(config.layers)]
-    return _stack(config, attention, lambda: _dense(config), moe, where)
+def _stretched(keys: Mapping[str, Any]) -> int:
+    """Return the tokens that YaRN stretches the original ones to; 0 without it."""
+    rope = keys.get("rope_scaling") or keys.get("rope_parameters")
+    if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type")) != "yarn":
+        return 0
+    factor, original = rope.get("factor"), rope.get("original_max_position_embeddings")
+    if not isinstance(factor, int | float) or not isinstance(original, int | float):
+        return 0
+    return int(factor * original) if 0 < factor * original < 10**9 else 0
 
 
-READERS: Mapping[str, Callable[[Config], list[Layer]]] = MappingProxyType(
-    {
-        "deepseek_v2": _deepseek,
-        "deepseek_v3": _deepseek,
-        "kimi_k2": _deepseek,
-        "llama": _plain,
-        "qwen2": _plain,
-        "qwen3": _plain,
-        "qwen3_moe": _qwen_moe,
-        "mixtral": _mixtral,
-        "minimax_m2": _mixtral,
-        "llama4": _llama4,
-        "llama4_text": _llama4,
-        "minimax": _minimax,
-        "minimax_m1": _minimax,
-        "minimax_text_01": _minimax,
-        "step3_text": _step3,
-        "step3_vl": _step3,
-    }
-)
-"""Reader of the layers by `model_type`."""
+def _weights(path: Path, *parts: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+    """Return the dtype of a quantised checkpoint and what is to be said of it."""
+    for keys in parts:
+        for key in quantisation.KEYS:
+            found = quantisation.scheme(f"{path}: {key}", keys.get(key))
+            if found:
+                return found.weights, found.notes
+    beside = path.with_name("hf_quant_config.json")
+    if path.name == "config.json" and beside.is_file():
+        found = quantisation.scheme(f"{beside}: quantization", _load(beside).get("quantization"))
+        if found:
+            return found.weights, found.notes
+    return None, ()
+
+
+@cache
+def asked() -> Mapping[str, frozenset[str]]:
+    """Return what the reader of every model type asks for, as far as the defaults of its class let it read."""
+    found = {}
+    for name, family in FAMILIES.items():
+        config = _config(Path("config.json"), {}, name, family, nested=True)
+        with suppress(CatalogError):
+            family.read(config)
+        found[name] = frozenset(config.asked)
+    return found
+
+
+def _taken(config: Config) -> list[str]:
+    """Return a note on the defaults that stood in for absent keys."""
+    changed = {key: value for key, value in config.taken.items() if not ledger.neutral(key, value)}
+    found = [f"{key} {value}" for key, value in changed.items()]
+    return [f"not in the file, so as {config.model_type} has them by default: {', '.join(found)}"] if found else []

@@ -17,8 +17,13 @@ from afdsim.errors import CatalogError
 
 Array: TypeAlias = "float | NDArray[np.float64]"
 
-WIDTH: Mapping[str, float] = MappingProxyType({"bf16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5, "fp32": 4.0})
+WIDTH: Mapping[str, float] = MappingProxyType(
+    {"bf16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5, "int4": 0.5, "fp32": 4.0}
+)
 """Bytes of one element."""
+
+ACTIVATION_WIDTH: Mapping[str, float] = MappingProxyType({**WIDTH, "int4": 2.0})
+"""Bytes of one element that meets weights of a dtype: INT4 weights meet BF16 activations (W4A16)."""
 
 SCALE_BLOCK = 128
 """Elements that share one FP32 scale in FP8 activations on the wire (DeepSeek-V3's block scaling)."""
@@ -71,6 +76,32 @@ class Mfa:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """The lightning indexer of sparse attention (DeepSeek-V3.2): scores every context token for every query.
+
+    Every GPU of a tensor-parallel group holds all of it, as engines run it.
+    """
+
+    heads: int
+    head_dim: int
+    """Of its queries, and of the one key that it keeps per context token."""
+    top_k: int
+    """Tokens that a query then reads."""
+    key_dtype: str = "fp8"
+
+    @property
+    def window(self) -> int | None:
+        """Return None: all of the context is scored."""
+        return None
+
+    @property
+    def key_bytes(self) -> float:
+        """Bytes kept per context token: a key, and an FP32 scale per block of it."""
+        scales = 0.0 if self.key_dtype == "bf16" else self.head_dim / SCALE_BLOCK * 4.0
+        return self.head_dim * WIDTH[self.key_dtype] + scales
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Mla:
     """Multi-head latent attention (DeepSeek-V2/V3), decoded in its absorbed form."""
 
@@ -81,11 +112,13 @@ class Mla:
     v_dim: int
     q_rank: int | None
     """None where queries are projected at full rank (DeepSeek-V2-Lite)."""
+    index: Index | None = None
+    """What chooses the tokens that a query reads, in sparse attention (DeepSeek-V3.2)."""
 
     @property
     def window(self) -> int | None:
-        """Tokens that a query can see; None means all of them."""
-        return None
+        """Tokens that a query reads; None means all of them."""
+        return self.index.top_k if self.index else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,14 +132,36 @@ class Gqa:
     """Tokens that a sliding or chunked layer can see; None means all of them."""
     kv_dtype: str | None = None
     """Dtype of this layer's KV cache whatever the deployment's precision says; None follows it."""
+    v_dim: int | None = None
+    """Width of a value head where it differs from a key's (MiMo-V2)."""
+    gate: int = 0
+    """Scalars per head of an output gate: `head_dim` in Qwen3-Next, 1 in Step-3.5."""
+
+    @property
+    def values(self) -> int:
+        """Width of a value head."""
+        return self.v_dim or self.head_dim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
-    """Linear (lightning) attention: a state of heads x head_dim x head_dim instead of a KV cache."""
+    """A recurrent layer: states of key_dim x head_dim per head instead of a KV cache.
+
+    Lightning attention (MiniMax-01), gated delta net (Qwen3-Next: two scalars per head) and Mamba-2 (one scalar per
+    head; B and C are its keys and queries) differ in these numbers alone.
+    """
 
     heads: int
+    """States, each with a value and a gate of `head_dim`."""
     head_dim: int
+    key_dim: int | None = None
+    """Rows of a state; None: as `head_dim`."""
+    groups: int | None = None
+    """Heads of keys and queries; None: as `heads`."""
+    scalars: int = 0
+    """Further projected numbers per head: decays, steps, write strengths."""
+    conv: int = 0
+    """Taps of the causal convolution over queries, keys and values; 0: none."""
     state_dtype: str = "fp32"
 
     @property
@@ -114,20 +169,68 @@ class Linear:
         """Return 0: no context token is read, whatever the context."""
         return 0
 
+    def state(self, tp: int = 1) -> float:
+        """Return the elements of the states on one of `tp` GPUs."""
+        return float(share(self.heads, tp) * (self.key_dim or self.head_dim) * self.head_dim)
 
-Attention: TypeAlias = Mfa | Mla | Gqa | Linear
+    def keys(self, tp: int = 1) -> int:
+        """Return the width of all keys on one of `tp` GPUs."""
+        return share(self.groups or self.heads, tp) * (self.key_dim or self.head_dim)
+
+    def taps(self, tp: int = 1) -> float:
+        """Return the elements that the convolution keeps of former tokens, on one of `tp` GPUs (BF16)."""
+        return max(0.0, self.conv - 1.0) * (2 * self.keys(tp) + share(self.heads, tp) * self.head_dim)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mamba:
+    """A Mamba-1 layer (Jamba): a state per channel, its steps, inputs and outputs chosen by the channels."""
+
+    inner: int
+    """Channels."""
+    state_dim: int
+    """Elements of state per channel."""
+    rank: int
+    """Of the projection of the steps."""
+    conv: int = 4
+    """Taps of the causal convolution over the channels."""
+    state_dtype: str = "fp32"
+
+    @property
+    def window(self) -> int | None:
+        """Return 0: no context token is read, whatever the context."""
+        return 0
+
+    def state(self, tp: int = 1) -> float:
+        """Return the elements of the states on one of `tp` GPUs."""
+        return float(share(self.inner, tp) * self.state_dim)
+
+    def taps(self, tp: int = 1) -> float:
+        """Return the elements that the convolution keeps of former tokens, on one of `tp` GPUs (BF16)."""
+        return max(0.0, self.conv - 1.0) * share(self.inner, tp)
+
+
+Attention: TypeAlias = Mfa | Mla | Gqa | Linear | Mamba
+Core: TypeAlias = Attention | Index
+"""Whatever has a kernel of its own that depends on the sequences, not only on the tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dense:
-    """A gated FFN of three matrices."""
+    """An FFN of three matrices, or of two without a gate."""
 
     inner: int
+    gated: bool = True
+
+    @property
+    def matrices(self) -> int:
+        """Matrices of hidden x inner."""
+        return 3 if self.gated else 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moe:
-    """Routed experts, each a gated FFN of width `inner`, with shared experts beside them."""
+    """Routed experts, each an FFN of width `inner`, with shared experts beside them."""
 
     experts: int
     top_k: int
@@ -135,6 +238,12 @@ class Moe:
     shared: int = 0
     shared_inner: int = 0
     """Width of one shared expert."""
+    gated: bool = True
+
+    @property
+    def matrices(self) -> int:
+        """Matrices of hidden x inner of one expert."""
+        return 3 if self.gated else 2
 
 
 Ffn: TypeAlias = Dense | Moe
@@ -142,10 +251,22 @@ Ffn: TypeAlias = Dense | Moe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One transformer layer."""
+    """One transformer layer: mixers of tokens, then an FFN."""
 
     attention: Attention
     ffn: Ffn
+    before: tuple[Attention, ...] = ()
+    """Mixers without an FFN of their own that run first, in a hybrid (Nemotron-H)."""
+
+    @property
+    def mixers(self) -> tuple[Attention, ...]:
+        """All mixers, in order."""
+        return (*self.before, self.attention)
+
+    @property
+    def cores(self) -> tuple[Core, ...]:
+        """All kernels that depend on sequences, in order."""
+        return tuple(core for mixer in self.mixers for core in cores(mixer))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +278,14 @@ class Llm:
     vocab: int
     layers: tuple[Layer, ...]
     source: str
+    tied: bool = False
+    """Whether embedding and LM head are one matrix."""
+    positions: int | None = None
+    """Tokens of the longest sequence that it was made for (`max_position_embeddings`); None where nothing is said."""
+    weights: str | None = None
+    """Dtype of the quantised checkpoint; None where it is not quantised, or nothing is said."""
+    notes: tuple[str, ...] = ()
+    """What its file holds that is not modelled, a sentence each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +320,15 @@ def ranks(placement: str) -> int:
     raise ValueError(f"{placement!r} is no placement; use 'replicated' or 'tp<n>', for example 'tp8'")
 
 
+def vocabulary_cut(placement: str | None, tp: int) -> int:
+    """Return over how many GPUs the vocabulary is cut; where nothing is said over the `tp` GPUs of a rank.
+
+    >>> vocabulary_cut(None, 8), vocabulary_cut("replicated", 8), vocabulary_cut("tp4", 1)
+    (8, 1, 4)
+    """
+    return tp if placement is None else ranks(placement)
+
+
 def share(count: int, parts: int) -> int:
     """Return the most of `count` things that one of `parts` GPUs holds.
 
@@ -200,6 +338,18 @@ def share(count: int, parts: int) -> int:
     return -(-count // parts)
 
 
+def seen(core: Core, context: float) -> float:
+    """Return the context tokens that `core` reads of a sequence of `context` tokens."""
+    return context if core.window is None else min(context, core.window)
+
+
+def cores(attention: Attention) -> tuple[Core, ...]:
+    """Return the kernels of one mixer that depend on sequences: its core, after its indexer if it has one."""
+    if isinstance(attention, Mla) and attention.index:
+        return attention.index, attention
+    return (attention,)
+
+
 def projections(hidden: int, attention: Attention, tp: int = 1) -> tuple[tuple[str, int, int], ...]:
     """Return (name, k, n) of the projections into the core on one of `tp` GPUs, fused as kernels fuse them."""
     match attention:
@@ -207,22 +357,45 @@ def projections(hidden: int, attention: Attention, tp: int = 1) -> tuple[tuple[s
             return ("q down and kv", hidden, rank + 2 * d), ("q up", rank, share(heads, tp) * d)
         case Mla(heads=heads, q_rank=None) as a:
             query = share(heads, tp) * (a.nope_dim + a.rope_dim)
-            return (("q and kv down", hidden, query + a.kv_rank + a.rope_dim),)
+            return ("q and kv down", hidden, query + a.kv_rank + a.rope_dim), *_indexing(hidden, a)
         case Mla(heads=heads, q_rank=int(rank)) as a:
             up = share(heads, tp) * (a.nope_dim + a.rope_dim)
-            return ("q and kv down", hidden, rank + a.kv_rank + a.rope_dim), ("q up", rank, up)
-        case Gqa(heads=heads, kv_heads=kv, head_dim=d):
-            return (("qkv", hidden, (share(heads, tp) + 2 * share(kv, tp)) * d),)
-        case Linear(heads=heads, head_dim=d):
-            return (("qkv and gate", hidden, 4 * share(heads, tp) * d),)
+            down = ("q and kv down", hidden, rank + a.kv_rank + a.rope_dim)
+            return down, ("q up", rank, up), *_indexing(hidden, a)
+        case Gqa(heads=heads, kv_heads=kv, head_dim=d) as a:
+            queries, keys = share(heads, tp) * (d + a.gate), share(kv, tp) * (d + a.values)
+            return (("qkv and gate" if a.gate else "qkv", hidden, queries + keys),)
+        case Linear(heads=heads, head_dim=d) as a:
+            local = share(heads, tp)
+            return (("qkv and gate", hidden, 2 * a.keys(tp) + local * (2 * d + a.scalars)),)
+        case Mamba(inner=inner, rank=rank) as a:
+            local = share(inner, tp)
+            chosen = ("steps, in and out", local, rank + 2 * a.state_dim)
+            return ("channels and gate", hidden, 2 * local), chosen, ("steps up", rank, local)
         case _:
             raise AssertionError(attention)
 
 
+def _indexing(hidden: int, attention: Mla) -> tuple[tuple[str, int, int], ...]:
+    """Return (name, k, n) of the projections of an indexer: queries from the latent ones, a key and head weights."""
+    match attention:
+        case Mla(index=Index(heads=heads, head_dim=d)):
+            return ("index q", attention.q_rank or hidden, heads * d), ("index k and weights", hidden, d + heads)
+        case _:
+            return ()
+
+
 def output_width(attention: Attention, tp: int = 1) -> int:
     """Return the inputs of o_proj on one of `tp` GPUs."""
-    width = attention.v_dim if isinstance(attention, Mla) else attention.head_dim
-    return share(attention.heads, tp) * width
+    match attention:
+        case Mamba(inner=inner):
+            return share(inner, tp)
+        case Mla(heads=heads, v_dim=width) | Mfa(heads=heads, head_dim=width) | Linear(heads=heads, head_dim=width):
+            return share(heads, tp) * width
+        case Gqa(heads=heads) as a:
+            return share(heads, tp) * a.values
+        case _:
+            assert_never(attention)
 
 
 def local_experts(moe: Moe, split: Split) -> tuple[float, float]:
@@ -237,8 +410,9 @@ def token_bytes(llm: Llm, top_k: int, dtype: str) -> float:
 
     BF16 tokens carry no scales.
     """
-    scales = 0.0 if dtype == "bf16" else llm.hidden / SCALE_BLOCK * 4.0
-    return llm.hidden * max(1.0, WIDTH[dtype]) + scales + 8.0 * top_k
+    width = max(1.0, ACTIVATION_WIDTH[dtype])
+    scales = 0.0 if width == WIDTH["bf16"] else llm.hidden / SCALE_BLOCK * 4.0
+    return llm.hidden * width + scales + 8.0 * top_k
 
 
 def dispatch_bytes(llm: Llm, layer: Layer, dtype: str = "fp8") -> float:
@@ -251,59 +425,100 @@ def combine_bytes(llm: Llm) -> float:
     return 2.0 * llm.hidden
 
 
-def layer_kv_bytes(attention: Attention, precision: Precision, tp: int = 1) -> float:
-    """Return the KV bytes that one context token adds to one layer on one of `tp` GPUs."""
-    match attention:
+def read_bytes(core: Core, precision: Precision, tp: int = 1) -> float:
+    """Return the bytes of cache that `core` reads per context token that it sees, on one of `tp` GPUs."""
+    match core:
         case Mfa(head_dim=d):
             return 2 * d * WIDTH[precision.cache]
         case Mla(kv_rank=rank, rope_dim=rope):
             return (rank + rope) * WIDTH[precision.cache]
         case Gqa(kv_heads=kv, head_dim=d, kv_dtype=dtype):
-            return 2 * share(kv, tp) * d * WIDTH[dtype or precision.cache]
-        case Linear():
+            return share(kv, tp) * (d + core.values) * WIDTH[dtype or precision.cache]
+        case Linear() | Mamba():
             return 0.0
+        case Index():
+            return core.key_bytes
         case _:
-            assert_never(attention)
+            assert_never(core)
+
+
+def layer_kv_bytes(attention: Attention, precision: Precision, tp: int = 1) -> float:
+    """Return the bytes that one context token adds to the cache of one mixer on one of `tp` GPUs."""
+    return sum(read_bytes(core, precision, tp) for core in cores(attention))
+
+
+def kept(attention: Attention) -> int | None:
+    """Return the context tokens whose cache is kept: None for all; sparse attention keeps what it may choose from."""
+    return None if isinstance(attention, Mla) else attention.window
 
 
 def kv_bytes_per_token(llm: Llm, precision: Precision, tp: int = 1) -> float:
     """Return the KV bytes that one more context token takes on one of `tp` GPUs while every window still grows."""
-    return float(sum(layer_kv_bytes(layer.attention, precision, tp) for layer in llm.layers))
+    return float(sum(layer_kv_bytes(mixer, precision, tp) for layer in llm.layers for mixer in layer.mixers))
 
 
 def kv_bytes(llm: Llm, context: Array, precision: Precision, tp: int = 1) -> Array:
-    """Return the KV cache and linear-attention state of one sequence of `context` tokens on one of `tp` GPUs."""
-    return sum((stored_bytes(layer.attention, context, precision, tp) for layer in llm.layers), 0.0 * context)
+    """Return the KV cache and recurrent states of one sequence of `context` tokens on one of `tp` GPUs."""
+    mixers = (mixer for layer in llm.layers for mixer in layer.mixers)
+    return sum((stored_bytes(mixer, context, precision, tp) for mixer in mixers), 0.0 * context)
 
 
 def stored_bytes(attention: Attention, context: Array, precision: Precision, tp: int = 1) -> Array:
-    """Return what one sequence of `context` tokens keeps in memory for one layer on one of `tp` GPUs."""
-    if isinstance(attention, Linear):
-        state = share(attention.heads, tp) * attention.head_dim**2 * WIDTH[attention.state_dtype]
-        return state + 0.0 * context
-    seen = context if attention.window is None else np.minimum(context, attention.window)
-    return layer_kv_bytes(attention, precision, tp) * seen
+    """Return what one sequence of `context` tokens keeps in memory for one mixer on one of `tp` GPUs."""
+    if isinstance(attention, Linear | Mamba):
+        return state_bytes(attention, tp) + 0.0 * context
+    window = kept(attention)
+    held = context if window is None else np.minimum(context, window)
+    return layer_kv_bytes(attention, precision, tp) * held
+
+
+def state_bytes(attention: Linear | Mamba, tp: int = 1) -> float:
+    """Return the bytes of a recurrent layer's state and of its convolution's past, on one of `tp` GPUs."""
+    return attention.state(tp) * WIDTH[attention.state_dtype] + 2.0 * attention.taps(tp)
 
 
 def attention_weight_bytes(
-    llm: Llm, precision: Precision, *, tp: int = 1, o_proj: str = "replicated", lm_head: str = "replicated"
+    llm: Llm,
+    precision: Precision,
+    *,
+    tp: int = 1,
+    o_proj: str = "replicated",
+    lm_head: str | None = None,
+    embedding: str | None = None,
 ) -> float:
     """Return the weights of one attention GPU: projections, norms and router of all layers, embedding, LM head."""
     layers = sum(_layer_weight_bytes(llm, layer, precision, tp, ranks(o_proj)) for layer in llm.layers)
-    return layers + 2.0 * llm.hidden * (llm.vocab + share(llm.vocab, ranks(lm_head)))
+    head, rows = vocabulary_cut(lm_head, tp), vocabulary_cut(embedding, tp)
+    held = share(llm.vocab, head) + (0 if llm.tied and head == rows else share(llm.vocab, rows))
+    return layers + 2.0 * llm.hidden * held
 
 
 def _layer_weight_bytes(llm: Llm, layer: Layer, precision: Precision, tp: int, o_ranks: int) -> float:
-    """Return the weights of one layer's attention stage on one GPU; norms, router and kv_b are BF16."""
-    attention, width = layer.attention, WIDTH[precision.projections]
-    cut = tp if tp > 1 else o_ranks
-    elements = sum(k * n for _, k, n in projections(llm.hidden, attention, tp))
-    elements += share(output_width(attention), cut) * llm.hidden
+    """Return the weights of one layer's attention stage on one GPU; norms and router are BF16."""
     router = llm.hidden * layer.ffn.experts if isinstance(layer.ffn, Moe) else 0
-    absorbed = 0
-    if isinstance(attention, Mla):
-        absorbed = share(attention.heads, tp) * attention.kv_rank * (attention.nope_dim + attention.v_dim)
-    return elements * width + 2.0 * (router + 2 * llm.hidden + absorbed)
+    norms = (1 + len(layer.mixers)) * llm.hidden
+    cut = tp if tp > 1 else o_ranks
+    return sum(_mixer_bytes(llm, mixer, precision, tp, cut) for mixer in layer.mixers) + 2.0 * (router + norms)
+
+
+def _mixer_bytes(llm: Llm, mixer: Attention, precision: Precision, tp: int, cut: int) -> float:
+    """Return the weights of one mixer on one of `tp` GPUs, its o_proj cut `cut` ways; MLA's kv_b is BF16."""
+    absorbed = _absorbed_elements(mixer, tp)
+    elements = projection_elements(llm, mixer, tp=tp, o_proj=cut) - absorbed
+    return elements * WIDTH[precision.projections] + 2.0 * absorbed
+
+
+def projection_elements(llm: Llm, mixer: Attention, *, tp: int = 1, o_proj: int = 1) -> float:
+    """Return the elements of a mixer's matrices on one of `tp` GPUs, its output projection cut `o_proj` ways."""
+    elements = sum(k * n for _, k, n in projections(llm.hidden, mixer, tp))
+    return float(elements + share(output_width(mixer), o_proj) * llm.hidden + _absorbed_elements(mixer, tp))
+
+
+def _absorbed_elements(mixer: Attention, tp: int) -> int:
+    """Return the elements of MLA's kv_b on one of `tp` GPUs."""
+    if not isinstance(mixer, Mla):
+        return 0
+    return share(mixer.heads, tp) * mixer.kv_rank * (mixer.nope_dim + mixer.v_dim)
 
 
 def ffn_weight_bytes(llm: Llm, precision: Precision, split: Split) -> float:
@@ -314,10 +529,10 @@ def ffn_weight_bytes(llm: Llm, precision: Precision, split: Split) -> float:
 def _ffn_elements(llm: Llm, ffn: Ffn, split: Split) -> float:
     match ffn:
         case Dense(inner=inner):
-            return 3.0 * llm.hidden * inner / split.gpus
+            return ffn.matrices * float(llm.hidden) * inner / split.gpus
         case Moe() as moe:
             experts, inner_local = local_experts(moe, split)
             shared = moe.shared * moe.shared_inner / split.gpus
-            return 3.0 * llm.hidden * (experts * inner_local + shared)
+            return moe.matrices * float(llm.hidden) * (experts * inner_local + shared)
         case _:
             assert_never(ffn)

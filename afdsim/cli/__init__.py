@@ -2,10 +2,13 @@
 
 bench      afdsim bench
 compare    afdsim compare
-tables     what the two below share: options and aligned tables
+tables     what the commands about models and cost share: options and aligned tables
 cost       afdsim cost
 explain    afdsim explain, validate, calibrate
 sweep      afdsim sweep
 init       afdsim init
-main       the command itself: run, check, list, schema; what the rest hangs on
+lists      afdsim list
+scenarios  what the commands about one scenario share: options, loading, warnings
+check      afdsim check
+main       the command itself: run, schema; what the rest hangs on
 """

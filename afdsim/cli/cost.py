@@ -11,17 +11,20 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from afdsim.cli.tables import AS_JSON, PRECISION, asked_precision, block, listed
+from afdsim.cli.tables import AS_JSON, PRECISION, asked_formats, asked_precision, block, listed
 from afdsim.errors import CatalogError
 from afdsim.units import show_bandwidth, show_count, show_time
 
 if TYPE_CHECKING:
     from afdsim.catalog.hardware import Gpu
+    from afdsim.catalog.llm import Llm
     from afdsim.cost.survey import Row, Survey
+    from afdsim.scenario.formats import Format
     from afdsim.units import Quantity
 
 MODELS = (
@@ -65,13 +68,14 @@ def cost(as_json: bool, **asked: Any) -> None:
     from afdsim.studies.pairs import runs
 
     survey, models = _survey(**asked), listed(asked["models"]) or list(MODELS)
+    formats = asked_formats(asked["precision"], _only(survey.llms))
     pairs = runs(survey, models, progress=_say if sys.stderr.isatty() else None)
     if sys.stderr.isatty():
         click.echo("\r\033[K", nl=False, err=True)
     if as_json:
-        click.echo(json.dumps(_answer(survey, pairs), indent=1))
+        click.echo(json.dumps(_basis(survey, formats) | _answer(survey, pairs), indent=1))
         return
-    click.echo("\n\n".join("\n".join(lines) for lines in _text(survey, pairs)))
+    click.echo("\n\n".join("\n".join(lines) for lines in (_head(survey, formats), *_text(survey, pairs))))
 
 
 def _say(text: str) -> None:
@@ -91,16 +95,22 @@ def _survey(
     from afdsim.cost.survey import Survey
 
     compared = tuple(catalog.gpu(name) for name in listed(gpus) or ACCELERATORS)
+    llms = tuple(catalog.llm(name) for name in listed(models) or MODELS)
     stated = _stated(more["prices"], compared)
     return Survey(
-        llms=tuple(catalog.llm(name) for name in listed(models) or MODELS),
+        llms=llms,
         gpus=tuple(replace(gpu, usd_per_hour=stated.get(gpu.name, gpu.usd_per_hour)) for gpu in compared),
         contexts=tuple(_count(text, "--context") for text in contexts.split(",")),
-        precision=asked_precision(more["precision"]),
+        precision=asked_precision(more["precision"], _only(llms)),
         stated=frozenset(stated),
         network=None if network is None else _positive(network, "bandwidth", "--network"),
         tpot=_positive(tpot, "time", "--tpot"),
     )
+
+
+def _only(llms: Sequence[Llm]) -> Llm | None:
+    """Return the one model that is asked for, whose checkpoint may decide the precision; None where there are more."""
+    return llms[0] if len(llms) == 1 else None
 
 
 def _count(text: str, option: str) -> int:
@@ -157,9 +167,35 @@ def _answer(survey: Survey, pairs: list[Row]) -> dict[str, Any]:
     }
 
 
+def _basis(survey: Survey, formats: Iterable[Format]) -> dict[str, Any]:
+    """Return the number formats that every table rests on."""
+    from afdsim.scenario.formats import answer
+
+    return {"precision": answer(formats), "notes": list(_foreign(survey))}
+
+
+def _head(survey: Survey, formats: Iterable[Format]) -> list[str]:
+    from afdsim.scenario.formats import sentence
+
+    notes = (line for note in _foreign(survey) for line in _wrapped(f"Note {note}"))
+    return [sentence(formats).replace("precision", "Precision", 1), *notes]
+
+
+def _foreign(survey: Survey) -> Iterator[str]:
+    """Say what stands in for a format that a GPU lacks: in the theory, and in the runs of pairs."""
+    from afdsim.catalog.hardware import lack
+
+    asked = survey.precision
+    for gpu, dtype in product(survey.gpus, dict.fromkeys((asked.cache, asked.projections, asked.ffn))):
+        counted, run = gpu.native(dtype, integers=False), gpu.native(dtype)
+        if counted != dtype:
+            also = "" if run == counted else f" (a run computes in {run})"
+            yield f"{lack(gpu, dtype)}: counted at its {counted} peak{also}, weights keep the bytes of {dtype}; assumed"
+
+
 def _text(survey: Survey, pairs: list[Row]) -> Iterator[list[str]]:
     work = [[r["model"], show_count(r["context"]), *(f"{r[key]:.2e}" for key in _WORK)] for r in survey.work()]
-    table = block(f"Work per decoded token ({_formats(survey)})", ("model", "context", *_WORK.values()), work)
+    table = block("Work per decoded token", ("model", "context", *_WORK.values()), work)
     yield [*table, *_note("embedding, LM head, norms and router; weights, which a whole batch reads once")]
     for context in survey.contexts:
         yield _usd_block(survey, context)
@@ -181,11 +217,6 @@ def _note(left_out: str) -> list[str]:
 
 def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=" ", subsequent_indent="  ", break_on_hyphens=False)
-
-
-def _formats(survey: Survey) -> str:
-    asked = survey.precision
-    return f"KV and core attention {asked.cache}, projections {asked.projections}, FFN {asked.ffn}"
 
 
 _WORK: Mapping[str, str] = {

@@ -8,20 +8,21 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from afdsim.cli.tables import AS_JSON, PRECISION, asked_precision, block, columns, listed
-from afdsim.errors import CatalogError, ScenarioError
+from afdsim.cli.tables import AS_JSON, PRECISION, asked_formats, asked_precision, block, columns, listed
+from afdsim.errors import CapacityError, CatalogError, ScenarioError
 from afdsim.units import show_bytes, show_time
 
 if TYPE_CHECKING:
     from afdsim.cost.anatomy import Anatomy, Part
     from afdsim.cost.roofline import Roofline
     from afdsim.scenario.document import Scenario
+    from afdsim.scenario.formats import Format
     from afdsim.studies.validation import Case, Verdict
 
 
@@ -62,8 +63,19 @@ def explain(scenario: tuple[str, ...], as_json: bool, **asked: Any) -> None:
     click.echo(json.dumps(_explain_answer(found), indent=1) if as_json else "\n".join(_explain_text(found)))
 
 
-def _explain_model(*, model: str, gpu: str | None, **asked: Any) -> Anatomy:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Explained:
+    """A layer taken apart, and the number formats that it rests on."""
+
+    anatomy: Anatomy
+    formats: tuple[Format, ...]
+    notes: Sequence[str]
+
+
+def _explain_model(*, model: str, gpu: str | None, **asked: Any) -> _Explained:
     from afdsim.catalog import entries as catalog
+    from afdsim.catalog.hardware import foreign_formats
+    from afdsim.cluster.degrees import demand
     from afdsim.cost.anatomy import Setting
     from afdsim.cost.anatomy import explain as taken_apart
 
@@ -74,9 +86,15 @@ def _explain_model(*, model: str, gpu: str | None, **asked: Any) -> Anatomy:
     if asked["overrides"]:
         raise ScenarioError("--set changes a scenario; with --model use the options of explain")
     numbers = {name: asked[name] for name in ("batch", "context", "tp", "ep", "layer")}
-    precision = asked_precision(asked["precision"])
-    setting = Setting(llm=catalog.llm(model), gpu=catalog.gpu(gpu), precision=precision, **numbers)
-    return taken_apart(setting, replace(_roofline(asked["coefficients"]), backends=asked["kernels"]))
+    llm = catalog.llm(model)
+    precision = asked_precision(asked["precision"], llm)
+    setting = Setting(llm=llm, gpu=catalog.gpu(gpu), precision=precision, **numbers)
+    demand(llm, tp=setting.tp, ep=setting.ep)
+    return _Explained(
+        anatomy=taken_apart(setting, replace(_roofline(asked["coefficients"]), backends=asked["kernels"])),
+        formats=asked_formats(asked["precision"], llm),
+        notes=foreign_formats(llm, precision, attention=setting.gpu, ffn=setting.gpu),
+    )
 
 
 def _roofline(coefficients: Path | None) -> Roofline:
@@ -93,53 +111,67 @@ def _roofline(coefficients: Path | None) -> Roofline:
         raise CatalogError(f"{coefficients} is no coefficient table ({error}); afdsim calibrate writes one") from None
 
 
-def _explain_scenario(name: str, *, overrides: tuple[str, ...], **asked: Any) -> Anatomy:
+def _explain_scenario(name: str, *, overrides: tuple[str, ...], **asked: Any) -> _Explained:
     from afdsim.cluster.deployment import Afd
     from afdsim.cost.anatomy import explain_afd, explain_colocated
     from afdsim.engine.lowering import deployment
+    from afdsim.results.remarks import lacking
     from afdsim.scenario.document import load
+    from afdsim.scenario.formats import of_scenario
+    from afdsim.simulation import placed
 
     own = ("gpu", "precision", "kernels", "layer")
     if any(asked[key] not in (None, ()) for key in own) or asked["tp"] != 1 or asked["ep"] != 1:
         raise ScenarioError("a scenario states its own GPUs, precision, kernels, parallelism; change them with --set")
     scenario = load(name, overrides=overrides)
     found = deployment(scenario)
-    found.check_memory()
+    try:
+        found.check_memory()
+    except CapacityError as error:
+        raise placed(error, scenario) from None
     context = asked["context"] or _mean_context(scenario)
     batch = asked["batch"] or found.micro_batch_slots[0]
     cost = _roofline(asked["coefficients"])
-    if isinstance(found, Afd):
-        return explain_afd(found, batch=batch, context=context, cost=cost)
-    return explain_colocated(found, batch=batch, context=context, cost=cost)
+    taken_apart = (
+        explain_afd(found, batch=batch, context=context, cost=cost)
+        if isinstance(found, Afd)
+        else explain_colocated(found, batch=batch, context=context, cost=cost)
+    )
+    return _Explained(anatomy=taken_apart, formats=of_scenario(scenario), notes=lacking(found))
 
 
 def _mean_context(scenario: Scenario) -> int:
     """Return the mean context at which a scenario decodes its tokens: input plus half of the output."""
     import numpy as np
 
-    from afdsim.scenario.document import stream
-    from afdsim.simulation import COLUMNS, _lengths, arrival_law
-    from afdsim.workload.laws import RequestSource
+    from afdsim.simulation import requested
 
-    asked, seed = scenario.workload, scenario.run.seeds[0]
-    laws = (arrival_law(scenario), _lengths(asked.input_len), _lengths(asked.output_len))
-    source = RequestSource(*laws, lambda column: stream(seed, COLUMNS[column]))
-    prompts, outputs = source.columns(1000)
+    prompts, outputs = requested(scenario, scenario.run.seeds[0]).columns(1000)
     return max(1, round(float(np.average(prompts + (outputs - 1) / 2, weights=outputs))))
 
 
-def _explain_answer(found: Anatomy) -> dict[str, Any]:
+def _explain_answer(explained: _Explained) -> dict[str, Any]:
+    from afdsim.scenario.formats import answer
+
+    found = explained.anatomy
     return {
         "operators": [asdict(part) for part in found.parts],
         **{f"{stage}_s": found.seconds(stage) for stage in ("attention", "ffn", "gather", "scatter", "boundary")},
         "layer": found.title,
+        "precision": answer(explained.formats),
+        "notes": list(explained.notes),
     }
 
 
-def _explain_text(found: Anatomy) -> Iterator[str]:
+def _explain_text(explained: _Explained) -> Iterator[str]:
+    from afdsim.scenario.formats import sentence
+
+    found = explained.anatomy
     sources = list(dict.fromkeys((part.status, part.source) for part in found.parts))
     yield f"One GPU, {found.title}; bound: what limits the kernel, launch where its fixed time is the longer part"
     yield "rows: of a KV head or, on average, of an expert, padded to the kernel's tiles; peak: reached by useful FLOPs"
+    yield sentence(explained.formats)
+    yield from (f"Note {note}" for note in explained.notes)
     for stage in dict.fromkeys(part.stage for part in found.parts):
         rows = [_part_cells(part, sources) for part in found.parts if part.stage == stage]
         yield ""

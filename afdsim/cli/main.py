@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from afdsim import __version__
-from afdsim.cli import bench, compare, cost, explain, init, sweep
-from afdsim.errors import AfdsimError, CapacityError, ScenarioError, SimulationError, StoppedEarly
+from afdsim.cli import bench, check, compare, cost, explain, init, lists, sweep
+from afdsim.cli.scenarios import SCENARIO, SET, STRICT, load_noted, warn
+from afdsim.errors import AfdsimError, ScenarioError, SimulationError, StoppedEarly
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from afdsim.results.result import Result
     from afdsim.results.timeline import Recorder
     from afdsim.scenario.document import Scenario
@@ -88,22 +87,12 @@ def _tolerate_narrow_encodings() -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     if issubclass(category, UserWarning):
-        _warn(str(message))
-
-
-def _warn(text: str) -> None:
-    click.echo(f"{click.style('warning', fg='yellow')}: {text}", err=True)
+        warn(str(message))
 
 
 def _complain(text: str) -> None:
     for line in text.splitlines():
         click.echo(line, err=True)
-
-
-_SCENARIO = click.argument("scenario", metavar="SCENARIO")
-_SET = click.option(
-    "--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Change one value, e.g. run.seeds='[1, 2]'; repeat."
-)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -116,8 +105,8 @@ def main() -> None:
 
 
 @main.command()
-@_SCENARIO
-@_SET
+@SCENARIO
+@SET
 @click.option("--seed", type=click.IntRange(min=0), help="Run this one seed instead of run.seeds.")
 @click.option("--engine", type=click.Choice(["auto", "processes", "kernel"]), help="Instead of run.engine.")
 @click.option("-o", "--output", "folder", type=click.Path(path_type=Path), help="Save everything in this folder.")
@@ -131,6 +120,7 @@ def main() -> None:
     help="Exit with 3 when the SLA is not met (MARGINAL counts by its value) or the load n/a.",
 )
 @click.option("--until-steady", is_flag=True, help="Lengthen an open loop until its load is known.")
+@STRICT
 def run(  # noqa: PLR0917 - click passes one argument per option
     scenario: str,
     overrides: tuple[str, ...],
@@ -143,12 +133,13 @@ def run(  # noqa: PLR0917 - click passes one argument per option
     quiet: bool,
     fail_on_sla: bool,
     until_steady: bool,
+    strict: bool,
 ) -> None:
     """Simulate SCENARIO and print the report."""
     from afdsim.results.result import pooled, to_json
 
     more = ([f"run.seeds=[{seed}]"] if seed is not None else []) + ([f"run.engine={engine}"] if engine else [])
-    loaded = _load(scenario, (*overrides, *more))
+    loaded = load_noted(scenario, (*overrides, *more), strict=strict)
     recorder = None if trace is None else _recorder(trace)
     try:
         results = _simulate_seeds(loaded, folder=folder, force=force, quiet=quiet, recorder=recorder)
@@ -158,7 +149,7 @@ def run(  # noqa: PLR0917 - click passes one argument per option
         raise
     if until_steady:
         if loaded.workload.arrival.process == "closed_loop":
-            _warn("--until-steady: a closed loop is steady when it has filled; nothing to lengthen")
+            warn("--until-steady: a closed loop is steady when it has filled; nothing to lengthen")
         results = _go_on(loaded, results, folder=folder, quiet=quiet)
     if recorder is not None:
         _write_trace(results[0], recorder, folder)
@@ -169,15 +160,6 @@ def run(  # noqa: PLR0917 - click passes one argument per option
         _print_report(results, summary, scenario, folder)
     if fail_on_sla and not summary["afdsim"].get("sla", {}).get("met", True):
         raise click.exceptions.Exit(SLA_NOT_MET)
-
-
-def _load(scenario: str, overrides: tuple[str, ...]) -> Scenario:
-    from afdsim.scenario.document import load
-
-    loaded = load(scenario, overrides=overrides)
-    for note in loaded.notes:
-        _warn(note)
-    return loaded
 
 
 def _simulate_seeds(
@@ -345,112 +327,6 @@ def _bar() -> Iterator[Progress]:
 
 
 @main.command()
-@_SCENARIO
-@_SET
-def check(scenario: str, overrides: tuple[str, ...]) -> None:
-    """Say whether SCENARIO is sound; simulate nothing."""
-    from afdsim.engine.desk import too_long
-    from afdsim.engine.lowering import deployment
-    from afdsim.results.header import deployment_line, memory_lines, model_line
-    from afdsim.simulation import arrival_law, placed
-
-    loaded = _load(scenario, overrides)
-    afd, length = deployment(loaded), _whole_length(loaded)
-    try:
-        afd.check_memory()
-        if length is not None and afd.kv_cache.sequences(length) == 0:
-            raise too_long(afd, length)
-    except CapacityError as error:
-        raise placed(error, loaded) from None
-    for note in getattr(arrival_law(loaded), "notes", ()):
-        _warn(note)
-    click.echo(f"{scenario}: fine  ({loaded.name}, sha256:{loaded.key[:8]})")
-    for line in (model_line(loaded), deployment_line(loaded), *memory_lines(afd, length)):
-        click.echo(line)
-
-
-def _whole_length(scenario: Scenario) -> int | None:
-    """Return the tokens that every request ends with, where all are alike."""
-    lengths = (scenario.workload.input_len, scenario.workload.output_len)
-    values: list[int | None] = [getattr(length, "value", None) for length in lengths]
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
-
-
-@main.command("list")
-@click.argument("what", type=click.Choice(["gpus", "models", "scenarios", "sweeps"]), required=False)
-def list_(what: str | None) -> None:
-    """List GPUs, models, scenarios and sweeps, with sources."""
-    from rich.console import Console
-
-    tables = {"gpus": _gpus, "models": _models, "scenarios": _scenarios, "sweeps": _sweeps}
-    console = Console(width=None if sys.stdout.isatty() else 400)
-    with console.capture() as capture:
-        for name in [what] if what else tables:
-            console.print(tables[name]())
-    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
-
-
-def _table(title: str, left: str, right: str, last: str) -> Table:
-    """Return an empty table: one column of names, columns of figures, and one of long text."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(left, no_wrap=True)
-    for column in right.split("|") if right else ():
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column(last, overflow="fold")
-    return table
-
-
-def _gpus() -> Table:
-    from afdsim.catalog import entries as catalog
-
-    table = _table("GPUs", "name", "GB|TB/s|bf16 TF|fp8 TF|int8 TF|NVLink GB/s|NIC GB/s|USD/h", "source")
-    for gpu in map(catalog.gpu, catalog.gpus()):
-        peaks = (f"{gpu.flops[dtype] / 1e12:,.0f}" if dtype in gpu.flops else "-" for dtype in ("bf16", "fp8", "int8"))
-        links = ("-" if rate is None else f"{rate / 1e9:.0f}" for rate in (gpu.nvlink, gpu.nic.achieved))
-        price = "-" if gpu.usd_per_hour is None else f"{gpu.usd_per_hour:.2f}"
-        memory = (f"{gpu.memory / 1e9:.0f}", f"{gpu.memory_bandwidth / 1e12:.2f}")
-        table.add_row(gpu.name, *memory, *peaks, *links, price, gpu.source)
-    return table
-
-
-def _models() -> Table:
-    from afdsim.catalog import entries as catalog
-
-    table = _table("Models", "name", "layers|hidden|attention|experts|top-k", "source")
-    for llm in map(catalog.llm, catalog.llms()):
-        kinds = dict.fromkeys(type(layer.attention).__name__.upper() for layer in llm.layers)
-        experts = max(getattr(layer.ffn, "experts", 0) for layer in llm.layers)
-        top_k = max(getattr(layer.ffn, "top_k", 0) for layer in llm.layers)
-        sparse = (str(experts), str(top_k)) if experts else ("-", "-")
-        table.add_row(llm.name, str(len(llm.layers)), f"{llm.hidden:,}", "+".join(kinds), *sparse, llm.source)
-    return table
-
-
-def _scenarios() -> Table:
-    from afdsim.scenario.document import locate, shipped
-
-    return _files("Scenarios", {name: locate(name) for name in shipped()})
-
-
-def _sweeps() -> Table:
-    from afdsim.studies.grid import find, shipped
-
-    return _files("Sweeps", {name: find(name) for name in shipped()})
-
-
-def _files(title: str, files: Mapping[str, Path]) -> Table:
-    """Return shipped files, each with what its first line says."""
-    table = _table(title, "name", "", "what it is")
-    for name, file in files.items():
-        table.add_row(name, file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip())
-    return table
-
-
-@main.command()
 def schema() -> None:
     """Print the JSON schema of scenarios, for editors."""
     import json
@@ -461,8 +337,10 @@ def schema() -> None:
 
 
 bench.register(main)
+check.register(main)
 compare.register(main)
 cost.register(main)
 explain.register(main)
 init.register(main)
+lists.register(main)
 sweep.register(main)

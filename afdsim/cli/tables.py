@@ -10,14 +10,16 @@ import click
 from afdsim.errors import CatalogError
 
 if TYPE_CHECKING:
-    from afdsim.catalog.llm import Precision
+    from afdsim.catalog.llm import Llm, Precision
+    from afdsim.scenario.formats import Format
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 PRECISION = click.option(
     "--precision",
     metavar="ROLE=DTYPE",
     multiple=True,
-    help="attention (core and KV cache; or kv_cache) or ffn (FFN and projections), in bf16, fp8, int8 or fp4; repeat.",
+    help="attention (core attention and its KV cache; kv_cache means the same) or ffn (weights and GEMMs: FFN and "
+    "projections), in bf16, fp8, int8 or fp4; ffn also in int4; repeat.",
 )
 
 
@@ -26,24 +28,49 @@ def listed(texts: Iterable[str]) -> list[str]:
     return [name for text in texts for name in text.split(",") if name]
 
 
-def asked_precision(texts: Iterable[str]) -> Precision:
-    """Return the precision that ``role=dtype`` texts ask for; FP8 elsewhere."""
+def asked_precision(texts: Iterable[str], llm: Llm | None = None) -> Precision:
+    """Return the precision that ``role=dtype`` texts ask for; that of a quantised checkpoint, or FP8, elsewhere."""
+    from afdsim.catalog.llm import Precision
+
+    asked = _stored(llm) | _asked(texts)
+    try:
+        return Precision(**asked)
+    except CatalogError as error:
+        raise CatalogError(f"--precision: {error}") from None
+
+
+def asked_formats(texts: Iterable[str], llm: Llm | None = None) -> tuple[Format, ...]:
+    """Return the same by role, each with where it comes from."""
+    from afdsim.scenario.formats import formats
+
+    given = list(texts)
+    origins = dict.fromkeys(_stored(llm), "checkpoint") | dict.fromkeys(_asked(given), "--precision")
+    return formats(asked_precision(given, llm), origins)
+
+
+def _stored(llm: Llm | None) -> dict[str, str]:
+    """Return the dtype by role that a checkpoint decides."""
+    return {"ffn": llm.weights} if llm and llm.weights else {}
+
+
+def _asked(texts: Iterable[str]) -> dict[str, str]:
+    """Return the dtype by role of ``role=dtype`` texts."""
     from dataclasses import fields
 
     from afdsim.catalog.llm import WIDTH, Precision
 
     roles = [field.name for field in fields(Precision)]
     dtypes = [dtype for dtype in WIDTH if dtype != "fp32"]
-    asked = {}
+    asked: dict[str, str] = {}
     for text in listed(texts):
         role, _, dtype = text.partition("=")
         if role not in roles or dtype not in dtypes:
             raise CatalogError(f"--precision: {text!r}; write ROLE=DTYPE with {'|'.join(roles)} and {'|'.join(dtypes)}")
-        asked[role] = dtype
-    try:
-        return Precision(**asked)
-    except CatalogError as error:
-        raise CatalogError(f"--precision: {error}") from None
+        if dtype == "int4" and role != "ffn":
+            raise CatalogError(f"--precision: {text!r}; int4 is a format of weights alone: write ffn=int4")
+        if asked.setdefault(role, dtype) != dtype:
+            raise CatalogError(f"--precision: {role} has two formats, {asked[role]} and {dtype}; state one")
+    return asked
 
 
 def block(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

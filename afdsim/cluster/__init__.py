@@ -1,6 +1,7 @@
 """Where things are, what fits, and how ports share.
 
-memory        KV cache of a rank: what a sequence takes, what fits
+degrees       degrees of parallelism that a model allows, and the nearest that it does
+memory        HBM as engines count it: their reserve, what a sequence takes, what fits
 deployment    attention and FFN pools: GPUs, cuts of the weights, memory
 colocated     instances that hold attention and experts together: the same for them
 network       how NIC ports share: a ladder of disciplines, and the wiring they read

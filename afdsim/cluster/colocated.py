@@ -15,8 +15,8 @@ from afdsim.catalog.llm import (
     Split,
     ffn_weight_bytes,
 )
-from afdsim.cluster.deployment import Served
-from afdsim.cluster.memory import GB, USABLE_MEMORY
+from afdsim.cluster.deployment import Served, has
+from afdsim.cluster.memory import GB
 from afdsim.errors import CapacityError
 
 
@@ -90,41 +90,40 @@ class Colocated(Served):
             llm,
             layers=tuple(replace(each, ffn=self.routed(each.ffn)) for each in llm.layers if isinstance(each.ffn, Moe)),
         )
-        wide = tuple(self._wide(each.ffn, with_shared=shared is not False) for each in llm.layers)
         cut = replace(
-            llm, layers=tuple(replace(each, ffn=Dense(inner=w)) for each, w in zip(llm.layers, wide, strict=True))
+            llm,
+            layers=tuple(
+                replace(each, ffn=self._wide(each.ffn, with_shared=shared is not False)) for each in llm.layers
+            ),
         )
         experts = 0.0 if shared is None else ffn_weight_bytes(routed, self.precision, split)
         return experts + ffn_weight_bytes(cut, self.precision, Split(tp=tp))
 
-    def _wide(self, ffn: Moe | Dense, *, with_shared: bool) -> int:
-        """Inner width that every attention group holds in full: dense layers, and shared experts times its GPUs."""
+    def _wide(self, ffn: Moe | Dense, *, with_shared: bool) -> Dense:
+        """What every attention group holds in full: dense layers, and shared experts times its GPUs."""
         if isinstance(ffn, Dense):
-            return ffn.inner
+            return ffn
         cut = 1 if isinstance(self.experts, TensorParallel) else self.attention.tp
-        return ffn.shared * ffn.shared_inner * cut if with_shared else 0
+        return Dense(inner=ffn.shared * ffn.shared_inner * cut if with_shared else 0, gated=ffn.gated)
+
+    @cached_property
+    def usable_memory(self) -> float:
+        """Bytes that weights and KV cache may fill on one GPU."""
+        return self.usable(self.attention.gpu, self.attention.tp, sparse=True)
 
     @cached_property
     def kv_budget(self) -> float:
         """Bytes left for KV cache on one GPU."""
-        return USABLE_MEMORY * self.attention.gpu.memory - self.attention_weights - self.ffn_weights
+        return self.usable_memory - self.attention_weights - self.ffn_weights
 
     def check_memory(self) -> None:
-        """Raise `CapacityError` with the smallest fix when the weights leave no room for KV cache."""
+        """Raise `CapacityError` when the weights leave no room for KV cache."""
         if self.kv_budget > 0:
             return
-        gpu, need = self.attention.gpu, self.attention_weights + self.ffn_weights
+        need = self.attention_weights + self.ffn_weights
         raise CapacityError(
             f"weights need {need / GB:.1f} GB per GPU (attention {self.attention_weights / GB:.1f}, "
-            f"FFN {self.ffn_weights / GB:.1f}) and leave no room for KV cache: {gpu.name} has "
-            f"{USABLE_MEMORY * gpu.memory / GB:.1f} of {gpu.memory / GB:.0f} GB usable; {self._fix()}",
+            f"FFN {self.ffn_weights / GB:.1f}) and leave no room for KV cache: "
+            f"{has(self.attention.gpu, self.usable_memory)}",
             path="deployment.gpus" if isinstance(self.experts, TensorParallel) else "deployment.instances",
         )
-
-    def _fix(self) -> str:
-        if isinstance(self.experts, TensorParallel):
-            return f"raise deployment.gpus (now {self.attention.tp}) or take a GPU with more memory"
-        for instances in range(self.attention.instances + 1, 129):
-            if replace(self, attention=replace(self.attention, instances=instances)).kv_budget > 0:
-                return f"smallest fit: {instances} instances"
-        return "no number of instances up to 128 fits; raise deployment.parallelism.tp or take a GPU with more memory"

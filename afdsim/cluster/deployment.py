@@ -9,12 +9,13 @@ from typing import Literal
 from afdsim.catalog.hardware import Gpu
 from afdsim.catalog.llm import (
     Llm,
+    Moe,
     Precision,
     Split,
     attention_weight_bytes,
     ffn_weight_bytes,
 )
-from afdsim.cluster.memory import GB, USABLE_MEMORY, KvCache, even_slots
+from afdsim.cluster.memory import GB, USABLE_MEMORY, KvCache, even_slots, reserve
 from afdsim.errors import CapacityError
 
 
@@ -28,7 +29,10 @@ class AttentionPool:
     tp: int
     o_proj: str = "replicated"
     """"replicated", or "tp<n>": cut over n data-parallel ranks of an instance."""
-    lm_head: str = "replicated"
+    lm_head: str | None = None
+    """"replicated", or "tp<n>": vocabulary cut over n GPUs of an instance; None: over the GPUs of a rank."""
+    embedding: str | None = None
+    """As `lm_head`."""
     kernels: tuple[str, ...] = ()
     """Kernel libraries that its GPUs prefer over the defaults."""
 
@@ -82,6 +86,8 @@ class Served:
     num_microbatches: int
     max_num_seqs: int
     """Sequences per attention rank, over all its micro-batches (vLLM's name)."""
+    gpu_memory_utilization: float = USABLE_MEMORY
+    """Share of HBM that weights, reserve and KV cache may fill (vLLM's name)."""
 
     @property
     def slots(self) -> int:
@@ -97,12 +103,29 @@ class Served:
     def attention_weights(self) -> float:
         """Bytes of attention weights, embedding and LM head on one of its GPUs."""
         pool = self.attention
-        return attention_weight_bytes(self.llm, self.precision, tp=pool.tp, o_proj=pool.o_proj, lm_head=pool.lm_head)
+        return attention_weight_bytes(
+            self.llm,
+            self.precision,
+            tp=pool.tp,
+            o_proj=pool.o_proj,
+            lm_head=pool.lm_head,
+            embedding=pool.embedding,
+        )
+
+    def usable(self, gpu: Gpu, tp: int, *, sparse: bool) -> float:
+        """Bytes that weights and KV cache may fill on a GPU of a group of `tp`; `sparse` where it runs experts."""
+        sparse = sparse and any(isinstance(layer.ffn, Moe) for layer in self.llm.layers)
+        return self.gpu_memory_utilization * gpu.memory - reserve(self.llm.hidden, tp, sparse=sparse)
+
+    @cached_property
+    def usable_memory(self) -> float:
+        """The same on one of its attention GPUs."""
+        return self.usable(self.attention.gpu, self.attention.tp, sparse=False)
 
     @cached_property
     def kv_budget(self) -> float:
-        """Bytes left for KV cache on one of its GPUs."""
-        return USABLE_MEMORY * self.attention.gpu.memory - self.attention_weights
+        """Bytes left for KV cache on one of its attention GPUs."""
+        return self.usable_memory - self.attention_weights
 
     @cached_property
     def kv_cache(self) -> KvCache:
@@ -129,35 +152,28 @@ class Afd(Served):
         return ffn_weight_bytes(self.llm, self.precision, self.ffn.split)
 
     def check_memory(self) -> None:
-        """Raise `CapacityError` with the smallest fix when the weights of a role do not fit its GPUs."""
+        """Raise `CapacityError` when the weights of a role do not fit its GPUs."""
         self._check_ffn()
         self._check_attention()
 
     def _check_ffn(self) -> None:
         pool = self.ffn
-        usable = USABLE_MEMORY * pool.gpu.memory
-        if self.ffn_weights <= usable:
-            return
-        fit = next((n for n in range(pool.instances + 1, 513) if self._ffn_bytes_over(n) <= usable), None)
-        fix = f"smallest fit: {fit} instances" if fit else "no number of instances up to 512 fits"
-        raise CapacityError(
-            f"FFN weights need {self.ffn_weights / GB:.1f} GB per GPU, "
-            f"{pool.gpu.name} has {usable / GB:.1f} of {pool.gpu.memory / GB:.0f} GB usable; {fix}",
-            path="deployment.ffn.instances",
-        )
-
-    def _ffn_bytes_over(self, instances: int) -> float:
-        pool = self.ffn
-        split = Split(instances=instances, ep=pool.ep, tp=pool.tp, across=pool.across)
-        return ffn_weight_bytes(self.llm, self.precision, split)
+        usable = self.usable(pool.gpu, pool.tp, sparse=True)
+        if self.ffn_weights > usable:
+            raise CapacityError(
+                f"FFN weights need {self.ffn_weights / GB:.1f} GB per GPU, {has(pool.gpu, usable)}",
+                path="deployment.ffn.instances",
+            )
 
     def _check_attention(self) -> None:
-        pool = self.attention
-        if self.kv_budget > 0:
-            return
-        raise CapacityError(
-            f"attention weights need {self.attention_weights / GB:.1f} GB per GPU and leave no room for KV cache: "
-            f"{pool.gpu.name} has {USABLE_MEMORY * pool.gpu.memory / GB:.1f} of {pool.gpu.memory / GB:.0f} GB usable; "
-            f"raise deployment.attention.parallelism.tp (now {pool.tp}) or take a GPU with more memory",
-            path="deployment.attention.gpu",
-        )
+        if self.kv_budget <= 0:
+            raise CapacityError(
+                f"attention weights need {self.attention_weights / GB:.1f} GB per GPU and leave no room for KV cache: "
+                f"{has(self.attention.gpu, self.usable_memory)}",
+                path="deployment.attention.gpu",
+            )
+
+
+def has(gpu: Gpu, usable: float) -> str:
+    """Return ``H800 has 74.7 of 85.5 GB usable``."""
+    return f"{gpu.name} has {max(usable, 0.0) / GB:.1f} of {gpu.memory / GB:.1f} GB usable"

@@ -1,4 +1,12 @@
-"""KV cache: what a sequence takes on one GPU of an attention rank, and how many sequences fit."""
+"""HBM as engines count it: what they keep for themselves, what a sequence takes of the rest, how many fit.
+
+    KV cache = gpu_memory_utilization * HBM - weights - reserve
+
+as vLLM has it. HBM is the total that nvidia-smi reports. The reserve adds what the driver keeps of that total, the CUDA
+context, communication buffers where ranks have several GPUs, and the activations of the largest pass for which an
+engine is profiled when it starts. No term is fitted; which to take was chosen with the published capacities of
+`studies.validation` in view, so their scores are in-sample.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +15,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from afdsim.catalog.llm import Attention, Llm, Precision, layer_kv_bytes, stored_bytes
+from afdsim.catalog.llm import Attention, Llm, Precision, kept, layer_kv_bytes, stored_bytes
 
 USABLE_MEMORY = 0.9
-"""Share of HBM that weights and KV cache may fill; vLLM's `gpu_memory_utilization` default."""
+"""Share of HBM that an engine may fill; vLLM's `gpu_memory_utilization` default (0.92 from its version 0.22 on)."""
+
+GIB = 2.0**30
+
+DRIVER = 0.6 * GIB
+"""What PyTorch's total is below nvidia-smi's: 0.4 to 0.8 GiB on L4, A100, H20, H100 and H200."""
+CONTEXT = 551e6
+"""CUDA context and libraries (aiconfigurator-core 0.12.0, Apache-2.0, systems yaml: `other_mem` as observed there)."""
+BUFFERS = 392 * 2.0**20
+"""Of NCCL in a rank of several GPUs (the same file, `nccl_mem`: 342 MiB on two GPUs, 392 on more)."""
+PROFILED = 8192
+"""Tokens of the largest pass: vLLM's `max_num_batched_tokens` and SGLang's `chunked_prefill_size` on such GPUs."""
+
+
+def reserve(hidden: int, tp: int, *, sparse: bool) -> float:
+    """Return the bytes that an engine keeps on a GPU beside weights and KV cache; `sparse` where it runs experts.
+
+    Activations are 4 + 6/tp BF16 values of the hidden size per token, and twice that with experts (aiconfigurator-core
+    0.12.0, trtllm_backend.py, which serves vLLM too). CUDA graphs and all-to-all buffers are not counted: they come out
+    of the share that is left over.
+    """
+    activations = 2.0 * PROFILED * hidden * (4.0 + 6.0 / tp) * (2.0 if sparse else 1.0)
+    return DRIVER + CONTEXT + (BUFFERS if tp > 1 else 0.0) + activations
+
 
 GB = 1e9
 
@@ -37,7 +68,7 @@ class KvCache:
 
     @cached_property
     def _kinds(self) -> Counter[Attention]:
-        return Counter(layer.attention for layer in self.llm.layers)
+        return Counter(mixer for layer in self.llm.layers for mixer in layer.mixers)
 
     def reserved(self, context: int) -> float:
         """Bytes for a sequence of `context` tokens."""
@@ -48,7 +79,7 @@ class KvCache:
         fixed, per_token = 0.0, [0.0] * len(windows)
         for kind, layers in self._kinds.items():
             fixed += layers * float(stored_bytes(kind, 0, self.precision, self.tp))
-            per_token[windows.index(kind.window)] += layers * layer_kv_bytes(kind, self.precision, self.tp)
+            per_token[windows.index(kept(kind))] += layers * layer_kv_bytes(kind, self.precision, self.tp)
         return fixed, per_token
 
     def sequences(self, context: int) -> int:

@@ -20,7 +20,7 @@ import numpy as np
 
 from afdsim.catalog.hardware import Gpu
 from afdsim.catalog.llm import SCALE_BLOCK, WIDTH, Array
-from afdsim.cost.roofline import known_status, status_on, weakest
+from afdsim.cost.roofline import known_status, owners, status_on, weakest
 from afdsim.errors import CatalogError
 
 PCIE = 20e9
@@ -91,7 +91,7 @@ def exchange(kernel: str, operation: str, gpu: Gpu, gpus: int, *, nic_scale: flo
 
 
 def _rows(kernel: str, operation: str, gpu: Gpu) -> tuple[Row, ...]:
-    for owner in (gpu.name, gpu.family, "*"):
+    for owner in owners(gpu):
         if rows := table().get((owner, kernel, operation)):
             return tuple(replace(row, status=status_on(gpu, owner=owner, status=row.status)) for row in rows)
     known = ", ".join(sorted({owner for owner, one, _ in table() if one == kernel}))
@@ -105,9 +105,13 @@ def _next(rows: tuple[Row, ...], gpus: int) -> Row:
 
 
 def pair_bytes(hidden: int, dtype: str) -> float:
-    """Bytes of one token on its way to one expert: the hidden state, and FP32 scales where it is quantised."""
-    scales = 0.0 if dtype == "bf16" else 4.0 / SCALE_BLOCK
-    return hidden * (WIDTH[dtype] + scales)
+    """Bytes of one token on its way to one expert: the hidden state, and FP32 scales where it is quantised.
+
+    Beside INT4 weights tokens stay BF16.
+    """
+    if dtype in ("bf16", "int4"):
+        return hidden * WIDTH["bf16"]
+    return hidden * (WIDTH[dtype] + 4.0 / SCALE_BLOCK)
 
 
 @cache

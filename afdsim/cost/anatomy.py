@@ -19,7 +19,7 @@ from afdsim.cost.operators import (
     Operator,
     attention_operators,
     boundary_operators,
-    core_operator,
+    core_operators,
     dense_operators,
     ffn_operators,
     gather_operator,
@@ -46,6 +46,10 @@ class Setting:
     ep: int = 1
     """GPUs, or groups of them, that split the routed experts."""
     precision: Precision = field(default_factory=Precision)
+    lm_head: str | None = None
+    """"replicated" or "tp<n>"; None: vocabulary cut over the `tp` GPUs."""
+    embedding: str | None = None
+    """As `lm_head`."""
     layer: int | None = None
     """Index of the layer; None means the most frequent kind with experts."""
 
@@ -120,12 +124,18 @@ def explain(setting: Setting, cost: Roofline | None = None) -> Anatomy:
     """Return the anatomy of a layer of a bare model."""
     index = representative(setting.llm) if setting.layer is None else setting.layer
     layer, tokens = setting.llm.layers[index], float(setting.batch)
-    read = tokens * seen(layer, setting.context)
     operators = (
         *attention_operators(setting.llm, layer, tokens, precision=setting.precision, tp=setting.tp),
-        core_operator(layer, tokens, read, precision=setting.precision, tp=setting.tp),
+        *core_operators(layer, tokens, setting.context, precision=setting.precision, tp=setting.tp),
         *_ffn(setting, layer),
-        *boundary_operators(setting.llm, tokens, precision=setting.precision),
+        *boundary_operators(
+            setting.llm,
+            tokens,
+            precision=setting.precision,
+            tp=setting.tp,
+            lm_head=setting.lm_head,
+            embedding=setting.embedding,
+        ),
     )
     return Anatomy(title=describe(setting.llm, index), parts=parts(operators, setting.gpu, cost or Roofline()))
 
@@ -138,7 +148,7 @@ def _ffn(setting: Setting, layer: Layer) -> tuple[Operator, ...]:
         return ffn_operators(llm, layer, setting.tokens, precision=precision, split=setting.split)
     routed = replace(layer, ffn=replace(moe, shared=0, shared_inner=0))
     inner = moe.shared * moe.shared_inner / setting.tp
-    shared = dense_operators(llm, float(setting.batch), inner, precision.ffn)
+    shared = dense_operators(llm, float(setting.batch), inner, precision.ffn, matrices=moe.matrices)
     return (
         *(replace(operator, name=f"shared expert{operator.name.removeprefix('ffn')}") for operator in shared),
         small("shared expert add", 1, stage="ffn"),
@@ -174,6 +184,8 @@ def explain_colocated(engine: Colocated, *, batch: int, context: int, cost: Roof
         tp=pool.tp,
         ep=ep,
         precision=engine.precision,
+        lm_head=pool.lm_head,
+        embedding=pool.embedding,
     )
     return explain(setting, _preferring(pool.kernels, cost or Roofline()))
 
@@ -185,17 +197,19 @@ def _preferring(kernels: tuple[str, ...], cost: Roofline) -> Roofline:
 
 def _attention_stage(afd: Afd, layer: Layer, tokens: float, context: int) -> tuple[Operator, ...]:
     pool = afd.attention
-    read = tokens * seen(layer, context)
     return (
         reduction_operator(afd.llm, tokens, afd.ffn.instances),
         *attention_operators(afd.llm, layer, tokens, precision=afd.precision, tp=pool.tp, o_proj=pool.o_proj),
-        core_operator(layer, tokens, read, precision=afd.precision, tp=pool.tp),
+        *core_operators(layer, tokens, context, precision=afd.precision, tp=pool.tp),
     )
 
 
 def _boundary(afd: Afd, tokens: float) -> tuple[Operator, ...]:
     last = replace(reduction_operator(afd.llm, tokens, afd.ffn.instances), name="last reduction", stage="boundary")
-    head = boundary_operators(afd.llm, tokens, precision=afd.precision, lm_head=afd.attention.lm_head)
+    pool = afd.attention
+    head = boundary_operators(
+        afd.llm, tokens, precision=afd.precision, tp=pool.tp, lm_head=pool.lm_head, embedding=pool.embedding
+    )
     return last, *head
 
 
@@ -257,9 +271,3 @@ def describe(llm: Llm, index: int) -> str:
     """Return which layer it is, and how many are like it: ``layer 4 of step3 (56 of its 61 are alike)``."""
     alike = llm.layers.count(llm.layers[index])
     return f"layer {index} of {llm.name} ({alike} of its {len(llm.layers)} are alike)"
-
-
-def seen(layer: Layer, context: int) -> int:
-    """Return the context tokens that a sequence of `context` tokens reads in `layer`."""
-    window = layer.attention.window
-    return context if window is None else min(context, window)

@@ -72,12 +72,12 @@ def local_torch() -> Any:
 
 
 def recognised(device: str, name: str | None) -> Gpu:
-    """Return the catalog's GPU called `name`, or the one whose name is a word of the device's own."""
+    """Return the catalog's GPU called `name`, or the one whose name stands, in whole words, in the device's own."""
     if name is not None:
         return catalog.gpu(name)
-    words = device.replace("-", " ").upper().split()
+    words = f" {device.replace('-', ' ').upper()} "
     for known in catalog.gpus():
-        if known.upper() in words:
+        if f" {known.upper()} " in words:
             return catalog.gpu(known)
     raise CatalogError(f"the catalog knows no GPU in {device!r}; name one with --gpu: {', '.join(catalog.gpus())}")
 

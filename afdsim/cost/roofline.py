@@ -14,12 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from itertools import product
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from afdsim import units
+from afdsim.catalog import entries as catalog
 from afdsim.catalog.hardware import Gpu
 from afdsim.catalog.llm import Array
 from afdsim.cost.operators import Operator
@@ -27,7 +29,8 @@ from afdsim.errors import CatalogError
 
 STATUSES = ("measured", "family", "transferred", "assumed")
 """Where numbers come from, strongest first: measured on this very GPU; on a sibling of its family (same architecture);
-transferred from another GPU or another format; assumed."""
+transferred from another GPU, or from another format of this one; assumed, as wherever a format stands in for one that
+the GPU lacks."""
 
 
 class CostModel(Protocol):
@@ -148,16 +151,20 @@ class Roofline:
         )
 
     def coefficient(self, operator: Operator, gpu: Gpu) -> Coefficient:
-        """Return the row that prices `operator` on `gpu`: of the GPU, else of its family, with its status there."""
-        dtype = _native(operator.dtype, gpu)
+        """Return the row that prices `operator` on `gpu`, with its status there.
+
+        A row of the GPU comes first, then of its family, then of the nearest GPU; of its own format, then of the one
+        that the GPU computes in instead.
+        """
+        dtypes = dict.fromkeys((operator.dtype, _native(operator.dtype, gpu)))
         for known in (_by_kernel(self.own), table()) if self.own else (table(),):
-            for owner in (gpu.name, gpu.family, "*"):
+            for dtype, owner in product(dtypes, owners(gpu)):
                 rows = [row for row in known.get((owner, operator.kernel), ()) if row.dtype in (dtype, "*")]
                 if rows:
                     row = self._choose(rows, operator.gpus)
                     return _seen_from(gpu, row, operator)
         raise CatalogError(
-            f"no coefficient for kernel {operator.kernel!r} in {dtype} on {gpu.name}; "
+            f"no coefficient for kernel {operator.kernel!r} in {[*dtypes][-1]} on {gpu.name}; "
             f"add a row for {gpu.family} to coefficients.csv"
         )
 
@@ -169,8 +176,17 @@ class Roofline:
         return min(wanted, key=lambda row: (row.gpus < gpus, abs(row.gpus - gpus)))
 
 
+@cache
+def owners(gpu: Gpu) -> tuple[str, ...]:
+    """Return whose rows price `gpu`, best first: its own, its family's, those of the nearest GPU, anybody's."""
+    lent = () if gpu.nearest is None else (gpu.nearest, catalog.gpu(gpu.nearest).family)
+    return tuple(dict.fromkeys((gpu.name, gpu.family, *lent, "*")))
+
+
 def status_on(gpu: Gpu, *, owner: str, status: str) -> str:
     """Return what the `status` of a row of `owner` (a GPU, a family or ``*``) means on `gpu`."""
+    if owner not in (gpu.name, gpu.family, "*"):
+        return weakest((status, "transferred"))
     return "family" if status == "measured" and owner not in (gpu.name, "*") else status
 
 
@@ -180,10 +196,16 @@ def weakest(statuses: Iterable[str]) -> str:
 
 
 def _seen_from(gpu: Gpu, row: Coefficient, operator: Operator) -> Coefficient:
-    """Return `row` with its status for `operator` on `gpu`, which computes a format that it lacks in another one."""
+    """Return `row` with its status for `operator` on `gpu`: that another format stands in for one is assumed.
+
+    The source names a GPU beyond the family that lends the row, and the format that stands in.
+    """
     own = status_on(gpu, owner=row.gpu, status=row.status)
-    status = own if row.dtype in (operator.dtype, "*") else weakest((own, "transferred"))
-    return row if status == row.status else replace(row, status=status)
+    foreign, lent = row.dtype not in (operator.dtype, "*"), row.gpu not in (gpu.name, gpu.family, "*")
+    status = "assumed" if foreign else own
+    source = f"{row.dtype} in place of {operator.dtype}: {row.source}" if foreign else row.source
+    source = f"{row.gpu}: {source}" if lent else source
+    return row if (status, source) == (row.status, row.source) else replace(row, status=status, source=source)
 
 
 def known_status(line: Mapping[str, str]) -> bool:

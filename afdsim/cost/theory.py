@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import assert_never
 
-from afdsim.catalog.hardware import SUBSTITUTES, Gpu
+from afdsim.catalog.hardware import Gpu
 from afdsim.catalog.llm import (
     WIDTH,
     Attention,
@@ -22,19 +22,21 @@ from afdsim.catalog.llm import (
     Gqa,
     Linear,
     Llm,
+    Mamba,
     Mfa,
     Mla,
     Moe,
     Precision,
     Split,
     attention_weight_bytes,
+    cores,
     ffn_weight_bytes,
     kv_bytes,
     kv_bytes_per_token,
-    layer_kv_bytes,
-    output_width,
-    projections,
-    share,
+    projection_elements,
+    read_bytes,
+    seen,
+    state_bytes,
 )
 from afdsim.cluster.memory import USABLE_MEMORY
 from afdsim.errors import CatalogError
@@ -62,7 +64,7 @@ class Work:
 def work(llm: Llm, context: int, precision: Precision | None = None) -> Work:
     """Return the work of one token of `llm` at `context` tokens."""
     kv_precision = precision or Precision()
-    kinds = [layer.attention for layer in llm.layers]
+    kinds = [mixer for layer in llm.layers for mixer in layer.mixers]
     return Work(
         kv_bytes=sum(layer_traffic(kind, context, kv_precision) for kind in kinds),
         attention_flops=sum(layer_attention_flops(kind, context) for kind in kinds),
@@ -72,37 +74,40 @@ def work(llm: Llm, context: int, precision: Precision | None = None) -> Work:
 
 
 def layer_traffic(attention: Attention, context: int, precision: Precision) -> float:
-    """Return the KV bytes that one token reads in one layer; a linear layer reads and writes its state."""
-    if isinstance(attention, Linear):
-        return 2.0 * attention.heads * attention.head_dim**2 * WIDTH[attention.state_dtype]
-    return layer_kv_bytes(attention, precision) * _seen(attention, context)
+    """Return the KV bytes that one token reads in one mixer; a recurrent one reads and writes its state."""
+    if isinstance(attention, Linear | Mamba):
+        return 2.0 * state_bytes(attention)
+    return sum(read_bytes(core, precision) * seen(core, context) for core in cores(attention))
 
 
 def layer_attention_flops(attention: Attention, context: int) -> float:
     """Return the core's FLOPs of one token in one layer; MLA counts 576 per head for both products, as the paper."""
     match attention:
-        case Linear(heads=heads, head_dim=d):
-            return 10.0 * heads * d**2
-        case Mla(heads=heads, kv_rank=rank, rope_dim=rope):
-            return 4.0 * heads * (rank + rope) * context
-        case Mfa(heads=heads, head_dim=d) | Gqa(heads=heads, head_dim=d):
-            return 4.0 * heads * d * _seen(attention, context)
+        case Linear() | Mamba():
+            return 10.0 * attention.state()
+        case Mla(heads=heads, kv_rank=rank, rope_dim=rope, index=index):
+            scoring = 2.0 * index.heads * index.head_dim * context if index else 0.0
+            return 4.0 * heads * (rank + rope) * seen(attention, context) + scoring
+        case Mfa(heads=heads, head_dim=d):
+            return 4.0 * heads * d * context
+        case Gqa(heads=heads, head_dim=d) as a:
+            return 2.0 * heads * (d + a.values) * seen(attention, context)
         case _:
             assert_never(attention)
 
 
 def layer_linear_flops(llm: Llm, attention: Attention) -> float:
     """Return the projections' FLOPs of one token in one layer, MLA's absorbed kv_b included."""
-    return 2.0 * _projection_elements(llm, attention)
+    return 2.0 * projection_elements(llm, attention)
 
 
 def layer_ffn_flops(llm: Llm, ffn: Ffn) -> float:
     """Return the FFN's FLOPs of one token in one layer, router excluded."""
     match ffn:
         case Dense(inner=inner):
-            return 6.0 * llm.hidden * inner
+            return 2.0 * ffn.matrices * llm.hidden * inner
         case Moe() as moe:
-            return 6.0 * llm.hidden * (moe.top_k * moe.inner + moe.shared * moe.shared_inner)
+            return 2.0 * moe.matrices * llm.hidden * (moe.top_k * moe.inner + moe.shared * moe.shared_inner)
         case _:
             assert_never(ffn)
 
@@ -123,8 +128,7 @@ def peak(gpu: Gpu, dtype: str = "fp8") -> float:
 
     INT8 counts only where it is asked for: the paper prices A800 and 910B in BF16.
     """
-    candidates = (each for each in SUBSTITUTES[dtype] if each in gpu.flops and (each != "int8" or dtype == "int8"))
-    return gpu.flops[next(candidates)]
+    return gpu.flops[gpu.native(dtype, integers=False)]
 
 
 def roofline(gpu: Gpu, dtype: str = "fp8") -> float:
@@ -239,16 +243,8 @@ def largest_context(
 
 def _readable(llm: Llm, gpu: Gpu, o_proj: int, tpot: float, precision: Precision) -> float:
     """Return the bytes of KV that one GPU can read in its stage beside the projections of all layers."""
-    weights = sum(_projection_elements(llm, layer.attention, o_proj) for layer in llm.layers)
+    weights = sum(projection_elements(llm, mixer, o_proj=o_proj) for layer in llm.layers for mixer in layer.mixers)
     return gpu.memory_bandwidth * tpot / STAGES - weights * WIDTH[precision.projections]
-
-
-def _projection_elements(llm: Llm, attention: Attention, o_proj: int = 1) -> float:
-    elements = sum(k * n for _, k, n in projections(llm.hidden, attention))
-    elements += share(output_width(attention), o_proj) * llm.hidden
-    if isinstance(attention, Mla):
-        elements += attention.heads * attention.kv_rank * (attention.nope_dim + attention.v_dim)
-    return float(elements)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,10 +308,6 @@ def ffn_cards(
 def _active_share(ffn: Ffn) -> float:
     """Return active over all experts; shared ones are active and uncounted below, the paper's convention."""
     return 1.0 if isinstance(ffn, Dense) else min(1.0, (ffn.top_k + ffn.shared) / ffn.experts)
-
-
-def _seen(attention: Attention, context: int) -> int:
-    return context if attention.window is None else min(context, attention.window)
 
 
 def _price(gpu: Gpu) -> float:

@@ -12,6 +12,7 @@ cell          a lowered deployment, and what every lowering needs
 afd           attention-FFN disaggregation as a schedule
 colocated     expert and tensor parallelism as a schedule
 lowering      from a scenario to its cell, whatever its kind
+advice        ways out of a deployment that does not fit, each tried
 recurrence    whole steps over flat arrays, for machine code
 native        machine code of those, kept on disk
 desk          what both engines share of a run

@@ -88,6 +88,7 @@ def deployment(scenario: Scenario) -> Afd:
             tp=a.parallelism.tp,
             o_proj=a.o_proj,
             lm_head=a.lm_head,
+            embedding=a.embedding,
             kernels=a.kernels,
         ),
         ffn=FfnPool(
@@ -100,6 +101,7 @@ def deployment(scenario: Scenario) -> Afd:
         ),
         num_microbatches=asked.num_microbatches,
         max_num_seqs=asked.max_num_seqs,
+        gpu_memory_utilization=asked.gpu_memory_utilization,
     )
 
 
@@ -320,13 +322,20 @@ class _Lowering(Lowering):
     def _ranks(self) -> Ranks:
         """What a rank's own seconds are made of."""
         afd, pool = self.deployment, self.deployment.attention
-        at = partial(boundary_operators, afd.llm, precision=afd.precision, lm_head=pool.lm_head)
+        at = partial(
+            boundary_operators,
+            afd.llm,
+            precision=afd.precision,
+            tp=pool.tp,
+            lm_head=pool.lm_head,
+            embedding=pool.embedding,
+        )
         drafts = [operator for _ in range(self.queries - 1) for operator in at(self.batches)]
         return Ranks(
             layers=self.layers,
             kinds=[self.kinds.index((layer, place == 0)) for place, layer in enumerate(self.layers)],
             fixed=[self._stage(layer, first=first) for layer, first in self.kinds],
-            attention=[layer.attention for layer, _ in self.kinds],
+            cores_of=[layer.cores for layer, _ in self.kinds],
             head=self._on_rank((self._reduction(), *at(self.batches * self.queries), *drafts)),
             rows=self._messages(),
         )

@@ -15,7 +15,7 @@ import numpy as np
 
 from afdsim.catalog import entries as catalog
 from afdsim.catalog.hardware import Gpu
-from afdsim.catalog.llm import Attention, Layer, Llm, Precision
+from afdsim.catalog.llm import Core, Layer, Llm, Precision, kept
 from afdsim.cluster.colocated import Colocated
 from afdsim.cluster.deployment import Afd, AttentionPool, FfnPool
 from afdsim.cluster.network import Wiring
@@ -174,35 +174,38 @@ class Ranks:
     """Kind of every attention stage of a step."""
     fixed: Sequence[Array]
     """Of each kind, without its core."""
-    attention: Sequence[Attention | None]
-    """Of each kind: whose core it runs."""
+    cores_of: Sequence[tuple[Core, ...]]
+    """Of each kind: the cores that it runs."""
     head: Array
     rows: Sequence[Array]
 
     @property
-    def cores(self) -> list[Attention]:
+    def cores(self) -> list[Core]:
         """Different cores."""
-        return [each for each in distinct(self.attention) if each is not None]
+        return distinct(core for each in self.cores_of for core in each)
 
     @property
     def windows(self) -> list[int | None]:
-        """Different windows."""
-        return distinct(core.window for core in self.cores)
+        """Different windows of what cores read and caches keep."""
+        kept_too = (kept(mixer) for layer in self.layers for mixer in layer.mixers)
+        return distinct((*(core.window for core in self.cores), *kept_too))
 
 
-def flat(ranks: Ranks, core: Callable[[Layer], Any], place: Array, batch_of: Array) -> Tables:
-    """Put a rank's seconds into tables; `core` gives the law of a layer's core."""
+def flat(ranks: Ranks, core: Callable[[Core], Any], place: Array, batch_of: Array) -> Tables:
+    """Put a rank's seconds into tables; `core` gives the law of a core."""
     cores, windows = ranks.cores, ranks.windows
-    firsts = [next(layer for layer in ranks.layers if layer.attention == each) for each in cores]
-    which = [len(cores) if each is None else cores.index(each) for each in ranks.attention]
+    most = max(map(len, ranks.cores_of))
+    which = np.full((len(ranks.cores_of), max(most, 1)), len(cores))
+    for kind, each in enumerate(ranks.cores_of):
+        which[kind, : len(each)] = [cores.index(one) for one in each]
     times = np.bincount(np.array(ranks.kinds), minlength=len(ranks.fixed)).astype(float)
-    of_core = np.bincount(np.array(which), times, minlength=len(cores) + 1)
-    laws = [core(layer) for layer in firsts]
+    of_core = np.bincount(which.reshape(-1), np.repeat(times, which.shape[1]), minlength=len(cores) + 1)
+    laws = [core(each) for each in cores]
     grids = [law for law in laws if not isinstance(law, tuple)]
     begins = np.cumsum([0, *(len(grid) for grid in grids)]).tolist()
     return Tables(
         fixed=np.array(ranks.fixed),
-        core=np.array(which),
+        core=which,
         core_window=np.array([windows.index(each.window) for each in cores]),
         core_law=np.array([law if isinstance(law, tuple) else (0.0,) * 5 for law in laws]),
         core_grid=np.array([-1 if isinstance(law, tuple) else begins.pop(0) for law in laws]),
@@ -225,18 +228,18 @@ class CoreLaw:
     cost: CostModel
     queries: int
 
-    def __call__(self, layer: Layer) -> Any:
+    def __call__(self, core: Core) -> Any:
         """Five numbers of a roofline (`tables.LAW_FIXED` ...), or a grid."""
-        return self._roofline(layer) if isinstance(self.cost, Roofline) else self._grid(layer)
+        return self._roofline(core) if isinstance(self.cost, Roofline) else self._grid(core)
 
-    def _operator(self, layer: Layer, rows: Any, contexts: Any) -> Operator:
+    def _operator(self, core: Core, rows: Any, contexts: Any) -> Operator:
         pool, precision = self.deployment.attention, self.deployment.precision
-        return core_operator(layer, rows, contexts, precision=precision, tp=pool.tp, query_tokens=self.queries)
+        return core_operator(core, rows, contexts, precision=precision, tp=pool.tp, query_tokens=self.queries)
 
-    def _roofline(self, layer: Layer) -> tuple[float, ...]:
+    def _roofline(self, core: Core) -> tuple[float, ...]:
         assert isinstance(self.cost, Roofline)
         q, scale = float(self.queries), SCALE if self.queries > 1 else 1
-        at = partial(self._operator, layer)
+        at = partial(self._operator, core)
         law = self.cost.law(at(q, 1.0), self.deployment.attention.gpu)
         queries, both = at(q, 0.0), at(q, 1.0)
         return (
@@ -247,13 +250,13 @@ class CoreLaw:
             float(queries.bytes) * law.per_byte,
         )
 
-    def _grid(self, layer: Layer) -> Array:
+    def _grid(self, core: Core) -> Array:
         """Seconds on a grid of batches and context sums, made monotone, in the layout of `tables.on_grid`."""
         slots = max(self.deployment.micro_batch_slots)
         batches = lines(1.0, max(slots, 2))
         contexts = np.concatenate([[0.0], lines(1.0, slots * LONGEST)])
         rows, sums = (axis.reshape(-1) for axis in np.meshgrid(batches, contexts, indexing="ij"))
-        operator = self._operator(layer, rows * self.queries, sums)
+        operator = self._operator(core, rows * self.queries, sums)
         seconds = np.broadcast_to(self.cost.seconds(operator, self.deployment.attention.gpu), rows.shape)
         cells = np.maximum.accumulate(seconds.reshape(len(batches), -1), axis=1)
         cells = np.maximum.accumulate(cells, axis=0)

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from afdsim.catalog import entries as catalog
-from afdsim.catalog.llm import Dense, Layer, Mla, Moe, projections
+from afdsim.catalog.llm import Dense, Ffn, Layer, Moe
 from afdsim.cluster import experts as routing
 from afdsim.cluster.colocated import Colocated, ExpertParallel, TensorParallel
 from afdsim.cluster.deployment import AttentionPool
@@ -33,11 +33,12 @@ from afdsim.cost.all_to_all import Exchange as Kernel
 from afdsim.cost.all_to_all import exchange, pair_bytes
 from afdsim.cost.operators import (
     Operator,
-    attention_operators,
     boundary_operators,
     collective,
     dense_operators,
     expert_operator,
+    operators_after,
+    operators_before,
 )
 from afdsim.cost.roofline import CostModel, Roofline, weakest
 from afdsim.engine import passes
@@ -118,14 +119,20 @@ def deployment(scenario: Scenario) -> Colocated:
     llm, precision = model_and_precision(scenario)
     gpu = catalog.gpu(asked.gpu)
     if isinstance(asked, tree.TensorParallel):
-        pool = AttentionPool(gpu=gpu, instances=1, dp=1, tp=asked.gpus, kernels=asked.kernels)
+        instances, dp, tp = 1, 1, asked.gpus
         experts: ExpertParallel | TensorParallel = TensorParallel(ep=asked.ep)
     else:
-        p = asked.parallelism
-        pool = AttentionPool(
-            gpu=gpu, instances=asked.instances, dp=p.dp, tp=p.tp, lm_head=asked.lm_head, kernels=asked.kernels
-        )
+        instances, dp, tp = asked.instances, asked.parallelism.dp, asked.parallelism.tp
         experts = ExpertParallel(redundant=asked.redundant_experts, shared_ranks=asked.shared_expert_gpus)
+    pool = AttentionPool(
+        gpu=gpu,
+        instances=instances,
+        dp=dp,
+        tp=tp,
+        lm_head=asked.lm_head,
+        embedding=asked.embedding,
+        kernels=asked.kernels,
+    )
     return Colocated(
         llm=llm,
         precision=precision,
@@ -133,6 +140,7 @@ def deployment(scenario: Scenario) -> Colocated:
         experts=experts,
         num_microbatches=asked.num_microbatches,
         max_num_seqs=asked.max_num_seqs,
+        gpu_memory_utilization=asked.gpu_memory_utilization,
     )
 
 
@@ -335,7 +343,9 @@ class _Lowering(Lowering):
             boundary_operators,
             self.deployment.llm,
             precision=self.deployment.precision,
+            tp=self.tp,
             lm_head=self.deployment.attention.lm_head,
+            embedding=self.deployment.attention.embedding,
         )
         drafts = [operator for _ in range(self.queries - 1) for operator in at(self.batches)]
         travel = [self._own(operation, held=held) for held in (True, False) for operation in ("dispatch", "combine")]
@@ -343,33 +353,35 @@ class _Lowering(Lowering):
             layers=self.layers,
             kinds=[3 * self.kinds.index(layer) + stage for layer in self.layers for stage in range(3)],
             fixed=[stage for layer in self.kinds for stage in self._rank_stages(layer)],
-            attention=[layer.attention if stage == 1 else None for layer in self.kinds for stage in range(3)],
+            cores_of=[layer.cores if stage == 1 else () for layer in self.kinds for stage in range(3)],
             head=self._seconds((*at(self.tokens), *drafts)),
             rows=[*travel, *map(self._shared, self.kinds)],
         )
 
     def _rank_stages(self, layer: Layer) -> tuple[Array, Array, Array]:
-        deployment = self.deployment
-        operators = attention_operators(deployment.llm, layer, self.tokens, precision=deployment.precision, tp=self.tp)
-        cut = 1 + len(projections(deployment.llm.hidden, layer.attention, self.tp)) + isinstance(layer.attention, Mla)
+        llm, precision = self.deployment.llm, self.deployment.precision
         overhead = self.asked.framework_overhead / self.m
         last = self._shared(layer) if isinstance(layer.ffn, Moe) else self._dense(layer.ffn)
         sends = self._own("dispatch", held=True) if isinstance(layer.ffn, Moe) else np.zeros(len(last))
         return (
-            self._seconds(operators[:cut], overhead),
-            self._seconds(operators[cut:]),
+            self._seconds(operators_before(llm, layer, self.tokens, precision=precision, tp=self.tp), overhead),
+            self._seconds(operators_after(llm, layer, self.tokens, precision=precision, tp=self.tp)),
             table(last + sends, self.batches),
         )
 
     def _shared(self, layer: Layer) -> Array:
         """Seconds of the shared expert beside the routed ones, by batch of a rank."""
-        moe, deployment = layer.ffn, self.deployment
+        moe = layer.ffn
         if not isinstance(moe, Moe) or not moe.shared or self._apart:
             return np.zeros(len(self.batches))
         width = moe.shared * moe.shared_inner
         if self.expert_parallel:
-            return self._seconds(dense_operators(deployment.llm, self.rows, width, deployment.precision.ffn))
-        return self._seconds(dense_operators(deployment.llm, self.tokens, width / self.tp, deployment.precision.ffn))
+            return self._seconds(self._matrices(self.rows, width, moe))
+        return self._seconds(self._matrices(self.tokens, width / self.tp, moe))
+
+    def _matrices(self, tokens: Array, width: float, ffn: Ffn) -> tuple[Operator, ...]:
+        llm, dtype = self.deployment.llm, self.deployment.precision.ffn
+        return dense_operators(llm, tokens, width, dtype, matrices=ffn.matrices)
 
     @property
     def _apart(self) -> int:
@@ -378,8 +390,7 @@ class _Lowering(Lowering):
         return experts.shared_ranks if isinstance(experts, ExpertParallel) else 0
 
     def _dense(self, ffn: Dense) -> Array:
-        deployment = self.deployment
-        operators = dense_operators(deployment.llm, self.tokens, ffn.inner / self.tp, deployment.precision.ffn)
+        operators = self._matrices(self.tokens, ffn.inner / self.tp, ffn)
         return self._seconds((*operators, *self._all_reduce(self.tokens)))
 
     def _all_reduce(self, tokens: Array) -> tuple[Operator, ...]:
@@ -581,7 +592,7 @@ class _Lowering(Lowering):
         for c, window in enumerate(self._ranks.windows[w] for w in tables.core_window):
             seen = context if window is None else min(context, window)
             cores[c] = core_seconds(tables, c, batch, round(batch * seen * (SCALE if self.queries > 1 else 1)))
-        stages = tables.fixed[:, batch] + np.array(cores)[tables.core]
+        stages = tables.fixed[:, batch] + np.array(cores)[tables.core].sum(axis=1)
         return float(stages @ tables.times_of_kind), float(tables.head[batch])
 
     def _work(self, batch: float, context: float) -> Work:

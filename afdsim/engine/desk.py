@@ -331,9 +331,9 @@ def lonely_step(cell: Cell) -> float:
 
 
 def _core(tables: Tables, kind: int) -> float:
-    """Seconds of the core of a kind of stage for one sequence without a context."""
-    core = int(tables.core[kind])
-    return core_seconds(tables, core, 1, 0) if core < len(tables.core_window) else 0.0
+    """Seconds of the cores of a kind of stage for one sequence without a context."""
+    cores = (int(core) for core in tables.core[kind])
+    return sum(core_seconds(tables, core, 1, 0) for core in cores if core < len(tables.core_window))
 
 
 def _inside(ledger: Ledger, edges: Array) -> Array:
@@ -348,9 +348,9 @@ def too_long(deployment: Afd | Colocated, context: int) -> CapacityError:
     """No request of a closed loop fits; `context` is the need of one of them."""
     return CapacityError(
         f"no request fits: {context:,} tokens need {deployment.kv_cache.reserved(context) / 1e9:.1f} GB of KV cache, "
-        f"an attention rank has {deployment.kv_budget / 1e9:.1f} GB; shorten input_len or output_len, or raise "
-        "deployment.attention.parallelism.tp",
+        f"an attention rank has {deployment.kv_budget / 1e9:.1f} GB",
         path="workload.input_len",
+        tokens=context,
     )
 
 

@@ -12,7 +12,7 @@ from afdsim.cost.operators import (
     Operator,
     attention_operators,
     boundary_operators,
-    core_operator,
+    core_operators,
     dense_operators,
     expert_operator,
     ffn_operators,
@@ -31,12 +31,13 @@ def attention(deployment: Afd | Colocated, queries: int, batch: float, context: 
     llm, precision, pool, rows = deployment.llm, deployment.precision, deployment.attention, batch * queries
     work: Work = []
     for layer, count in Counter(llm.layers).items():
-        seen = context if layer.attention.window is None else min(context, layer.attention.window)
         operators = attention_operators(llm, layer, rows, precision=precision, tp=pool.tp, o_proj=pool.o_proj)
-        core = core_operator(layer, rows, batch * seen, precision=precision, tp=pool.tp, query_tokens=queries)
+        cores = core_operators(layer, rows, context, precision=precision, tp=pool.tp, query_tokens=queries)
         sums = (reduction_operator(llm, rows, partials),) if partials else ()
-        work += [(count, operator) for operator in (*operators, core, *sums)]
-    head = boundary_operators(llm, rows, precision=precision, lm_head=pool.lm_head)
+        work += [(count, operator) for operator in (*operators, *cores, *sums)]
+    head = boundary_operators(
+        llm, rows, precision=precision, tp=pool.tp, lm_head=pool.lm_head, embedding=pool.embedding
+    )
     return [*work, *((1.0, operator) for operator in head)]
 
 
@@ -59,10 +60,11 @@ def experts(deployment: Colocated, queries: int, batch: float) -> Work:
 def _experts(deployment: Colocated, layer: Layer, rows: float) -> Iterator[Operator]:
     llm, precision, tp = deployment.llm, deployment.precision, deployment.attention.tp
     match layer.ffn:
-        case Dense(inner=inner):
-            yield from dense_operators(llm, rows, inner / tp, precision.ffn)
+        case Dense(inner=inner) as dense:
+            yield from dense_operators(llm, rows, inner / tp, precision.ffn, matrices=dense.matrices)
         case Moe() as moe:
             # a shared expert of its own GPUs is counted as if all GPUs shared it
-            yield from dense_operators(llm, rows / tp, moe.shared * moe.shared_inner, precision.ffn)
+            width = moe.shared * moe.shared_inner
+            yield from dense_operators(llm, rows / tp, width, precision.ffn, matrices=moe.matrices)
             total, routed = rows * deployment.attention.ranks, deployment.routed(moe)
             yield expert_operator(llm, routed, total, precision=precision, split=deployment.split)

@@ -19,7 +19,7 @@ class Tables(NamedTuple):
     """What a cell's operations take; constant."""
 
     fixed: Values  # k, b: an attention stage of a rank without its core
-    core: Values  # k: which core, or as many as there are for none
+    core: Values  # k, place: which cores, or as many as there are for none
     core_window: Values  # c
     core_law: Values  # c, column: fixed, per context token and per sequence of arithmetic, the same of traffic
     core_grid: Values  # c: where its grid begins in `grids`, or -1 where the law holds
@@ -109,7 +109,10 @@ def measure(places: Places, tables: Tables, book: Book, now: Now, lane: int) -> 
             now.core[c] = core_seconds(tables, c, batch, book.contexts[tables.core_window[c], seat])
             own += tables.times_of_core[c] * now.core[c]
         for k in range(len(tables.core)):
-            base[k, lane] = max(base[k, lane], tables.fixed[k, batch] + now.core[tables.core[k]])
+            stage = tables.fixed[k, batch]
+            for place in range(tables.core.shape[1]):
+                stage += now.core[tables.core[k, place]]
+            base[k, lane] = max(base[k, lane], stage)
         if warm:
             book.ranks[rank, OWN] += tables.fixed_total[batch] + own
     if warm:

@@ -163,7 +163,7 @@ class _Seconds:
         for c, window in enumerate(cell.windows[w] for w in tables.core_window):
             seen = self.means.context if window is None else min(self.means.context, window)
             cores[c] = core_seconds(tables, c, self._batch, self._batch * seen * cell.scale)  # type: ignore[arg-type]
-        return np.asarray(_at(tables.fixed, self._batch) + cores[tables.core])
+        return np.asarray(_at(tables.fixed, self._batch) + cores[tables.core].sum(axis=1))
 
     @cached_property
     def _prices(self) -> list[Array]:

@@ -53,10 +53,18 @@ def straggler_lines(scenario: Scenario) -> list[str]:
 
 
 def model_line(scenario: Scenario) -> str:
-    """Return the model and its number formats."""
-    formats = scenario.precision
-    words = f"attention {formats.attention}, FFN {formats.ffn}, KV cache {formats.kv_cache}"
-    return f"Model {scenario.model} ({words})"
+    """Return the model, its number formats and where each comes from, in one line."""
+    from afdsim.scenario.formats import of_scenario, sentence
+
+    return f"Model {scenario.model}, {sentence(of_scenario(scenario))}"
+
+
+def model_lines(scenario: Scenario) -> list[str]:
+    """Return the same as a line of the model and one of its formats, wrapped."""
+    from afdsim.scenario.formats import of_scenario, sentence
+
+    formats = sentence(of_scenario(scenario)).removeprefix("precision ")
+    return [f"Model {scenario.model}", *hanging("Precision ", formats)]
 
 
 def memory_lines(afd: Afd | Colocated, context: int | None) -> list[str]:

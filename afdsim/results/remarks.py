@@ -7,13 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from afdsim.catalog.hardware import Gpu
+from afdsim.catalog import entries as catalog
+from afdsim.catalog.hardware import Gpu, foreign_formats
+from afdsim.cluster.colocated import Colocated
+from afdsim.cluster.deployment import Afd
 from afdsim.cost.operators import Operator
 from afdsim.cost.roofline import STATUSES, Roofline
 from afdsim.engine.cell import Cell
 from afdsim.engine.desk import Demand
 from afdsim.engine.record import Record
 from afdsim.scenario.document import Scenario
+from afdsim.workload.laws import Recorded, RequestSource
 
 LATE = 0.05
 """Share of the requests that finish while the cluster empties from which a reader should know."""
@@ -25,21 +29,52 @@ class Short(str):
     __slots__ = ()
 
 
+class Told(str):
+    """A remark on what a file was read as, which belongs into every report."""
+
+    __slots__ = ()
+
+
 def remarks(scenario: Scenario, cell: Cell, demand: Demand, record: Record) -> Iterator[str]:
     """Yield what a reader of the figures should know, one sentence each."""
     yield from (f"{path}: {text}" for path, text in scenario.cautions)
-    yield from _of_trace(scenario, demand)
+    yield from of_trace(scenario, demand.source)
+    yield from beyond(scenario, demand.source, len(record.requests))
+    yield from _repeated(scenario, demand, record)
     yield from _assumed_variation(scenario)
     yield from _refused(cell, record)
     yield from _short_of_memory(cell, record)
     yield from _warm_up(demand, record)
 
 
-def _of_trace(scenario: Scenario, demand: Demand) -> Iterator[str]:
-    """Say what the reader of a trace had to do, without the folder of the file."""
-    trace = scenario.workload.trace
-    if trace is not None:
-        yield from (note.replace(trace.path, Path(trace.path).name) for note in demand.source.notes)
+def of_trace(scenario: Scenario, source: RequestSource) -> tuple[str, ...]:
+    """Say as what a trace was read, and then what its reader had to do; without the folder of the file."""
+    trace, file = scenario.workload.trace, source.file
+    if trace is None or file is None:
+        return ()
+    told, *notes = (note.replace(trace.path, Path(trace.path).name) for note in (file.told, *file.notes))
+    return (Told(told), *notes)
+
+
+def beyond(scenario: Scenario, source: RequestSource, count: int) -> Iterator[str]:
+    """Say how many of the first `count` requests are longer than the model was made for."""
+    llm = catalog.llm(scenario.model)
+    if llm.positions is None:
+        return
+    inputs, outputs = source.columns(count)
+    whole = inputs + outputs
+    if over := int((whole > llm.positions).sum()):
+        yield (
+            f"{over:,} of {count:,} requests are longer than the {llm.positions:,} tokens that {llm.name} was made for "
+            f"(max_position_embeddings), the longest {int(whole.max()):,}: engines refuse them"
+        )
+
+
+def _repeated(scenario: Scenario, demand: Demand, record: Record) -> Iterator[str]:
+    """Say that lengths of a file, to which a law gives arrivals, were used more than once."""
+    trace, file, used = scenario.workload.trace, demand.source.file, len(record.requests)
+    if trace is not None and isinstance(file, Recorded) and used > len(file):
+        yield f"{Path(trace.path).name}: its {len(file):,} lengths start again from the first: {used:,} requests came"
 
 
 def _assumed_variation(scenario: Scenario) -> Iterator[str]:
@@ -116,7 +151,8 @@ def _of_arrivals(demand: Demand, record: Record) -> Iterator[str]:
 
 
 def unmeasured(cell: Cell) -> Iterator[str]:
-    """Say which kernels were not measured on the GPU that runs them, the weakest first."""
+    """Say which formats a GPU lacks, and which kernels were not measured on the GPU that runs them, weakest first."""
+    yield from lacking(cell.deployment)
     families = {pool.gpus.gpu.name: pool.gpus.gpu.family for pool in cell.pools}
     found = dict[tuple[str, str, str], dict[str, None]]()
     for cost, gpu, operator in _operators(cell):
@@ -128,6 +164,12 @@ def unmeasured(cell: Cell) -> Iterator[str]:
     for kind in sorted(found, key=lambda kind: -STATUSES.index(kind[0])):
         yield from _told(*kind, list(found[kind]))
     yield from _without_effect(cell)
+
+
+def lacking(deployment: Afd | Colocated) -> list[str]:
+    """Return a sentence for every format that a GPU of `deployment` lacks and computes in another one."""
+    ffn = deployment.ffn.gpu if isinstance(deployment, Afd) else deployment.attention.gpu
+    return foreign_formats(deployment.llm, deployment.precision, attention=deployment.attention.gpu, ffn=ffn)
 
 
 def _told(status: str, gpu: str, lender: str, kernels: list[str]) -> Iterator[str]:

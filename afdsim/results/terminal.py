@@ -13,7 +13,7 @@ from afdsim import __version__
 from afdsim.engine.books import CAUSES
 from afdsim.results import metrics
 from afdsim.results.bottleneck import ROUND_TRIP
-from afdsim.results.header import deployment_line, hanging, model_line, network_line, straggler_lines
+from afdsim.results.header import deployment_line, hanging, model_lines, network_line, straggler_lines
 from afdsim.units import show_count, show_rate
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class _Page:
         key = f"sha256:{scenario.key[:8]}"
         plural = "s" if len(self.runs) > 1 else ""
         first = f"afdsim {__version__}  {source or scenario.name}  {key}  seed{plural} {seeds}"
-        lines = [self.ink.strong(first), model_line(scenario), deployment_line(scenario)]
+        lines = [self.ink.strong(first), *model_lines(scenario), deployment_line(scenario)]
         return [*lines, *network_line(scenario), *straggler_lines(scenario)]
 
     def latencies(self) -> list[str]:

@@ -62,7 +62,7 @@ class Gamma(Part):
 
 
 class Replay(Part):
-    """Arrivals and lengths of `workload.trace`."""
+    """Arrivals of `workload.trace`."""
 
     process: Literal["trace"]
 
@@ -102,10 +102,13 @@ class UniformLength(_Bounded):
 
 
 class Trace(Part):
-    """A file of recorded requests."""
+    """A file of recorded requests: lengths, and with 'process: trace' arrivals too."""
 
     path: Annotated[str, Text(wanted="a file")]
     format: Annotated[str, Text(wanted="a trace format, e.g. 'azure'")] = "auto"
+    """Who wrote it; auto: told by the columns."""
+    time_unit: Annotated[Literal["s", "ms", "us", "ns"], Choice(("s", "ms", "us", "ns"))] | None = None
+    """What arrivals count in, for files whose columns do not tell."""
     time_scale: Annotated[float, Real(positive=True)] = 1.0
     """Stretches the gaps: 0.5 replays twice as fast."""
     start: Time = 0.0
@@ -118,12 +121,14 @@ class Trace(Part):
 
     def faults(self) -> Iterator[Fault]:
         """Check the window, the format and that the file is there."""
-        from afdsim.workload.traces import FORMATS
+        from afdsim.workload.formats import FORMATS, contradiction
 
         if self.end is not None and self.end <= self.start:
             yield "end", f"must be > start ({units.show_time(self.start)})"
         if self.format not in ("auto", *FORMATS):
             yield "format", f"must be one of auto, {', '.join(FORMATS)} {got(self.format)}"
+        elif self.time_unit and self.format != "auto" and FORMATS[self.format].unit not in (None, self.time_unit):
+            yield "time_unit", contradiction(self.format, self.time_unit)
         if not Path(self.path).is_file():
             yield "path", f"no such file '{self.path}'"
 
@@ -144,23 +149,29 @@ class Workload(Part):
     duration: Annotated[float, Amount("time")] | None = None
     """How long requests arrive, in place of `num_requests`; for open loops."""
     trace: Trace | None = None
+    """Where lengths come from, and with 'process: trace' arrivals; with another process they are that law's."""
 
     def faults(self) -> Iterator[Fault]:
-        """Check that requests come from exactly one place."""
-        given = ("input_len", "output_len")
+        """Check that arrivals and lengths come from exactly one place each."""
         yield from self._how_many()
-        if isinstance(self.arrival, Replay):
-            if self.trace is None:
-                yield "trace", "process trace needs a file; give workload.trace.path"
-            for key in given:
-                if getattr(self, key) is not None:
-                    yield key, "comes from the trace; remove it (or set it to null)"
-            return
-        for key in given:
-            if getattr(self, key) is None:
+        replayed = isinstance(self.arrival, Replay)
+        if replayed and self.trace is None:
+            yield "trace", "process trace needs a file; give workload.trace.path"
+        for key in ("input_len", "output_len"):
+            given = getattr(self, key) is not None
+            if given and (replayed or self.trace is not None):
+                yield key, "comes from the trace; remove it (or set it to null)"
+            elif not (given or replayed or self.trace):
                 yield key, "required key is missing"
-        if self.trace is not None:
-            yield "trace", f"is not used by process {self.arrival.process}; write 'process: trace' or remove it"
+        if self.trace is not None and not replayed:
+            yield from self._unused(self.trace)
+
+    def _unused(self, trace: Trace) -> Iterator[Fault]:
+        """Check that nothing is asked of the arrivals of a trace that gives lengths only."""
+        for key, default in (("time_scale", 1.0), ("spread", False)):
+            if getattr(trace, key) != default:
+                law = f"process {self.arrival.process} gives the arrivals"
+                yield f"trace.{key}", f"changes arrivals of the file, and {law}; remove it, or write 'process: trace'"
 
     def _how_many(self) -> Iterator[Fault]:
         """Check that the end of the requests is told once, in a way that the arrivals have."""
@@ -173,7 +184,7 @@ class Workload(Part):
                 )
             case Replay() if self.duration is not None:
                 yield "duration", "of a trace is told by trace.start and trace.end"
-            case ClosedLoop() | Poisson() | Constant() | Gamma() if not told:
+            case ClosedLoop() | Poisson() | Constant() | Gamma() if not told and self.trace is None:
                 yield "num_requests", "required key is missing"
             case _ if None not in (self.num_requests, self.duration):
                 yield "duration", "and num_requests both tell when arrivals end; remove one (or set it to null)"

@@ -18,11 +18,11 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from afdsim import units
 from afdsim.errors import ScenarioError
-from afdsim.scenario import asked, complaints, leaves, tree, yamlfile
+from afdsim.scenario import asked, complaints, divisions, leaves, tree, yamlfile
 from afdsim.scenario.part import Fault, Part
 from afdsim.scenario.yamlfile import Document, Keys, Mark
 
@@ -54,6 +54,16 @@ class Scenario(Part):
 
     _document: Document = PrivateAttr(default_factory=lambda: Document(data={}))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_stored(cls, data: Any) -> Any:
+        """Let a quantised checkpoint decide the format of weights of which nothing is said."""
+        if not isinstance(data, dict) or not isinstance(data.get("precision", {}), dict):
+            return data
+        given = data.get("precision", {})
+        stored = leaves.stored(data.get("model")) if given.get("ffn") is None else None
+        return data if stored is None else data | {"precision": given | {"ffn": stored}}
+
     def faults(self) -> Iterator[Fault]:
         """Check what no single part can know."""
         pools = _instances(self.deployment)
@@ -67,10 +77,9 @@ class Scenario(Part):
         arrival = self.workload.arrival
         if isinstance(arrival, asked.ClosedLoop) and (arrival.concurrency or 0) > self.deployment.slots:
             yield "workload.arrival.concurrency", f"must be <= {self.deployment.slots:,}, all slots of the deployment"
-        if isinstance(self.deployment, tree.Afd):
-            yield from _experts_divide(self.model, self.deployment.ffn)
-        else:
+        if not isinstance(self.deployment, tree.Afd):
             yield from _colocated_faults(self.model, self.deployment, self.network)
+        yield from divisions.faults(self.model, self.deployment)
 
     @cached_property
     def key(self) -> str:
@@ -108,6 +117,15 @@ class Scenario(Part):
     def where(self, path: str) -> str:
         """Return ``file:line:col`` of a dotted path or of its nearest given parent; empty if it came from a dict."""
         return self._document.where(_keys(path))
+
+    def origins(self, part: str) -> dict[str, str]:
+        """Return who gave each key of a part of the scenario that was given: "scenario" or "--set"."""
+        given = self._document.data.get(part) or {}
+        return {
+            key: "--set" if self._document.where((part, key)).startswith("--set ") else "scenario"
+            for key, value in given.items()
+            if value is not None
+        }
 
     def vary(self, path: str, value: object) -> Scenario:
         """Return this scenario with the value at a dotted path replaced, and everything checked again."""
@@ -347,21 +365,6 @@ def _plain(value: object) -> Any:
     return item() if callable(item) and getattr(value, "ndim", 1) == 0 else value
 
 
-def _experts_divide(model: str, ffn: tree.FfnPool) -> Iterator[Fault]:
-    """Check that every group of FFN GPUs gets the same number of experts."""
-    from afdsim.catalog import entries as catalog
-
-    instances, ep = (ffn.instances if ffn.across == "experts" else 1), ffn.parallelism.ep
-    groups = instances * ep
-    over = f"instances x ep = {instances} x {ep} = {groups}" if instances > 1 else f"ep={ep}"
-    for experts in sorted({getattr(layer.ffn, "experts", 0) for layer in catalog.llm(model).layers}):
-        if experts % groups:
-            fits = [n for n in range(1, experts + 1) if experts % n == 0]
-            near = [*[n for n in fits if n < groups][-1:], *[n for n in fits if n > groups][:1]]
-            nearest = ", ".join(map(str, near))
-            yield "deployment.ffn", f"{experts} experts do not divide over {over}; nearest: {nearest}"
-
-
 def _instances(deployment: tree.Afd | tree.Colocated | tree.TensorParallel) -> dict[str, int]:
     """Return the instances of every pool, by the name that stragglers use."""
     match deployment:
@@ -376,28 +379,15 @@ def _instances(deployment: tree.Afd | tree.Colocated | tree.TensorParallel) -> d
 def _colocated_faults(
     model: str, engine: tree.Colocated | tree.TensorParallel, network: tree.Network
 ) -> Iterator[Fault]:
-    """Check that experts and copies divide over the GPUs, and that nothing is asked of a network that is not there."""
+    """Check that data-parallel ranks have experts in common, and that no network is asked for that is not there."""
     from afdsim.catalog import entries as catalog
 
     experts = {getattr(layer.ffn, "experts", 0) for layer in catalog.llm(model).layers} - {0}
     plain = network.model_copy(update={"link": network.link.model_copy(update={"bandwidth": None})})
     if plain != tree.Network():
         yield "network", "of a colocated deployment has link.bandwidth alone; its all-to-all kernels hold the rest"
-    if isinstance(engine, tree.TensorParallel):
-        groups, slots, key = engine.ep, 0, "deployment.ep"
-    else:
-        groups = engine.instances * engine.gpus_per_instance - engine.shared_expert_gpus
-        slots, key = engine.redundant_experts, "deployment.redundant_experts"
-        if not experts and engine.instances * engine.parallelism.dp > 1:
-            yield (
-                "deployment",
-                f"{model} has no experts, so its data-parallel ranks are independent; simulate one of them",
-            )
-    for count in sorted(experts):
-        if (count + slots) % groups:
-            more = -(count + slots) % groups
-            fix = f"divide with {slots + more} redundant" if key.endswith("experts") else f"ep must divide {count}"
-            yield key, f"{count} experts and {slots} copies do not divide over {groups} groups of GPUs; {fix}"
+    if isinstance(engine, tree.Colocated) and not experts and engine.instances * engine.parallelism.dp > 1:
+        yield "deployment", f"{model} has no experts, so its data-parallel ranks are independent; simulate one of them"
 
 
 def _content(path: str) -> str:

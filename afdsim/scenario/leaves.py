@@ -246,6 +246,16 @@ class NoFailures(_Leaf):
         return {"type": "array", "maxItems": 0}
 
 
+def stored(model: object) -> str | None:
+    """Return the dtype of the weights of a quantised checkpoint; None for others, and where there is no such model."""
+    from afdsim.catalog import entries as catalog
+
+    try:
+        return catalog.llm(model).weights if isinstance(model, str) else None
+    except CatalogError:
+        return None
+
+
 def is_path(model: str) -> bool:
     """Return whether a model is given by a file, not by a name."""
     return "/" in model or "\\" in model or model.endswith(".json")

@@ -19,7 +19,10 @@ from afdsim.scenario.part import Fault, Length, Part, Sigma, Time
 Gpu = Annotated[str, GpuName()]
 DType = Literal["fp8", "bf16", "int8", "fp4"]
 Width = Annotated[DType, Choice(get_args(DType))]
+WeightType = Literal["fp8", "bf16", "int8", "fp4", "int4"]
+WeightWidth = Annotated[WeightType, Choice(get_args(WeightType))]
 Shards = Annotated[str, Text(r"replicated|tp[1-9]\d{0,3}", "'replicated' or 'tp<n>', e.g. 'tp8'")]
+Share = Annotated[float, Real(0.0, 1.0, positive=True)]
 Kernels = tuple[Annotated[str, Text(wanted="a kernel library, e.g. 'flashinfer'")], ...]
 
 
@@ -28,8 +31,9 @@ class Precision(Part):
 
     attention: Width = "fp8"
     """Core attention and its KV cache; default: as `kv_cache`."""
-    ffn: Width = "fp8"
-    """Weights and GEMMs: FFN and projections (an FP4 model keeps its projections in FP8)."""
+    ffn: WeightWidth = "fp8"
+    """Weights and GEMMs: FFN and projections (an FP4 model keeps its projections in FP8). Default: that of a quantised
+    checkpoint, where `model` is a config.json that says so."""
     kv_cache: Width = "fp8"
     """KV cache, which decides the kernel of core attention; default: as `attention`."""
 
@@ -80,7 +84,10 @@ class AttentionPool(Part):
     parallelism: AttentionParallelism
     """Default: every GPU is a data parallel rank."""
     o_proj: Shards = "replicated"
-    lm_head: Shards = "replicated"
+    lm_head: Shards | None = None
+    """GPUs of an instance that cut the vocabulary of the LM head; default: those of a rank."""
+    embedding: Shards | None = None
+    """The same of the embedding."""
     kernels: Kernels = ()
     """Kernel libraries to prefer over the defaults, e.g. [flashinfer]."""
 
@@ -95,10 +102,9 @@ class AttentionPool(Part):
         yield from _product(self.parallelism.dp, self.parallelism.tp, self.gpus_per_instance, "dp")
         if self.instances % self.groups:
             yield "groups", f"{self.groups} groups do not divide the {self.instances} instances"
-        for key in ("o_proj", "lm_head"):
-            degree = int(getattr(self, key).removeprefix("tp").replace("replicated", "1"))
-            if self.gpus_per_instance % degree:
-                yield key, f"tp{degree} does not divide the {self.gpus_per_instance} GPUs of an instance"
+        if self.gpus_per_instance % _degree(self.o_proj):
+            yield "o_proj", f"{self.o_proj} does not divide the {self.gpus_per_instance} GPUs of an instance"
+        yield from _vocabulary(self, self.gpus_per_instance, self.parallelism.tp)
 
 
 class FfnPool(Part):
@@ -143,6 +149,8 @@ class Afd(Part):
     num_microbatches: Length = 3
     max_num_seqs: Length
     """Sequences in flight per attention rank, over all micro-batches."""
+    gpu_memory_utilization: Share = 0.9
+    """Share of HBM that an engine may fill: weights, its own reserve, KV cache; vLLM's word and default."""
     boundary: Annotated[Literal["stream", "drain"], Choice(("stream", "drain"))] = "stream"
     """Whether a micro-batch starts its next step at once or waits for the others of its instance."""
     gap: Time = 0.0
@@ -166,6 +174,12 @@ class _Engine(Part):
     gpu: Gpu
     max_num_seqs: Length
     """Sequences in flight per attention rank, over all micro-batches."""
+    gpu_memory_utilization: Share = 0.9
+    """Share of HBM that an engine may fill: weights, its own reserve, KV cache; vLLM's word and default."""
+    lm_head: Shards | None = None
+    """GPUs of an instance that cut the vocabulary of the LM head; default: those of a rank."""
+    embedding: Shards | None = None
+    """The same of the embedding."""
     kernels: Kernels = ()
     """Kernel libraries to prefer over the defaults, e.g. [swapab]."""
     framework_overhead: Time = 0.0
@@ -188,7 +202,6 @@ class Colocated(_Engine):
     gpus_per_instance: Length = 8
     parallelism: AttentionParallelism
     """Of attention, inside an instance. Default: every GPU is a data parallel rank."""
-    lm_head: Shards = "replicated"
     redundant_experts: Annotated[int, Whole(0)] = 0
     """Copies of experts beyond one each, over all GPUs."""
     shared_expert_gpus: Annotated[int, Whole(0)] = 0
@@ -219,6 +232,7 @@ class Colocated(_Engine):
         """Check that the parallel degrees cover the instance, and that one overlap is chosen."""
         yield from super().faults()
         yield from _product(self.parallelism.dp, self.parallelism.tp, self.gpus_per_instance, "dp")
+        yield from _vocabulary(self, self.gpus_per_instance, self.parallelism.tp)
         gpus = self.instances * self.gpus_per_instance
         if self.shared_expert_gpus >= gpus:
             yield "shared_expert_gpus", f"must be < {gpus}, the GPUs of the deployment {got(self.shared_expert_gpus)}"
@@ -256,8 +270,9 @@ class TensorParallel(_Engine):
         if self.gpus > gpu.scale_up:
             yield (
                 "gpus",
-                f"must be <= {gpu.scale_up}, the NVLink domain of {gpu.name} {got(self.gpus)}; or use colocated",
+                f"must be <= {gpu.scale_up}, the NVLink domain of {gpu.name} {got(self.gpus)}",
             )
+        yield from _vocabulary(self, self.gpus, self.gpus)
         if self.gpus % self.ep:
             yield "ep", f"must divide gpus, {self.gpus} {got(self.ep)}"
 
@@ -393,6 +408,21 @@ def _with_parallelism(data: Any, narrow: str, wide: str) -> Any:
         rest = gpus // degree if divides else gpus
         return {**data, "parallelism": {narrow: rest, wide: rest, **given}}
     return {**data, "parallelism": {narrow: 1, wide: gpus, **given}}
+
+
+def _degree(placement: str) -> int:
+    return int(placement.removeprefix("tp").replace("replicated", "1"))
+
+
+def _vocabulary(pool: AttentionPool | _Engine, gpus: int, tp: int) -> Iterator[Fault]:
+    """Check that whoever cuts the vocabulary is whole ranks of one instance."""
+    for key in ("lm_head", "embedding"):
+        placement = getattr(pool, key)
+        degree = 1 if placement is None else _degree(placement)
+        if gpus % degree:
+            yield key, f"{placement} does not divide the {gpus} GPUs of an instance"
+        elif degree > 1 and degree % tp:
+            yield key, f"{placement} splits a rank of {tp} GPUs; use 'tp{tp}' or a multiple, or 'replicated'"
 
 
 def _measured(kernels: Kernels) -> Iterator[Fault]:

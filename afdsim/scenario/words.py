@@ -39,6 +39,7 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     # deployment
     ("batch_size max_batch_size a_batch_size decode_bs", ("deployment.max_num_seqs",)),
     ("batch_size_cap max_running_requests", ("deployment.max_num_seqs",)),
+    ("mem_fraction_static memory_margin_fraction", ("deployment.gpu_memory_utilization",)),
     ("num_ubatches num_micro_batches microbatches enable_dbo", _OVERLAP),
     ("dp_size data_parallel_size attention_dp_size", _DP),
     ("tp_size tensor_parallel_size moe_tp_size", _TP),
@@ -154,11 +155,6 @@ _TOPICS: tuple[tuple[str, str], ...] = (
         "scheduler scheduler_config scheduling_policy schedule_policy scheduler_type priority",
         "other schedulers are not modelled: first come, first served, at the rank and micro-batch with the fewest "
         "sequences; 'deployment.max_num_seqs' limits a rank",
-    ),
-    (
-        "gpu_memory_utilization mem_fraction_static memory_margin_fraction",
-        "another share of HBM is not modelled: weights and KV cache may fill 0.9 of it; 'deployment.max_num_seqs' "
-        "limits the sequences",
     ),
     (
         "block_size page_size kv_block_size num_blocks num_gpu_blocks_override total_kv_blocks",

@@ -22,7 +22,7 @@ from afdsim.engine.books import CAUSES
 from afdsim.errors import ScenarioError
 from afdsim.results.header import WIDTH, deployment_line, model_line, straggler_lines
 from afdsim.results.metrics import shown_in
-from afdsim.results.remarks import Short
+from afdsim.results.remarks import Short, Told
 from afdsim.results.result import Result, pooled, to_json, write_text
 from afdsim.results.terminal import Ink, table
 from afdsim.scenario.document import Scenario, Source, load
@@ -179,11 +179,14 @@ class Comparison:
         return "\n\n".join("\n".join(block) for block in blocks if block)
 
     def _own_notes(self) -> Iterator[str]:
-        """Say what every deployment has too little of, and what else is noted of some and not of all."""
+        """Say what files were read as, what every deployment has too little of, and what is noted of some of them."""
         noted = {
             name: list(dict.fromkeys(note for run in runs for note in run.notes)) for name, runs in self.runs.items()
         }
         common = set.intersection(*map(set, noted.values()))
+        yield from dict.fromkeys(
+            note for notes in noted.values() for note in notes if note in common and isinstance(note, Told)
+        )
         yield from (
             f"{name}: {note}"
             for name, notes in noted.items()

@@ -43,12 +43,35 @@ class Sizes:
 
 def sizes(survey: Survey, llm: Llm, gpus: tuple[Gpu, Gpu], context: int) -> Sizes:
     """Return the sizes of `llm` on (attention, FFN) `gpus`; `CapacityError` where there are none to simulate."""
+    try:
+        return _sized(survey, llm, gpus, context)
+    except CapacityError as error:
+        longest = _longest(survey, llm, gpus, context)
+        fix = f"the longest --context that does is {longest:,}" if longest else f"no --context does on {gpus[0].name}"
+        raise CapacityError(f"{error}; {fix}") from None
+
+
+def _longest(survey: Survey, llm: Llm, gpus: tuple[Gpu, Gpu], above: int) -> int:
+    """Return the longest context below `above` for which there are sizes, 0 if there is none: less is less work."""
+    low, high = 0, above
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            _sized(survey, llm, gpus, middle)
+        except CapacityError:
+            high = middle
+        else:
+            low = middle
+    return low
+
+
+def _sized(survey: Survey, llm: Llm, gpus: tuple[Gpu, Gpu], context: int) -> Sizes:
     attention, ffn = gpus
     batch = theory.largest_batch(llm, attention, context + TOKENS, tpot=survey.tpot, precision=survey.precision)
     if not batch.largest:
         raise CapacityError(
             f"the {batch.limit} of {attention.name} does not do for one sequence of {context:,} tokens in each of "
-            f"{theory.STAGES} micro-batches; take a shorter --context"
+            f"{theory.STAGES} micro-batches"
         )
     servers = _servers(llm, ffn, survey)
     busy = theory.attention_seconds(llm, attention, context, survey.precision)
@@ -56,8 +79,7 @@ def sizes(survey: Survey, llm: Llm, gpus: tuple[Gpu, Gpu], context: int) -> Size
     instances = max(1, round(servers * ratio))
     if instances > MOST:
         raise CapacityError(
-            f"{instances:,}A{servers}F balances it, more than the {MOST} attention instances that are simulated here; "
-            "take a shorter --context"
+            f"{instances:,}A{servers}F balances it, more than the {MOST} attention instances that are simulated here"
         )
     return Sizes(attention=instances, ffn=servers, micro_batch=batch.largest)
 

@@ -33,7 +33,7 @@ def until_steady(
 
 def lengthened(scenario: Scenario, seconds: float) -> Scenario:
     """Return the scenario with so many seconds of arrivals; ScenarioError where a trace or a stop ends them."""
-    if scenario.workload.trace is not None:
+    if scenario.workload.arrival.process == "trace":
         raise ScenarioError("--until-steady: a trace cannot go on beyond its end; give run.warmup, or a longer trace")
     stop = scenario.run.stop.max_sim_time
     if stop is not None and stop < seconds:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import csv
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from afdsim.catalog import entries as catalog
-from afdsim.catalog.llm import Precision
+from afdsim.catalog.llm import Dense, Gqa, Layer, Llm, Precision
+from afdsim.cluster.colocated import Colocated, TensorParallel
+from afdsim.cluster.deployment import AttentionPool
 from afdsim.cost.all_to_all import exchange, pair_bytes
 from afdsim.cost.anatomy import Setting, attention_seconds, explain
 from afdsim.errors import CatalogError
@@ -32,11 +35,12 @@ class Case:
     kind: str
     """Class of figures that is judged together."""
     how: str
-    """"layer", "scenario", "exchange" (an all-to-all alone), or empty where nothing can predict it: `note` says why."""
+    """"layer", "scenario", "exchange" (an all-to-all alone), "capacity" (KV cache of a tensor-parallel dense model), or
+    empty where nothing can predict it: `note` says why."""
     settings: str
-    """``key=value`` texts: of a layer, or a scenario's name and its overrides."""
+    """``key=value`` texts: of a layer, of a model and its GPUs, or a scenario's name and its overrides."""
     metric: str
-    """attention_alone, ``operator NAME``, or a key of the result."""
+    """attention_alone, ``operator NAME``, tokens of a cache, or a key of the result."""
     measured: float
     unit: str
     source: str
@@ -86,7 +90,9 @@ def read_case(line: Mapping[str, str]) -> Case:
 
 def simulable(case: Case) -> bool:
     """Return whether the program can predict `case`: it says how, and its scenario ships."""
-    return case.how in ("layer", "exchange") or (case.how == "scenario" and case.settings.split()[0] in shipped())
+    return case.how in ("layer", "exchange", "capacity") or (
+        case.how == "scenario" and case.settings.split()[0] in shipped()
+    )
 
 
 def validate(cases: Iterable[Case] | None = None, *, progress: Progress | None = None) -> list[Verdict]:
@@ -106,6 +112,8 @@ def predict(case: Case) -> float:
         return _simulated(case)
     if case.how == "exchange":
         return _exchanged(case)
+    if case.how == "capacity":
+        return _held(case)
     setting = layer_setting(case.settings)
     if case.metric == "attention_alone":
         return attention_seconds(setting) * 1e6
@@ -117,7 +125,9 @@ def layer_setting(text: str) -> Setting:
     """Return the layer that ``model=step3 gpu=H800 batch=64 context=8192 kv_cache=bf16`` asks for."""
     asked = dict(pair.split("=", 1) for pair in text.split())
     roles = {field.name for field in fields(Precision)}
-    numbers = {name: int(value) for name, value in asked.items() if name not in roles | {"model", "gpu"}}
+    numbers: dict[str, Any] = {
+        name: int(value) for name, value in asked.items() if name not in roles | {"model", "gpu"}
+    }
     precision = Precision(**{name: value for name, value in asked.items() if name in roles})
     return Setting(llm=catalog.llm(asked["model"]), gpu=catalog.gpu(asked["gpu"]), precision=precision, **numbers)
 
@@ -128,6 +138,38 @@ def _exchanged(case: Case) -> float:
     kernel = exchange("low_latency", case.metric, catalog.gpu(asked["gpu"]), int(asked["gpus"]))
     nbytes = int(asked["tokens"]) * int(asked["top_k"]) * pair_bytes(int(asked["hidden"]), asked["dtype"])
     return float(kernel.seconds(nbytes)) * 1e6
+
+
+def _held(case: Case) -> float:
+    """Tokens that the KV cache of a rank holds, of a model and GPUs written as numbers; BF16 throughout.
+
+    ``gpu=A100 memory_mib=40960 tp=4 share=0.95 layers=64 hidden=9216 heads=72 kv_heads=72 head_dim=128 inner=36864
+    gated=0 vocab=50272 tied=1``
+    """
+    text = dict(pair.split("=", 1) for pair in case.settings.split())
+    gpu, share = catalog.gpu(text.pop("gpu")), float(text.pop("share"))
+    asked = {name: int(value) for name, value in text.items()}
+    attention = Gqa(heads=asked["heads"], kv_heads=asked["kv_heads"], head_dim=asked["head_dim"])
+    layer = Layer(attention=attention, ffn=Dense(inner=asked["inner"], gated=bool(asked["gated"])))
+    llm = Llm(
+        name=case.id,
+        hidden=asked["hidden"],
+        vocab=asked["vocab"],
+        layers=(layer,) * asked["layers"],
+        source=case.source,
+        tied=bool(asked["tied"]),
+    )
+    memory = asked["memory_mib"] * 2.0**20 if "memory_mib" in asked else gpu.memory
+    engine = Colocated(
+        llm=llm,
+        precision=Precision(attention="bf16", ffn="bf16"),
+        attention=AttentionPool(gpu=replace(gpu, memory=memory), instances=1, dp=1, tp=asked["tp"]),
+        experts=TensorParallel(),
+        num_microbatches=1,
+        max_num_seqs=1,
+        gpu_memory_utilization=share,
+    )
+    return max(0.0, engine.kv_budget // engine.kv_cache.reserved(1))
 
 
 def _simulated(case: Case) -> float:

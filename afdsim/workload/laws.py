@@ -161,9 +161,28 @@ class Trace:
     """Generated tokens."""
     notes: tuple[str, ...] = ()
     """What the reader had to do to the file, one sentence each."""
+    told: str = ""
+    """As what the file was read, and what it then holds."""
 
     def __len__(self) -> int:
         return len(self.arrival)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Recorded:
+    """Lengths as they were recorded, without their arrivals; after the last request they start again."""
+
+    input_len: Ints
+    """Prompt tokens."""
+    output_len: Ints
+    """Generated tokens."""
+    notes: tuple[str, ...] = ()
+    """What the reader had to do to the file, one sentence each."""
+    told: str = ""
+    """As what the file was read, and what it then holds."""
+
+    def __len__(self) -> int:
+        return len(self.input_len)
 
 
 OpenLoop: TypeAlias = Poisson | ConstantRate | Gamma | Trace
@@ -200,18 +219,24 @@ def _arrivals(law: OpenLoop, rng: np.random.Generator, start: int, stop: int, cl
 class RequestSource:
     """Requests by index, drawn in blocks when first asked for: endless for laws, `size` long for a trace.
 
-    `streams` gives the generator of a column: "arrival", "input_len" or "output_len".
+    Lengths of None are those of the trace that gives the arrivals. `streams` gives the generator of a column:
+    "arrival", "input_len" or "output_len".
     """
 
     def __init__(
         self,
         arrival: Arrivals,
-        input_len: Lengths | None,
-        output_len: Lengths | None,
+        input_len: Lengths | Recorded | None,
+        output_len: Lengths | Recorded | None,
         streams: Callable[[str], np.random.Generator],
     ) -> None:
+        self.law = arrival
         self.size: int | None = len(arrival) if isinstance(arrival, Trace) else None
-        self.notes = arrival.notes if isinstance(arrival, Trace) else ()
+        self.file = next(
+            (each for each in (arrival, input_len, output_len) if isinstance(each, Trace | Recorded)), None
+        )
+        """The recording that requests come from, if any."""
+        self.notes = () if self.file is None else self.file.notes
         self._input = _Column(_lengths("input_len", arrival, input_len, streams))
         self._output = _Column(_lengths("output_len", arrival, output_len, streams))
         self._arrival = None if isinstance(arrival, ClosedLoop) else _Column(_times(arrival, streams("arrival")))
@@ -272,8 +297,11 @@ class _Column:
 
 
 def _lengths(
-    column: str, arrival: Arrivals, law: Lengths | None, streams: Callable[[str], np.random.Generator]
+    column: str, arrival: Arrivals, law: Lengths | Recorded | None, streams: Callable[[str], np.random.Generator]
 ) -> Callable[[int], Ints]:
+    if isinstance(law, Recorded):
+        endless: Ints = getattr(law, column)
+        return lambda number: np.take(endless, np.arange(number * BLOCK, (number + 1) * BLOCK), mode="wrap")
     if law is None:
         assert isinstance(arrival, Trace), f"{column} needs a law where no trace gives it"
         recorded: Ints = getattr(arrival, column)

@@ -1,102 +1,89 @@
-"""Files of recorded requests, in the formats that are published, read into `laws.Trace`."""
+"""Files of recorded requests, read into `laws.Trace`, or into `laws.Recorded` where arrivals are not wanted."""
 
 from __future__ import annotations
 
-import csv
-import json
 import math
+import re
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from operator import itemgetter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TextIO, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
 from afdsim.errors import ScenarioError
-from afdsim.workload.laws import Floats, Trace
+from afdsim.units import show_rate, show_time
+from afdsim.workload import files
+from afdsim.workload.formats import (
+    DATES,
+    FORMATS,
+    UNITS,
+    Clock,
+    TraceFormat,
+    clock,
+    fractions,
+    known,
+    no_arrivals,
+    recognise,
+    unit_of,
+)
+from afdsim.workload.laws import Floats, Ints, Recorded, Trace
 
-Clock: TypeAlias = Callable[[Any], float]
+Window: TypeAlias = tuple[float | None, float | None]
 
-MAX_TOKENS: Final = 1 << 31
-"""A longer request is a damaged row."""
 SEE_SPREAD: Final = "; see workload.trace.spread"
 BAD_ROWS: Final = 0.01
 """Share of unusable rows beyond which a file is refused."""
 BAD_ROWS_NAMED: Final = 3
 """Unusable rows that are named one by one in the notes."""
+FROM_LAW: Final = "lengths from the file, arrivals from the law"
+GIVE_LAW: Final = "give arrivals by a law, for example 'arrival: {process: poisson, request_rate: 5 req/s}'"
+DROP_WINDOW: Final = "start and end count from the first arrival: leave start out, and set end to null"
+YEAR: Final = 365.25 * 86_400
+MAX_SECONDS: Final = 1e12
+"""An arrival further from 0 is a damaged value, or in another unit: even dates in seconds are below."""
+MAX_GAP: Final = 10 * YEAR
+"""Seconds between two arrivals beyond which they cannot be of one recording."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TraceFormat:
-    """How a published trace writes a request."""
-
-    columns: tuple[str, str, str]
-    """Names of the arrival, the input length and the output length."""
-    clock: Callable[[], Clock]
-    """Makes the function from a written arrival to seconds."""
-    failed: str | None = None
-    """What stands for the output length of a request that failed, where the format has such requests."""
-
-
-def _timestamps() -> Clock:
-    """Seconds since the first timestamp that is read; digits beyond the microsecond are cut."""
-    base: datetime | None = None
-
-    def seconds(text: str) -> float:
-        nonlocal base
-        moment = datetime.fromisoformat(text.strip())
-        base = base or moment
-        return (moment - base).total_seconds()
-
-    return seconds
-
-
-def _seconds() -> Clock:
-    return float
-
-
-def _milliseconds() -> Clock:
-    return lambda value: float(value) / 1e3
-
-
-# Names and units as published: AzurePublicDataset 2023 and 2024, Mooncake FAST25, BurstGPT, Vidur.
-FORMATS: Final = {
-    "azure": TraceFormat(columns=("TIMESTAMP", "ContextTokens", "GeneratedTokens"), clock=_timestamps),
-    "mooncake": TraceFormat(columns=("timestamp", "input_length", "output_length"), clock=_milliseconds),
-    "burstgpt": TraceFormat(columns=("Timestamp", "Request tokens", "Response tokens"), clock=_seconds, failed="0"),
-    "vidur": TraceFormat(columns=("arrived_at", "num_prefill_tokens", "num_decode_tokens"), clock=_seconds),
-    "afdsim": TraceFormat(columns=("arrival_s", "input_len", "output_len"), clock=_seconds),
-}
-
-
-def read_trace(
+def read_trace(  # noqa: PLR0913 - one argument per key of a scenario's trace
     path: str | Path,
     format: str = "auto",
     *,
+    time_unit: str | None = None,
     time_scale: float = 1.0,
-    window: tuple[float | None, float | None] = (None, None),
+    window: Window = (None, None),
     skip_bad_rows: bool = True,
     limit: int | None = None,
 ) -> Trace:
     """Read a request trace; its format is a key of `FORMATS`, or "auto" to tell it by the column names.
 
-    `window` keeps the arrivals in [start, end) seconds after the file's first request, and `limit` the first ones of
-    them. Arrivals are then counted from the first request kept and multiplied by `time_scale`.
+    `time_unit` is a key of `UNITS`, for files that do not tell theirs. `window` keeps the arrivals in [start, end)
+    seconds after the file's first request, and `limit` the first ones of them. Arrivals are then counted from the first
+    request kept and multiplied by `time_scale`.
     """
-    if format not in (*FORMATS, "auto"):
-        raise ScenarioError(f"unknown trace format '{format}'; known: auto, {', '.join(FORMATS)}")
     if not (math.isfinite(time_scale) and time_scale > 0):
         raise ScenarioError(f"trace time_scale must be > 0 (got {time_scale:g})")
-    path = Path(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = _read(file, format, path)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ScenarioError(f"{path}: {_unreadable(error)}") from None
-    return _cut(rows.trace(skip_bad_rows), path, window, limit, time_scale)
+    rows = _read(Path(path), format, time_unit, GIVE_LAW)
+    return _cut(rows.trace(skip_bad_rows), Path(path), window, limit, time_scale)
+
+
+def read_lengths(
+    path: str | Path,
+    format: str = "auto",
+    *,
+    time_unit: str | None = None,
+    window: Window = (None, None),
+    skip_bad_rows: bool = True,
+) -> Recorded:
+    """Read the lengths of recorded requests in the order of the file, or with a `window` of arrivals in theirs."""
+    if (window[0] or 0.0) > 0.0 or window[1] is not None:
+        rows = _read(Path(path), format, time_unit, DROP_WINDOW)
+        trace = _cut(rows.trace(skip_bad_rows), Path(path), window, None, 1.0)
+        told = f"{trace.told}; {FROM_LAW}"
+        return Recorded(input_len=trace.input_len, output_len=trace.output_len, notes=rows.notes(), told=told)
+    return _read(Path(path), format, time_unit, "").lengths(skip_bad_rows)
 
 
 def spread(trace: Trace) -> Trace:
@@ -110,172 +97,225 @@ def spread(trace: Trace) -> Trace:
     widths = np.append(np.diff(ticks), ticks[-1] - ticks[-2])
     place = np.arange(len(trace)) - np.repeat(first, counts)
     arrival = trace.arrival + place * np.repeat(widths / counts, counts)
-    notes = tuple(note.replace(SEE_SPREAD, "; spread evenly") for note in trace.notes)
-    return Trace(arrival=arrival, input_len=trace.input_len, output_len=trace.output_len, notes=notes)
+    return replace(
+        trace, arrival=arrival, notes=tuple(note.replace(SEE_SPREAD, "; spread evenly") for note in trace.notes)
+    )
 
 
 # the file -> rows ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Table:
-    """A file of either kind: records by line, `decode` turns one into something that `pick` takes columns from."""
-
-    header: Sequence[str]
-    records: Iterator[tuple[int, Any]]
-    decode: Callable[[Any], Any]
-    pick: Callable[[Sequence[str]], Callable[[Any], tuple[Any, ...]]]
 
 
 class _BadRowError(ValueError):
     """Says which field of a row cannot be used, and its value."""
 
 
+class _Row(NamedTuple):
+    arrival: float
+    input_len: int
+    output_len: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reading:
+    """How the rows of one file are read."""
+
+    name: str
+    unit: str
+    """A key of `UNITS`, `DATES`, or nothing where arrivals are not wanted."""
+    place: str
+    guessed: bool
+    """Whether the unit was told by the columns alone."""
+
+    @property
+    def form(self) -> TraceFormat:
+        return FORMATS[self.name]
+
+
 class _Rows:
     """The usable rows of one file, and what was wrong with the others."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, how: _Reading) -> None:
+        self.path, self.how = path, how
         self.arrival, self.input_len, self.output_len = array("d"), array("q"), array("q")
+        self.lines = array("q")
         self.bad: list[str] = []
         self.failed = 0
 
-    def collect(self, table: _Table, form: TraceFormat) -> None:
-        clock, pick = form.clock(), table.pick(form.columns)
-        for line, record in table.records:
+    def collect(self, records: files.Records) -> None:
+        form, timed = self.how.form, bool(self.how.unit)
+        told = clock(self.how.unit) if timed else None
+        pick = records.pick(form.columns if timed else form.columns[1:])
+        for line, record in records.rows:
             try:
-                values = pick(table.decode(record))
-                if values[2] == form.failed:
+                values = pick(record)
+                if form.failed is not None and form.failed(values[-1]):
                     self.failed += 1
                     continue
-                row = _row(values, clock)
+                row = _row(values, told, form)
             except _BadRowError as fault:
-                self.bad.append(f"{self.path}:{line}: {fault}")
-            except (ValueError, TypeError, LookupError, RecursionError):
-                self.bad.append(f"{self.path}:{line}: the row lacks a column or is damaged")
+                self.bad.append(f"{self.path}{self.how.place.format(line)}: {fault}")
+            except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+                place = self.how.place.format(line)
+                self.bad.append(f"{self.path}{place}: the row lacks a column or is damaged")
             else:
-                self.arrival.append(row[0])
-                self.input_len.append(row[1])
-                self.output_len.append(row[2])
+                self._keep(line, row)
+
+    def _keep(self, line: int, row: _Row) -> None:
+        self.lines.append(line)
+        self.arrival.append(row.arrival)
+        self.input_len.append(row.input_len)
+        self.output_len.append(row.output_len)
 
     def trace(self, skip_bad_rows: bool) -> Trace:
         """Sort the rows by arrival, rows at the same time as they stand in the file."""
         self._refuse(skip_bad_rows)
         arrival = np.array(self.arrival)
         order = np.argsort(arrival, kind="stable")
+        self._refuse_fractions(arrival)
+        self._refuse_gaps(arrival, order)
+        span = float(arrival[order[-1]] - arrival[order[0]])
         return Trace(
             arrival=arrival[order],
             input_len=np.array(self.input_len, np.int64)[order],
             output_len=np.array(self.output_len, np.int64)[order],
-            notes=tuple(self._notes(arrival)),
+            notes=(*self.notes(), *self._disorder(arrival)),
+            told=f"{self.path}: read as {self.how.name} ({self.how.unit}): {_counted(len(arrival), span)}",
+        )
+
+    def lengths(self, skip_bad_rows: bool) -> Recorded:
+        """The lengths alone, in the order of the file."""
+        self._refuse(skip_bad_rows)
+        input_len, output_len = np.array(self.input_len, np.int64), np.array(self.output_len, np.int64)
+        return Recorded(
+            input_len=input_len,
+            output_len=output_len,
+            notes=self.notes(),
+            told=f"{self.path}: read as {self.how.name} (lengths only): {_measured(input_len, output_len)}; {FROM_LAW}",
         )
 
     def _refuse(self, skip_bad_rows: bool) -> None:
-        bad, total = len(self.bad), len(self.bad) + len(self.arrival)
+        bad, total = len(self.bad), len(self.bad) + len(self.input_len)
         if self.bad and not skip_bad_rows:
             raise ScenarioError(f"{self.bad[0]}; skip_bad_rows: true leaves such rows out")
         if bad > BAD_ROWS * total:
             raise ScenarioError(
                 f"{self.bad[0]}; {bad:,} of {total:,} rows cannot be used, at most {BAD_ROWS:.0%} may be skipped; "
-                "clean the file, or check format:"
+                f"clean the file, or check format: (read as {self.how.name})"
             )
-        if not self.arrival:
-            raise ScenarioError(f"{self.path}: holds no requests")
+        if not self.input_len:
+            left = f" but {self.failed:,} {self.how.form.failure}" if self.failed else ""
+            raise ScenarioError(f"{self.path}: holds no requests{left}")
 
-    def _notes(self, arrival: Floats) -> Iterator[str]:
+    def _refuse_fractions(self, arrival: Floats) -> None:
+        """Refuse fractions in a format of whole numbers that was told by its columns: it is another's file."""
+        if not (self.how.guessed and self.how.form.whole):
+            return
+        written = arrival * UNITS[self.how.unit]
+        if len(broken := np.flatnonzero(np.abs(written - np.rint(written)) > 1e-3)):
+            first = int(broken[0])
+            raise ScenarioError(fractions(self.path, self._place(first), float(written[first])))
+
+    def _refuse_gaps(self, arrival: Floats, order: Ints) -> None:
+        """Refuse arrivals of which two that follow each other are years apart."""
+        gaps = np.diff(arrival[order])
+        if len(gaps) and gaps.max() > MAX_GAP:
+            after = int(np.argmax(gaps))
+            first, second = sorted(map(int, order[after : after + 2]))
+            counted = "" if self.how.unit == DATES else f" counted in {self.how.unit}"
+            line = "line" if self.how.place == ":{}" else "item"
+            raise ScenarioError(
+                f"{self.path}{self._place(second)}: arrives {gaps[after] / YEAR:,.4g} years from its neighbour in "
+                f"time, {line} {self.lines[first]}{counted}; at most {MAX_GAP / YEAR:g} can be meant; clean the "
+                "file, or check format: and time_unit:"
+            )
+
+    def _place(self, row: int) -> str:
+        return self.how.place.format(self.lines[row])
+
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, and what is to be known of every file of the format."""
+        note = self.how.form.note
+        return (*self._left_out(), *([f"{self.path}: {note}"] if note else []))
+
+    def _left_out(self) -> Iterator[str]:
         yield from (f"{fault}: skipped" for fault in self.bad[:BAD_ROWS_NAMED])
         if len(self.bad) > BAD_ROWS_NAMED:
             yield f"{self.path}: {len(self.bad):,} rows skipped in all"
         if self.failed:
-            yield f"{self.path}: {self.failed:,} failed requests (no output tokens) left out"
+            yield f"{self.path}: {self.failed:,} {self.how.form.failure} left out"
+
+    def _disorder(self, arrival: Floats) -> Iterator[str]:
         late = int(np.count_nonzero(arrival < np.maximum.accumulate(arrival)))
         if late:
             yield f"{self.path}: {late:,} of {len(arrival):,} requests were out of order: sorted"
 
 
-def _read(file: TextIO, name: str, path: Path) -> _Rows:
-    table = _json_table(file) if _starts_with_brace(file) else _csv_table(file)
-    if not table.header:
-        raise ScenarioError(f"{path}: the file is empty; {_expected(name)}")
-    rows = _Rows(path)
-    rows.collect(table, FORMATS[_recognise(table.header, name, path)])
+def _read(path: Path, name: str, time_unit: str | None, way_out: str) -> _Rows:
+    """Read a file once; `way_out` is told where it has no arrivals. Without one arrivals and unit are left alone."""
+    if name not in (*FORMATS, "auto"):
+        raise ScenarioError(f"unknown trace format '{name}'; known: auto, {', '.join(FORMATS)}")
+    if time_unit not in (*UNITS, None):
+        raise ScenarioError(f"unknown time_unit '{time_unit}'; known: {', '.join(UNITS)}")
+    with files.opened(path, known) as records:
+        found = recognise(records, name, path)
+        if way_out and FORMATS[found].columns[0] not in records.columns:
+            raise ScenarioError(no_arrivals(found, records, path, way_out))
+        unit = unit_of(found, time_unit, path) if way_out else ""
+        rows = _Rows(
+            path, _Reading(name=found, unit=unit, place=records.place, guessed=name == "auto" and time_unit is None)
+        )
+        rows.collect(records)
     return rows
 
 
-def _starts_with_brace(file: TextIO) -> bool:
-    brace = file.read(1) == "{"
-    file.seek(0)
-    return brace
-
-
-def _csv_table(file: TextIO) -> _Table:
-    reader = csv.reader(file)
-    header = [name.strip() for name in next(reader, [])]
-    records = ((reader.line_num, row) for row in reader if row)
-    return _Table(
-        header=header,
-        records=records,
-        decode=lambda row: row,
-        pick=lambda columns: itemgetter(*(header.index(column) for column in columns)),
-    )
-
-
-def _json_table(file: TextIO) -> _Table:
-    """One JSON object per line; the first one tells the columns."""
-    try:
-        header = list(json.loads(file.readline()))
-    except (ValueError, RecursionError):
-        header = ["a line that is no JSON object"]
-    file.seek(0)
-    records = ((line, text) for line, text in enumerate(file, 1) if not text.isspace())
-    return _Table(header=header, records=records, decode=json.loads, pick=lambda columns: itemgetter(*columns))
-
-
-def _recognise(header: Sequence[str], name: str, path: Path) -> str:
-    """Name of the format whose columns are all in the header."""
-    for candidate in FORMATS if name == "auto" else (name,):
-        if set(FORMATS[candidate].columns) <= set(header):
-            return candidate
-    found = ",".join(header)
-    shown = found[:80] + ("..." if len(found) > 80 else "")
-    shown = shown if shown.isprintable() else ascii(shown)
-    raise ScenarioError(f"{path}: {_expected(name)}; found {shown}; rename the columns")
-
-
-def _row(values: tuple[Any, ...], clock: Clock) -> tuple[float, int, int]:
-    return (
-        _field("arrival", values[0], lambda value: _finite(clock(value))),
-        _field("input tokens", values[1], _tokens),
-        _field("output tokens", values[2], _tokens),
+def _row(values: tuple[Any, ...], told: Clock | None, form: TraceFormat) -> _Row:
+    return _Row(
+        0.0 if told is None else _field("arrival", values[0], lambda value: _possible(told(value))),
+        _field("input tokens", values[-2], form.tokens[0]),
+        _field("output tokens", values[-1], form.tokens[1]),
     )
 
 
 def _field(what: str, value: Any, convert: Callable[[Any], Any]) -> Any:
     try:
         return convert(value)
+    except _BadRowError:
+        raise
     except (ValueError, TypeError, AttributeError, OverflowError):
-        raise _BadRowError(f"{what} {str(value)[:40] or 'missing'}") from None
+        comma = " (a comma in a number: write a point)" if re.fullmatch(r"\s*[-+\d.]+,\d+\s*", str(value)) else ""
+        raise _BadRowError(f"{what} {str(value).strip()[:40] or 'missing'}{comma}") from None
 
 
-def _finite(seconds: float) -> float:
+def _possible(seconds: float) -> float:
     if not math.isfinite(seconds):
         raise ValueError
+    if abs(seconds) > MAX_SECONDS:
+        raise _BadRowError(f"arrival {seconds:g} s is beyond {MAX_SECONDS:g} s and cannot be meant")
     return seconds
 
 
-def _tokens(value: Any) -> int:
-    number = float(value)
-    if not (number.is_integer() and 1 <= number <= MAX_TOKENS):
-        raise ValueError
-    return int(number)
+def _counted(count: int, span: float) -> str:
+    """Return ``30 requests in 49.41 s, 0.6072 req/s``."""
+    requests = _requests(count)
+    if span <= 0.0:
+        return f"{requests} at once"
+    lasting = f"{span:,.2f} s" if span >= 1.0 else show_time(span)
+    return f"{requests} in {lasting}, {show_rate(count / span)}"
+
+
+def _measured(input_len: Ints, output_len: Ints) -> str:
+    means = f"{input_len.mean():,.1f} tokens in and {output_len.mean():,.1f} out on average"
+    return f"{_requests(len(input_len))} of {means}"
+
+
+def _requests(count: int) -> str:
+    return f"{count:,} request{'s' if count > 1 else ''}"
 
 
 # rows -> the part asked for -----------------------------------------------------------------------------------------
 
 
-def _cut(
-    trace: Trace, path: Path, window: tuple[float | None, float | None], limit: int | None, time_scale: float
-) -> Trace:
+def _cut(trace: Trace, path: Path, window: Window, limit: int | None, time_scale: float) -> Trace:
     start, end = window
     since = trace.arrival - trace.arrival[0]
     first = int(np.searchsorted(since, start or 0.0))
@@ -285,11 +325,14 @@ def _cut(
     if not len(arrival):
         length = f"{len(since):,} requests in {since[-1]:,.1f} s"
         raise ScenarioError(f"{path}: no request left between start and end; the file holds {length}")
+    scaled = (arrival - arrival[0]) * time_scale
+    changed = len(arrival) < len(since) or time_scale != 1.0
     return Trace(
-        arrival=(arrival - arrival[0]) * time_scale,
+        arrival=scaled,
         input_len=trace.input_len[kept],
         output_len=trace.output_len[kept],
         notes=(*trace.notes, *_bucket_note(path, arrival)),
+        told=trace.told + (f"; of them {_counted(len(scaled), float(scaled[-1]))}" if changed else ""),
     )
 
 
@@ -297,20 +340,3 @@ def _bucket_note(path: Path, arrival: Floats) -> Iterator[str]:
     ticks = len(np.unique(arrival))
     if len(arrival) >= 100 and ticks < len(arrival) / 2:
         yield f"{path}: {len(arrival):,} requests on {ticks:,} timestamps{SEE_SPREAD}"
-
-
-def _expected(name: str) -> str:
-    if name == "auto":
-        first, *others = FORMATS
-        return f"expected columns {','.join(FORMATS[first].columns)} ({first}), or those of {', '.join(others)}"
-    return f"expected columns {','.join(FORMATS[name].columns)} ({name})"
-
-
-def _unreadable(error: Exception) -> str:
-    match error:
-        case FileNotFoundError():
-            return "no such file; a path in a scenario is relative to the scenario, in --set to the working directory"
-        case OSError():
-            return f"cannot be read: {error.strerror or error}"
-        case _:
-            return "is not text; expected a CSV with a header, or one JSON object per line (unpack a compressed file)"

@@ -4,6 +4,9 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from afdsim.catalog import entries as catalog
+from afdsim.catalog.hardware import SUBSTITUTES, foreign_formats, stand_in
+from afdsim.catalog.llm import Precision
+from afdsim.cost import theory
 from afdsim.errors import CatalogError
 
 
@@ -28,12 +31,12 @@ def test_a_nic_never_achieves_more_than_its_line(gpu):
 
 
 def test_every_gpu_computes_in_every_known_dtype(gpu):
-    for dtype in ("bf16", "fp8", "int8", "fp4"):
+    for dtype in SUBSTITUTES:
         assert gpu.peak(dtype) == gpu.flops[gpu.native(dtype)]
 
 
 def test_an_unknown_dtype_is_refused_with_the_known_ones(gpu):
-    with pytest.raises(CatalogError, match="known dtypes: fp4, fp8, int8, bf16"):
+    with pytest.raises(CatalogError, match="known dtypes: fp4, fp8, int8, int4, bf16"):
         gpu.peak("int2")
 
 
@@ -41,6 +44,80 @@ def test_ampere_and_ascend_run_fp8_weights_as_int8():
     assert catalog.gpu("A800").native("fp8") == "int8"
     assert catalog.gpu("910B").native("fp8") == "int8"
     assert catalog.gpu("A800").peak("fp8") == 624e12
+
+
+def test_int4_is_unpacked_to_bf16_everywhere(gpu):
+    assert gpu.native("int4") == "bf16"
+    assert stand_in(gpu, "int4") == (
+        f"{gpu.name} unpacks int4 weights: computes in bf16, weights keep the bytes of int4; assumed"
+    )
+
+
+def test_integers_stand_in_for_no_float_in_theory(gpu):
+    for dtype in SUBSTITUTES:
+        assert theory.peak(gpu, dtype) == gpu.flops[gpu.native(dtype, integers=False)]
+
+
+def test_a_format_that_a_gpu_has_needs_no_stand_in(gpu):
+    assert [stand_in(gpu, dtype) for dtype in gpu.flops] == [None] * len(gpu.flops)
+
+
+@pytest.mark.parametrize(
+    ("attention", "ffn", "precision", "sentences"),
+    [
+        ("H100", "H100", {}, []),
+        ("B200", "B200", {"ffn": "fp4"}, []),
+        (
+            "H100",
+            "H100",
+            {"ffn": "fp4"},
+            ["H100 has no FP4 units: computes in fp8, weights keep the bytes of fp4; assumed"],
+        ),
+        ("H100", "B200", {"ffn": "fp4"}, []),
+        (
+            "A800",
+            "H20",
+            {"kv_cache": "bf16"},
+            ["A800 has no FP8 units: computes in int8, weights keep the bytes of fp8; assumed"],
+        ),
+        (
+            "A800",
+            "H20",
+            {},
+            ["A800 has no FP8 units: computes in int8, weights and KV cache keep the bytes of fp8; assumed"],
+        ),
+        (
+            "A800",
+            "A800",
+            {"ffn": "bf16"},
+            ["A800 has no FP8 units: computes in int8, the KV cache keeps the bytes of fp8; assumed"],
+        ),
+    ],
+)
+def test_what_stands_in_for_a_format_that_a_gpu_lacks_is_said(attention, ffn, precision, sentences):
+    gpus = {"attention": catalog.gpu(attention), "ffn": catalog.gpu(ffn)}
+
+    assert foreign_formats(catalog.llm("deepseek-v3"), Precision(**precision), **gpus) == sentences
+
+
+def test_blackwell_ultra_has_more_fp4_and_hardly_any_int8():
+    for ultra, plain in (("B300", "B200"), ("GB300", "GB200")):
+        new, old = catalog.gpu(ultra).flops, catalog.gpu(plain).flops
+        assert new["fp4"] == 1.5 * old["fp4"] == 3 * new["fp8"]
+        assert (new["bf16"], new["fp8"]) == (old["bf16"], old["fp8"])
+        assert new["int8"] < 0.05 * old["int8"]
+
+
+def test_siblings_have_the_silicon_of_their_family():
+    for name in ("H20-141GB", "MI325X"):
+        gpu = catalog.gpu(name)
+        assert gpu.flops == catalog.gpu(gpu.family).flops
+        assert gpu.memory > 1.3 * catalog.gpu(gpu.family).memory
+
+
+def test_whoever_is_nearest_is_in_the_catalog(gpu):
+    assert gpu.nearest is None or gpu.nearest in catalog.gpus()
+    assert gpu.nearest != gpu.name
 
 
 def test_h800_is_h100_with_another_nvlink():

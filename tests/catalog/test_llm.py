@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,8 +9,12 @@ from afdsim.catalog import entries as catalog
 from afdsim.catalog.llm import (
     WIDTH,
     Gqa,
+    Index,
     Layer,
+    Linear,
     Llm,
+    Mfa,
+    Mla,
     Moe,
     Precision,
     Split,
@@ -18,12 +24,18 @@ from afdsim.catalog.llm import (
     ffn_weight_bytes,
     kv_bytes,
     kv_bytes_per_token,
+    projections,
     ranks,
+    state_bytes,
+    stored_bytes,
 )
 from afdsim.cost.operators import (
     attention_operators,
     boundary_operators,
     core_operator,
+    core_operators,
+    dense_operators,
+    experts_touched,
     ffn_operators,
     gather_operator,
     reduction_operator,
@@ -134,7 +146,7 @@ def test_few_tokens_touch_few_experts():
     (experts,) = ffn_operators(catalog.llm("qwen3-235b"), MOE_QWEN, 1.0, precision=FP8, split=Split())
     weights = experts.bytes - 8 * (3 * 4096 + 6 * 1536)
 
-    assert weights == pytest.approx(128 * (1 - np.exp(-8 / 128)) * 3 * 4096 * 1536)
+    assert weights == pytest.approx(8 * 3 * 4096 * 1536)
 
 
 MOE_QWEN = catalog.llm("qwen3-235b").layers[0]
@@ -204,6 +216,31 @@ def test_lm_head_over_ranks_keeps_its_flops():
     assert flops(cut) == pytest.approx(flops(alone), rel=1e-4)
 
 
+def test_a_tensor_parallel_rank_cuts_its_vocabulary():
+    alone, cut = (boundary_operators(STEP3, 128.0, precision=FP8, tp=tp) for tp in (1, 8))
+    whole, part = (next(o for o in each if o.name == "lm head") for each in (alone, cut))
+    held = [attention_weight_bytes(STEP3, FP8, tp=8, lm_head=p, embedding=p) for p in (None, "replicated")]
+
+    assert part.flops == pytest.approx(whole.flops / 8, rel=1e-4)
+    assert [o.name for o in cut if o.gpus > 1] == ["candidates all-to-all", "embedding all-reduce"]
+    assert held[1] - held[0] == 2 * 2 * 7168 * (128815 - 16102)
+
+
+def test_ranks_that_share_the_vocabulary_gather_their_states():
+    cut = boundary_operators(STEP3, 128.0, precision=FP8, tp=4, lm_head="tp8", embedding="replicated")
+    head, gather = (next(o for o in cut if o.name == name) for name in ("lm head", "lm head all-gather"))
+
+    assert head.flops == pytest.approx(2.0 * 256 * 7168 * 16102)
+    assert gather.bytes == 128 * 7168 * 2
+
+
+def test_tied_matrices_are_held_once_where_they_are_cut_alike():
+    tied = replace(STEP3, tied=True)
+
+    assert attention_weight_bytes(STEP3, FP8) - attention_weight_bytes(tied, FP8) == 2 * 7168 * 128815
+    assert attention_weight_bytes(tied, FP8, lm_head="tp8") == attention_weight_bytes(STEP3, FP8, lm_head="tp8")
+
+
 @pytest.mark.parametrize("placement", ["tp", "tp0", "tensor", "TP8", "tp-1"])
 def test_an_unknown_placement_is_refused(placement):
     with pytest.raises(ValueError, match="'replicated' or 'tp<n>'"):
@@ -244,6 +281,79 @@ def test_cutting_o_proj_and_head_frees_memory():
     assert whole - attention_weight_bytes(STEP3, FP8, o_proj="tp8") == 61 * 7 / 8 * 16384 * 7168
     assert attention_weight_bytes(STEP3, FP8, lm_head="tp8") < whole
     assert attention_weight_bytes(STEP3, FP8, tp=8) < attention_weight_bytes(STEP3, FP8, o_proj="tp8")
+
+
+SPARSE = Mla(
+    heads=128,
+    kv_rank=512,
+    rope_dim=64,
+    nope_dim=128,
+    v_dim=128,
+    q_rank=1536,
+    index=Index(heads=64, head_dim=128, top_k=2048),
+)
+
+
+def test_sparse_attention_scores_all_and_reads_what_it_chose():
+    layer = replace(MOE, attention=SPARSE)
+    near, far, farther = (core_operators(layer, 8.0, c, precision=FP8) for c in (2048.0, 65536.0, 131072.0))
+
+    assert [operator.name for operator in far] == ["indexer", "core attention"]
+    assert far[1].bytes == farther[1].bytes == near[1].bytes
+    assert farther[0].bytes - far[0].bytes == 8 * 65536 * 132
+    assert farther[0].flops == 2 * far[0].flops == 8 * 131072 * 2 * 64 * 128
+
+
+def test_every_draft_of_sparse_attention_chooses_its_own_tokens():
+    layer = replace(MOE, attention=SPARSE)
+    once, twice = (core_operator(layer, 8.0 * q, 8 * 2048.0, precision=FP8, query_tokens=q) for q in (1, 2))
+
+    assert twice.bytes == 2 * once.bytes
+
+
+def test_sparse_attention_keeps_all_that_it_may_choose():
+    assert float(stored_bytes(SPARSE, 100_000, FP8)) == 100_000 * (512 + 64 + 132)
+    assert float(stored_bytes(SPARSE, 100_000, FP8, 8)) == 100_000 * (512 + 64 + 132)
+
+
+def test_a_recurrent_layer_moves_its_state_whatever_the_context():
+    delta = Linear(heads=32, head_dim=128, key_dim=128, groups=16, scalars=2, conv=4)
+    state = 32 * 128 * 128 * 4 + 3 * 2 * (2 * 16 * 128 + 32 * 128)
+    core = core_operator(delta, 8.0, 1e6, precision=FP8)
+
+    assert float(stored_bytes(delta, 1e6, FP8)) == state_bytes(delta) == state
+    assert core.bytes == 2 * 8 * state
+    assert projections(2048, delta) == (("qkv and gate", 2048, 2 * 2048 + 2 * 4096 + 64),)
+
+
+def test_a_mixer_without_an_ffn_runs_before_the_next():
+    lightning = Linear(heads=64, head_dim=128)
+    layer = replace(MOE, before=(lightning,))
+    alone, both = (attention_operators(STEP3, each, 8.0, precision=FP8) for each in (MOE, layer))
+
+    assert [type(core) for core in layer.cores] == [Linear, Mfa]
+    assert flops(both) - flops(alone) == pytest.approx(8 * 2 * 7168 * 5 * 8192)
+
+
+def test_ffns_without_a_gate_have_two_matrices():
+    gated, plain = (
+        ffn_operators(STEP3, replace(MOE, ffn=replace(MOE.ffn, gated=gate)), 64.0, precision=FP8, split=Split())
+        for gate in (True, False)
+    )
+
+    assert flops(plain) == pytest.approx(flops(gated) * 2 / 3)
+    assert flops(dense_operators(STEP3, 8.0, 1024, "fp8", matrices=2)) == 2 * 2 * 8 * 7168 * 1024
+
+
+@given(st.integers(1, 256), st.integers(1, 256), st.floats(0, 5000))
+def test_experts_touched_are_those_that_somebody_chose(top_k, more, tokens):
+    experts = top_k + more
+    touched = float(experts_touched(experts, tokens * top_k / experts, top_k / experts))
+    poisson = experts * (1 - np.exp(-tokens * top_k / experts))
+
+    assert float(experts_touched(experts, top_k / experts, top_k / experts)) == pytest.approx(top_k)
+    assert poisson <= touched * (1 + 1e-9)
+    assert touched <= min(experts, max(tokens, 1) * top_k) * (1 + 1e-9)
 
 
 def test_kv_of_a_sequence():

@@ -55,7 +55,7 @@ def test_weights_that_do_not_fit_name_the_smallest_deployment_that_does(file, ve
     assert done.exit_code == 2
     assert done.stderr == (
         f"{path}:5:16: deployment.ffn.instances: FFN weights need 38.0 GB per GPU, "
-        "L4 has 21.6 of 24 GB usable; smallest fit: 2 instances\n"
+        "L4 has 19.0 of 24.2 GB usable; smallest fit: deployment.ffn.instances=2, or deployment.ffn.gpu=L20\n"
     )
 
 
@@ -66,7 +66,8 @@ def test_attention_weights_without_room_for_a_cache_say_how_to_make_room(file):
     assert done.exit_code == 2
     assert done.stderr == (
         f"{path}:3:31: deployment.attention.gpu: attention weights need 24.4 GB per GPU and leave no room for KV cache: "
-        "L4 has 21.6 of 24 GB usable; raise deployment.attention.parallelism.tp (now 1) or take a GPU with more memory\n"
+        "L4 has 19.4 of 24.2 GB usable; smallest fit: deployment.attention.parallelism={tp: 2}, "
+        "or deployment.attention.gpu=L20, or precision.ffn=fp8\n"
     )
 
 
@@ -78,7 +79,7 @@ def test_requests_that_can_never_fit_are_an_error_in_a_closed_loop(file, verb):
     assert done.exit_code == 2
     assert done.stderr == (
         f"{path}:3:14: workload.input_len: no request fits: 90,000,064 tokens need 92.2 GB of KV cache, "
-        "an attention rank has 68.0 GB; shorten input_len or output_len, or raise deployment.attention.parallelism.tp\n"
+        "an attention rank has 70.6 GB; smallest fit: workload.input_len=68912298, or deployment.attention.gpu=H20-141GB\n"
     )
 
 
@@ -89,7 +90,7 @@ def test_a_cache_smaller_than_max_num_seqs_is_noted_with_what_fits():
     )  # fmt: skip
 
     assert done.exit_code == 0
-    assert "Note KV cache of a rank holds 62 of max_num_seqs 384 at the longest context, 3,848\n" in done.stdout
+    assert "Note KV cache of a rank holds 44 of max_num_seqs 384 at the longest context, 3,848\n" in done.stdout
 
 
 def test_a_capacity_error_from_python_carries_its_path():
@@ -129,7 +130,9 @@ def test_a_trace_with_other_columns_says_which_were_expected(replay):
 
     assert done.exit_code == 2
     assert done.stderr == (
-        f"{path}: expected columns TIMESTAMP,ContextTokens,GeneratedTokens (azure); found ts,in,out; rename the columns\n"
+        f"{path}: expected columns TIMESTAMP,ContextTokens,GeneratedTokens (azure), or those of mooncake, bailian, "
+        "burstgpt, vidur, llmservingsim, blis, vllm-bench, sharegpt, afdsim, generic; found ts,in,out in a CSV; rename "
+        "the columns, for example to arrival_s,input_len,output_len\n"
     )
 
 
@@ -139,7 +142,7 @@ def test_a_trace_of_bad_rows_is_refused_with_the_first_of_them(replay):
     assert done.exit_code == 2
     assert done.stderr == (
         f"{path}:2: output tokens 0; 1 of 2 rows cannot be used, at most 1% may be skipped; "
-        "clean the file, or check format:\n"
+        "clean the file, or check format: (read as azure)\n"
     )
 
 
@@ -273,3 +276,44 @@ def test_shipped_scenarios_are_fine_and_say_nothing_on_stderr(name):
 
     assert (done.exit_code, done.stderr) == (0, "")
     assert Path(locate(name)).stem in done.stdout
+
+
+# degrees
+
+
+@pytest.mark.parametrize("verb", ["run", "check", "explain"])
+def test_a_degree_that_does_not_divide_is_refused_with_the_nearest(file, verb):
+    path = file("extends: dsr1_h20_ep16\ndeployment:\n  parallelism: {dp: 2, tp: 3}\n  gpus_per_instance: 6\n")
+    done = command(verb, path)
+
+    assert done.exit_code == 2
+    assert (
+        f"{path}:3:16: deployment.parallelism: a hidden size of 7,168 and 128 query heads do not divide over tp=3; "
+        "nearest for deployment.parallelism: {tp: 2}\n"
+    ) in done.stderr
+
+
+def test_a_degree_that_does_not_divide_ends_a_comparison(file):
+    path = file("extends: dsr1_h20_ep16\ndeployment: {redundant_experts: 1}\n")
+    done = command("compare", "dsr1_h20_ep16", path)
+
+    assert done.exit_code == 2
+    assert "do not divide over 16 groups of GPUs; nearest for deployment.redundant_experts: 0 or 16\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            "--tp 3",
+            "--tp 3: a hidden size of 4,096, 64 query heads and 4 KV heads of qwen3-235b do not divide; nearest",
+        ),
+        ("--ep 3", "--ep 3: 128 experts of qwen3-235b do not divide; nearest for --ep: 2 or 4"),
+    ],
+)
+def test_a_bare_model_is_cut_evenly(options, message):
+    asked = ("--model", "qwen3-235b", "--gpu", "H100", "--batch", 8, "--context", 1024)
+    done = command("explain", *asked, *options.split())
+
+    assert done.exit_code == 2
+    assert message in done.stderr

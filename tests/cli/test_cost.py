@@ -79,7 +79,9 @@ def test_cost_prints_every_block():
 
 def test_every_table_says_what_it_leaves_out():
     text = run("cost", "--model", "step3").stdout
-    theory = [block for block in text.split("\n\n") if not block.startswith(("The best AFD pairs", "Prices"))]
+    theory = [
+        block for block in text.split("\n\n") if not block.startswith(("Precision", "The best AFD pairs", "Prices"))
+    ]
 
     assert len(theory) == 7
     assert all(" Leaves out: " in block for block in theory)
@@ -101,8 +103,17 @@ def test_precision_reaches_every_table(role):
     asked = ("cost", "--model", "step3", "--gpu", "H800,H20", "--context", "8192")
     fp8, bf16 = answer(*asked), answer(*asked, "--precision", f"{role}=bf16")
     of = {
-        "attention": ("work", "usd", "afd", "afd_simulated", "accelerators", "intensity", "weak_hardware"),
-        "ffn": ("usd", "afd", "afd_simulated", "accelerators", "min_sparsity", "sparsity", "weak_hardware"),
+        "attention": ("precision", "work", "usd", "afd", "afd_simulated", "accelerators", "intensity", "weak_hardware"),
+        "ffn": (
+            "precision",
+            "usd",
+            "afd",
+            "afd_simulated",
+            "accelerators",
+            "min_sparsity",
+            "sparsity",
+            "weak_hardware",
+        ),
     }
 
     assert {key for key in fp8 if fp8[key] != bf16[key]} == set(of[role])
@@ -172,7 +183,83 @@ def test_explain_takes_several_formats_after_one_option():
 def test_either_format_of_core_attention_means_both():
     asked = ("explain", "--model", "step3", "--gpu", "H800", "--batch", 64, "--context", 8192, "--precision")
 
-    assert answer(*asked, "attention=bf16") == answer(*asked, "kv_cache=bf16")
+    one, other = answer(*asked, "attention=bf16"), answer(*asked, "kv_cache=bf16")
+
+    assert one | {"precision": None} == other | {"precision": None}
+    assert one["precision"]["KV cache"] == {"dtype": "bf16", "origin": "as attention"}
+    assert other["precision"]["attention"] == {"dtype": "bf16", "origin": "as KV cache"}
+
+
+def test_cost_and_explain_say_the_formats_in_force_and_who_asked_for_them():
+    bare = ("explain", "--model", "step3", "--gpu", "H800", "--batch", 64, "--context", 8192)
+    words = "attention fp8 (default), FFN bf16 (--precision), KV cache fp8 (as attention)"
+
+    assert f"precision {words}\n" in run(*bare, "--precision", "ffn=bf16").stdout
+    assert run("cost", "--model", "step3", "--precision", "ffn=bf16").stdout.startswith(f"Precision {words}\n")
+    text = run("explain", "step3_2a2f_4k", "--set", "precision.kv_cache=bf16").stdout
+    assert "precision attention bf16 (as KV cache), FFN fp8 (scenario), KV cache bf16 (--set)\n" in text
+
+
+def test_what_stands_in_for_a_format_that_the_gpu_lacks_is_noted_and_assumed():
+    note = "H100 has no FP4 units: computes in fp8, weights keep the bytes of fp4; assumed"
+    asked = (
+        "explain",
+        "--model",
+        "kimi-k2",
+        "--gpu",
+        "H100",
+        "--batch",
+        8,
+        "--context",
+        1024,
+        "--precision",
+        "ffn=fp4",
+    )
+    found = answer(*asked)
+
+    assert found["notes"] == [note]
+    assert f"Note {note}\n" in run(*asked).stdout
+    assert {each["name"]: each["status"] for each in found["operators"]}["experts and shared expert"] == "assumed"
+    (counted,) = answer("cost", "--model", "step3", "--gpu", "A800")["notes"]
+    assert counted.startswith("A800 has no FP8 units: counted at its bf16 peak (a run computes in int8)")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "note"),
+    [
+        ("fp4", "H800 has no FP4 units: computes in fp8, weights keep the bytes of fp4; assumed"),
+        ("int4", "H800 unpacks int4 weights: computes in bf16, weights keep the bytes of int4; assumed"),
+    ],
+)
+def test_run_and_check_note_it_too(dtype, note):
+    asked = ("small", "--set", f"precision.ffn={dtype}")
+    notes = answer("run", *asked)["afdsim"]["notes"]
+
+    assert note in notes
+    assert any(
+        each.startswith("kernel times assumed, not measured, on H800") and "grouped gemm" in each for each in notes
+    )
+    assert note in run("check", *asked).stderr
+
+
+def test_int4_weights_are_read_in_half_a_byte_and_computed_in_bf16():
+    asked = ("explain", "--model", "qwen3-32b", "--gpu", "H100", "--batch", 1, "--context", 1024, "--precision")
+    four, sixteen = (
+        {each["name"]: each for each in answer(*asked, f"ffn={dtype}")["operators"]} for dtype in ("int4", "bf16")
+    )
+
+    assert four["ffn up"]["bytes"] == pytest.approx(sixteen["ffn up"]["bytes"] / 4, rel=0.01)
+    assert four["ffn up"]["seconds"] < 0.4 * sixteen["ffn up"]["seconds"]
+    assert four["ffn up"]["status"] == "assumed"
+    assert four["ffn up"]["source"].startswith("bf16 in place of int4: ")
+
+
+@pytest.mark.parametrize("command", ["cost", "explain"])
+def test_the_help_says_what_attention_means(command):
+    text = " ".join(run(command, "--help").stdout.split())
+
+    assert "attention (core attention and its KV cache; kv_cache means the same)" in text
+    assert "ffn (weights and GEMMs: FFN and projections)" in text
 
 
 @pytest.mark.parametrize("name", ["small", "step3_2a2f_4k", "step3_poisson"])
@@ -278,6 +365,12 @@ def test_explain_tells_a_siblings_table_from_a_measured_one():
         (("cost", "--price", "h800=2 USD/h", "--price", "H800=3 USD/h"), "--price: H800 has two prices; state one"),
         (("cost", "--precision", "kv=fp8"), "--precision: 'kv=fp8'; write ROLE=DTYPE"),
         (("cost", "--precision", "ffn=fp32"), "--precision: 'ffn=fp32'"),
+        (("cost", "--precision", "attention=int4"), "int4 is a format of weights alone: write ffn=int4"),
+        (("cost", "--precision", "ffn=fp8,ffn=fp4"), "--precision: ffn has two formats, fp8 and fp4; state one"),
+        (
+            ("cost", "--precision", "ffn=fp8", "--precision", "ffn=bf16"),
+            "--precision: ffn has two formats, fp8 and bf16; state one",
+        ),
         (
             ("cost", "--precision", "attention=bf16,kv_cache=fp8"),
             "--precision: attention: bf16 does nothing beside 'kv_cache: fp8', which decides the kernel of core attention; "

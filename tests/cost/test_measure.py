@@ -55,6 +55,9 @@ def test_without_a_gpu_one_line_says_so(monkeypatch):
         ("NVIDIA A100-SXM4-80GB", "A100"),
         ("NVIDIA H100 80GB HBM3", "H100"),
         ("NVIDIA L20", "L20"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "RTX PRO 6000"),
+        ("NVIDIA B300 SXM6 AC", "B300"),
+        ("AMD Instinct MI300X", "MI300X"),
     ],
 )
 def test_devices_are_recognised_by_their_names(name, found):

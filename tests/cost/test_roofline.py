@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from afdsim.catalog import entries as catalog
 from afdsim.catalog.llm import Gqa, Layer, Precision, Split
+from afdsim.cost.all_to_all import exchange
 from afdsim.cost.operators import (
     Operator,
     attention_operators,
@@ -182,13 +183,89 @@ def test_a_row_marked_family_has_the_numbers_of_its_lender():
         assert repr(same) == repr(own)  # a missing error is NaN, which equals nothing
 
 
-@pytest.mark.parametrize("name", ["H100", "H800"])
-def test_a_format_that_a_gpu_lacks_is_transferred_from_another(name):
+@pytest.mark.parametrize(
+    ("name", "lacks", "has"), [("H100", "fp4", "fp8"), ("H800", "fp4", "fp8"), ("B200", "int4", "bf16")]
+)
+def test_what_stands_in_for_a_format_that_a_gpu_lacks_is_assumed(name, lacks, has):
     gpu = catalog.gpu(name)
-    four, eight = (COST.law(Operator(name="x", stage="ffn", kernel="gemm", dtype=d), gpu) for d in ("fp4", "fp8"))
+    other, own = (COST.law(Operator(name="x", stage="ffn", kernel="gemm", dtype=d), gpu) for d in (lacks, has))
 
-    assert four.status == "transferred"
-    assert (four.per_flop, four.source) == (eight.per_flop, eight.source)
+    assert other.status == "assumed"
+    assert other.per_flop == own.per_flop
+    assert other.source == f"{has} in place of {lacks}: {own.source}"
+
+
+def test_a_measured_row_of_the_format_itself_comes_before_any_that_stands_in():
+    asked = Operator(name="x", stage="ffn", kernel="gemm", dtype="int4", flops=1.0)
+    (bf16,) = (row for row in table()["A100", "gemm"] if row.dtype == "bf16")
+    marlin = replace(bf16, dtype="int4", fixed=5e-6, source="Marlin")
+    for name, status in (("A100", "measured"), ("A800", "family")):
+        law = Roofline(own=(marlin,)).law(asked, catalog.gpu(name))
+        assert (law.fixed, law.source, law.status) == (5e-6, "Marlin", status)
+        assert law.per_flop == pytest.approx(1 / (312e12 * marlin.compute))
+
+
+PRICED = {"bf16": BF16, "fp8": FP8, **{each: Precision(ffn=each) for each in ("fp4", "int8", "int4")}}
+
+
+@pytest.mark.parametrize("formats", PRICED)
+def test_every_kernel_of_every_model_is_priced_on_every_gpu(llm, gpu, formats):
+    """On a GPU of which nothing was measured all is transferred or assumed, and says from whom."""
+    precision = PRICED[formats]
+    cells = (Split(instances=2, ep=1, tp=8), Split(instances=1, ep=8, tp=1))
+    found = [
+        (operator, COST.coefficient(operator, gpu))
+        for split in cells
+        for operator in operators(llm, TOKENS[:3], MANY[:3], precision, split)
+    ]
+    new = gpu.nearest is not None
+
+    for operator, row in found:
+        assert row.source
+        assert not new or row.status in ("transferred", "assumed")
+        assert not new or row.gpu in (gpu.name, gpu.family, "*") or row.source.startswith(f"{row.gpu}: ")
+        assert operator.dtype in (*gpu.flops, "fp32") or row.dtype == "*" or row.status == "assumed"
+
+
+@pytest.mark.parametrize("count", [4, 8, 32, 128])
+def test_every_gpu_has_an_all_to_all(gpu, count):
+    for operation in ("dispatch", "combine"):
+        found = exchange("low_latency", operation, gpu, count)
+        assert found.seconds(1e6) > 0
+        assert gpu.nearest is None or found.row.status in ("transferred", "assumed")
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel", "dtype", "status", "lender"),
+    [
+        ("B300", "gemm", "fp4", "transferred", "B200"),
+        ("B300", "core_gqa", "fp8", "transferred", "B200"),
+        ("GB300", "core_gqa", "fp8", "transferred", "GB200"),
+        ("GB300", "gemm", "fp8", "transferred", "GB200"),
+        ("H20-141GB", "gemm", "fp8", "family", "H20"),
+        ("H20-141GB", "core_mla", "bf16", "family", "H20"),
+        ("H20-141GB", "gemm", "bf16", "transferred", "H20"),
+        ("MI300X", "gemm", "fp8", "transferred", "H200"),
+        ("MI300X", "gemm", "fp4", "assumed", "H200"),
+        ("MI300X", "all_reduce", "bf16", "transferred", "MI300X"),
+        ("MI325X", "grouped_gemm", "fp8", "transferred", "H200"),
+        ("MI325X", "all_reduce", "bf16", "transferred", "MI300X"),
+        ("RTX PRO 6000", "gemm", "bf16", "transferred", "L20"),
+        ("RTX PRO 6000", "core_gqa", "bf16", "transferred", "RTX PRO 6000"),
+        ("RTX PRO 6000", "all_reduce", "bf16", "assumed", "RTX PRO 6000"),
+    ],
+)
+def test_what_was_not_measured_on_a_gpu_comes_from_the_nearest(name, kernel, dtype, status, lender):
+    row = COST.coefficient(Operator(name="x", stage="ffn", kernel=kernel, dtype=dtype, gpus=8), catalog.gpu(name))
+
+    assert (row.status, row.gpu) == (status, lender)
+
+
+def test_two_gpus_of_a_full_mesh_share_one_link():
+    wires = {n: 1 / COST.law(_gather(n), catalog.gpu("MI300X")).per_byte for n in (2, 4, 8)}
+
+    assert wires[2] == pytest.approx(wires[8] / 7, rel=2e-3)
+    assert wires[4] == pytest.approx(wires[8] * 3 / 7, rel=2e-3)
 
 
 def test_an_unpriced_kernel_is_refused_with_the_way_out():
@@ -214,7 +291,7 @@ def test_a_foreign_dtype_runs_in_the_next_best_one():
     gemm = attention_operators(STEP3, MOE, 64.0, precision=FP8)[3]
     law = COST.law(gemm, a800)
 
-    assert law.status == "transferred"
+    assert law.status == "assumed"
     assert law.per_flop == 1 / (624e12 * 0.708)
     assert law.fixed == pytest.approx(9.7e-6)
 

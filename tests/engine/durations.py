@@ -53,13 +53,13 @@ class Durations:
 
     def _rank(self, kind: int, batch: int, rank: int, contexts: list[list[int]]) -> float:
         tables = self.cell.tables
-        core = int(tables.core[kind])
         if batch == 0:
             return 0.0
-        if core == len(tables.core_window):
-            return float(tables.fixed[kind, batch])
-        context = contexts[tables.core_window[core]][rank]
-        return float(tables.fixed[kind, batch]) + core_seconds(tables, core, batch, context)
+        seconds = float(tables.fixed[kind, batch])
+        for core in map(int, tables.core[kind]):
+            if core < len(tables.core_window):
+                seconds += core_seconds(tables, core, batch, contexts[tables.core_window[core]][rank])
+        return seconds
 
 
 class AfdDurations(Durations):

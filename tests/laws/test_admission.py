@@ -10,7 +10,7 @@ from afdsim.engine.desk import Desk
 from afdsim.engine.lowering import lower
 from afdsim.scenario.document import Scenario
 from afdsim.simulation import demanded, simulate
-from tests.cases import tiny, tiny_windowed
+from tests.cases import tiny, tiny_hybrid, tiny_sparse, tiny_windowed
 
 ENGINES = ("kernel", "processes")
 SCARCE = 30_000_000
@@ -36,7 +36,7 @@ def loops(draw: st.DrawFn) -> Scenario:
         "workload__num_requests": 500,
         "deployment__num_microbatches": micro_batches,
         "deployment__max_num_seqs": micro_batches,
-        "model": draw(st.sampled_from([tiny_windowed(2), tiny().model])),
+        "model": draw(st.sampled_from([tiny_windowed(2), tiny_sparse(2), tiny_hybrid(2), tiny().model])),
     }
     scenario = tiny(2, attention=draw(st.integers(1, 2)), **changes)
     if draw(st.booleans()):

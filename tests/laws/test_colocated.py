@@ -15,7 +15,7 @@ from afdsim.engine.lowering import lower
 from afdsim.results import outcome as columns
 from afdsim.scenario.document import Scenario, load, stream
 from afdsim.simulation import demanded, execute, simulate
-from tests.cases import Outcome, run, tiny_model, tiny_windowed
+from tests.cases import Outcome, run, tiny_hybrid, tiny_model, tiny_sparse, tiny_windowed
 from tests.laws.test_equivalence import SKEWS, assert_same, drafts, workloads
 
 
@@ -88,7 +88,8 @@ def varied(draw: st.DrawFn, deployment: dict[str, object]) -> Scenario:
         deployment["mtp"] = draw(drafts())
     layers = draw(st.integers(1, 4))
     dense = draw(st.integers(0, layers - (deployment["type"] == "colocated")))  # without experts its ranks are alone
-    model = draw(st.sampled_from([tiny_model(layers), tiny_model(layers, dense), tiny_windowed(layers)]))
+    others = [each(layers) for each in (tiny_windowed, tiny_sparse, tiny_hybrid)]
+    model = draw(st.sampled_from([tiny_model(layers), tiny_model(layers, dense), *others]))
     scenario = colocated(layers, deployment=deployment).vary("model", model)
     scenario = (
         scenario.vary("variation.event", draw(st.sampled_from([0.0, 0.3])))

@@ -14,11 +14,11 @@ from afdsim.engine.variation import Variation
 from afdsim.errors import SimulationError
 from afdsim.scenario.document import Scenario
 from afdsim.simulation import demanded, execute
-from tests.cases import Outcome, Stages, run, tiny, tiny_windowed
+from tests.cases import Outcome, Stages, run, tiny, tiny_hybrid, tiny_sparse, tiny_windowed
 
 SKEWS = [{}, {"law": "power_law", "skew": 0.8}, {"law": "slowest", "max_over_mean": 1.3}]
 """Laws of the load of experts."""
-SIDES = [(1, 1), (2, 2), (2, 1), (1, 2), (2, 4), (3, 2), (4, 4), (4, 3)]
+SIDES = [(1, 1), (2, 2), (2, 1), (1, 2), (2, 4), (3, 2), (4, 4), (5, 4)]
 """GPUs of an attention and of an FFN instance: at GPU granularity one rail or several, of as many ranks or not."""
 
 
@@ -61,7 +61,7 @@ def deployments(draw: st.DrawFn, attention: int = 4, depths: tuple[int, ...] = (
         changes["deployment__mtp"] = draw(drafts(most=2))
     layers = draw(st.sampled_from(depths))
     if draw(st.booleans()):
-        changes["model"] = tiny_windowed(layers)
+        changes["model"] = draw(st.sampled_from([tiny_windowed, tiny_sparse, tiny_hybrid]))(layers)
     return tiny(layers, **changes).vary("workload", draw(workloads()))
 
 

@@ -25,7 +25,15 @@ def report(scenario, **fields):
 def test_the_report_has_every_block_in_order(small):
     text = terminal(synthetic.result(small, notes=("event and step are assumed",)), source="small", saved="out")
 
-    marks = ["afdsim 0.", "Model step3-small", "AFD decode 1A1F", "TPOT (ms)", "vLLM's definitions", "tok/s/GPU (TGS"]
+    marks = [
+        "afdsim 0.",
+        "Model step3-small",
+        "Precision attention fp8 (default), FFN fp8 (default)",
+        "AFD decode 1A1F",
+        "TPOT (ms)",
+        "vLLM's definitions",
+        "tok/s/GPU (TGS",
+    ]
     marks += ["per 1M output", "TPOT per request", "< SLA", "tok/s over time", "rows sum to 100 %", "bottleneck:"]
     marks += [
         "SLA  p99 TPOT <= 50 ms",
@@ -196,7 +204,7 @@ def test_a_slow_server_stands_in_the_header_and_has_a_row(small):
 
     text = terminal(synthetic.result(slow, gpus=two_instances(0.0)))
 
-    assert text.splitlines()[4] == "Straggler attention[1] x1.3"
+    assert text.splitlines()[5] == "Straggler attention[1] x1.3"
     assert re.search(r"^   attention\[1\] +80\.0%", text, re.MULTILINE)
     assert "Straggler" not in terminal(synthetic.result(small))
 

@@ -112,7 +112,7 @@ ROWS = (
     ("{dp: 8, tp: 1}", "{dp: 8, tp: 2}",
      "10:18: deployment.attention.parallelism: dp x tp = 8 x 2 = 16 but an instance has 8 GPUs"),
     ("    instances: 2\n    gpus_per_instance: 8\n    parallelism: {ep", "    instances: 5\n    gpus_per_instance: 8\n    parallelism: {ep",
-     "12:5: deployment.ffn: 48 experts do not divide over instances x ep = 5 x 2 = 10; nearest: 8, 12"),
+     "12:5: deployment.ffn: 48 experts do not divide over instances x ep = 5 x 2 = 10; nearest for deployment.ffn.instances: 4 or 6"),
     ("    process: poisson", "    process: gamma\n    burstiness: 0.5\n    cv: 2",
      "27:17: workload.arrival.burstiness: give one of burstiness and cv: burstiness (gamma shape) = 1/cv^2"),
     ("    process: poisson", "    process: gamma\n    burstiness: 0",
@@ -161,6 +161,10 @@ ROWS = (
      "19:15: network.efficiency: must be a number > 0 and <= 1 (got 1.2)"),
     ("run:", "failures: [{target: 'ffn[1]', kind: crash, at: 30s}]\nrun:",
      "33:11: failures: failures are not modelled yet; remove them"),
+    ("  max_num_seqs: 384", "  max_num_seqs: 384\n  gpu_memory_utilization: 90",
+     "18:27: deployment.gpu_memory_utilization: must be a number > 0 and <= 1 (got 90)"),
+    ("  max_num_seqs: 384", "  max_num_seqs: 384\n  mem_fraction_static: 0.88",
+     "18:3: deployment.mem_fraction_static: unknown key 'mem_fraction_static'; afdsim calls it 'gpu_memory_utilization'"),
     ("  max_num_seqs: 384", "  max_num_seqs: 384\n  gap: 1ms",
      "18:8: deployment.gap: is a pause of drained pipelines; add 'boundary: drain' or remove it"),
     ("  max_num_seqs: 384", "  max_num_seqs: 384\n  mtp: {draft: 1, acceptance: 1.8}",
@@ -320,7 +324,7 @@ def test_nesting_and_aliases_are_bounded(file):
         ),
         (
             "deployment.atn.instances=1",
-            "--set deployment.atn.instances=1: deployment.atn.instances: no such key 'atn' under 'deployment' (has: type, attention, ffn, num_microbatches, max_num_seqs, boundary, gap, mtp)",
+            "--set deployment.atn.instances=1: deployment.atn.instances: no such key 'atn' under 'deployment' (has: type, attention, ffn, num_microbatches, max_num_seqs, gpu_memory_utilization, boundary, gap, mtp)",
         ),
         (
             "netwrk.post=1us",

@@ -285,7 +285,7 @@ def in_some_seeds(limit):
 
 
 def test_a_figure_that_is_nothing_with_one_seed_has_no_interval():
-    found = in_some_seeds("18ms")
+    found = in_some_seeds("9ms")
 
     assert [run.summary["request_goodput"] > 0 for run in found.runs["a"]] == [True, True, False, True]
     goodput = next(each for each in found.differences if each.key == "request_goodput")

@@ -84,3 +84,19 @@ def test_a_model_may_be_a_file(monkeypatch):
     ours, theirs = (runs(survey(models=(name,)), [name])[0] for name in ("qwen3-235b", "qwen3_235b.json"))
 
     assert theirs["usd"] == pytest.approx(ours["usd"], rel=0.01)
+
+
+@pytest.mark.parametrize("context", [3_000_000, 50_000_000])
+def test_the_longest_context_that_is_advised_is_the_longest_that_does(context):
+    with pytest.raises(CapacityError, match="the longest --context that does is ") as caught:
+        sizes(survey(), STEP3, (H20, H800), context)
+    longest = int(str(caught.value).rpartition(" is ")[2].replace(",", ""))
+
+    assert sizes(survey(), STEP3, (H20, H800), longest).micro_batch >= 1
+    with pytest.raises(CapacityError):
+        sizes(survey(), STEP3, (H20, H800), longest + 1)
+
+
+def test_where_no_context_does_none_is_advised():
+    with pytest.raises(CapacityError, match=r"; no --context does on L4$"):
+        sizes(survey(), catalog.llm("kimi-k2"), (catalog.gpu("L4"), H800), 8192)

@@ -1,0 +1,108 @@
+"""The command `afdsim check`: whether a scenario is sound, or what the model of a config.json is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from afdsim.cli.scenarios import SET, STRICT, load_noted, warn
+from afdsim.cli.tables import PRECISION, asked_formats, asked_precision
+from afdsim.errors import CapacityError, CatalogError, ScenarioError
+
+if TYPE_CHECKING:
+    from afdsim.catalog.llm import Llm
+    from afdsim.scenario.document import Scenario
+
+
+def register(group: click.Group) -> None:
+    """Add the command of this module to `group`."""
+    group.add_command(check)
+
+
+@click.command()
+@click.argument("what", metavar="SCENARIO|MODEL")
+@SET
+@STRICT
+@PRECISION
+def check(what: str, overrides: tuple[str, ...], strict: bool, precision: tuple[str, ...]) -> None:
+    """Say whether SCENARIO is sound, or what MODEL is and which GPUs hold it; simulate nothing.
+
+    MODEL is a Hugging Face config.json, the folder of one, or a name of 'afdsim list models'.
+    """
+    llm = _model(what)
+    if llm is None:
+        if precision:
+            raise ScenarioError(f"--precision is for models; {what} is a scenario: --set precision.ffn=bf16")
+        _check_scenario(what, overrides, strict=strict)
+    elif overrides or strict:
+        raise CatalogError(f"--set and --strict are for scenarios; {what} is a model: --precision ffn=bf16")
+    else:
+        _check_model(what, llm, precision)
+
+
+def _model(what: str) -> Llm | None:
+    """Return the model that is meant, if a model is."""
+    from afdsim.catalog import entries as catalog
+    from afdsim.scenario.document import shipped
+
+    path = Path(what)
+    names = {name.casefold() for name in catalog.llms()} - {name.casefold() for name in shipped()}
+    is_config = path.suffix == ".json" or (path.is_dir() and (path / "config.json").is_file())
+    return catalog.llm(what) if is_config or (not path.is_file() and what.casefold() in names) else None
+
+
+def _check_model(what: str, llm: Llm, texts: Iterable[str]) -> None:
+    from afdsim.results.header import hanging
+    from afdsim.results.portrait import portrait
+
+    asked = tuple(texts)
+    for line in portrait(llm, asked_precision(asked, llm), asked_formats(asked, llm)):
+        click.echo(line)
+    for note in llm.notes:
+        for line in hanging("Note      ", note):
+            click.echo(line)
+    click.echo(f"fine; next: write 'model: {what}' into a scenario (afdsim init)")
+
+
+def _check_scenario(what: str, overrides: tuple[str, ...], *, strict: bool) -> None:
+    from afdsim.engine.lowering import deployment
+    from afdsim.results.header import deployment_line, hanging, memory_lines, model_lines
+    from afdsim.results.remarks import beyond, lacking, of_trace
+    from afdsim.simulation import counted, requested
+
+    loaded = load_noted(what, overrides, strict=strict)
+    afd, length = deployment(loaded), _whole_length(loaded)
+    _demand_room(loaded, length)
+    source = requested(loaded, loaded.run.seeds[0])
+    told, *notes = of_trace(loaded, source) or ("",)
+    for note in (*notes, *beyond(loaded, source, counted(loaded, source)), *lacking(afd)):
+        warn(note)
+    click.echo(f"{what}: fine  ({loaded.name}, sha256:{loaded.key[:8]})")
+    for line in (*model_lines(loaded), deployment_line(loaded), *memory_lines(afd, length), *hanging("Trace ", told)):
+        click.echo(line)
+
+
+def _demand_room(scenario: Scenario, length: int | None) -> None:
+    """Raise what is short of memory: weights, or a request of `length` tokens."""
+    from afdsim.engine.desk import too_long
+    from afdsim.engine.lowering import deployment
+    from afdsim.simulation import placed
+
+    afd = deployment(scenario)
+    try:
+        afd.check_memory()
+        if length is not None and afd.kv_cache.sequences(length) == 0:
+            raise too_long(afd, length)
+    except CapacityError as error:
+        raise placed(error, scenario) from None
+
+
+def _whole_length(scenario: Scenario) -> int | None:
+    """Return the tokens that every request ends with, where all are alike."""
+    lengths = (scenario.workload.input_len, scenario.workload.output_len)
+    values: list[int | None] = [getattr(length, "value", None) for length in lengths]
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None

@@ -1,0 +1,115 @@
+"""What a language model is and where it fits, as lines of at most 96 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from afdsim.catalog import entries as catalog
+from afdsim.catalog import parameters
+from afdsim.catalog.hardware import Gpu
+from afdsim.catalog.llm import (
+    Linear,
+    Llm,
+    Mamba,
+    Moe,
+    Precision,
+    Split,
+    attention_weight_bytes,
+    ffn_weight_bytes,
+    kv_bytes,
+    kv_bytes_per_token,
+    state_bytes,
+)
+from afdsim.cluster import degrees
+from afdsim.cluster.colocated import Colocated, ExpertParallel, TensorParallel
+from afdsim.cluster.deployment import AttentionPool
+from afdsim.results.header import hanging
+from afdsim.scenario.formats import Format
+from afdsim.units import show_count
+
+GPUS = ("L20", "A100", "H20", "H100", "H200", "B200", "MI300X")
+"""Common ones, among which somebody who reads a config chooses."""
+CONTEXT = 8192
+LONG = 32_768
+SERVERS = 64
+"""More servers than that are not tried."""
+
+
+def portrait(llm: Llm, precision: Precision, found: Sequence[Format]) -> Iterator[str]:
+    """Yield what `llm` is, layers by kind, its size, its cache, `found` formats, and which GPUs hold it."""
+    limit = f", made for {show_count(llm.positions)} tokens" if llm.positions else ""
+    what = f"{llm.name}: {len(llm.layers)} layers, hidden {llm.hidden:,}, vocabulary {llm.vocab:,}"
+    yield from hanging("Model     ", f"{what}{' (tied)' if llm.tied else ''}{limit}")
+    for number, (count, mixed, then) in enumerate(parameters.kinds(llm)):
+        yield from hanging("          " if number else "Layers    ", f"{count} x {mixed}; {then}")
+    yield from hanging("Size      ", _size(llm))
+    yield from hanging("KV cache  ", _cache(llm, precision))
+    yield from hanging("Precision ", ", ".join(map(str, found)))
+    apart = attention_weight_bytes(llm, precision) / 1e9, ffn_weight_bytes(llm, precision, Split()) / 1e9
+    yield f"Weights   attention {apart[0]:,.1f} GB (on every attention GPU of AFD), FFN {apart[1]:,.1f} GB"
+    yield from _fits(llm, precision)
+
+
+def _size(llm: Llm) -> str:
+    total, active = parameters.total(llm), parameters.active(llm)
+    sparse = f", {_billions(active)} active per token" if active < total else ""
+    stored = f"; the checkpoint is {llm.weights}" if llm.weights else ""
+    return f"{_billions(total)} parameters{sparse}: {total * 2 / 1e9:,.1f} GB in BF16{stored}"
+
+
+def _billions(count: int) -> str:
+    return f"{count / 1e9:,.1f} B" if count >= 1e10 else f"{count / 1e9:,.2f} B"
+
+
+def _cache(llm: Llm, precision: Precision) -> str:
+    mixers = [mixer for layer in llm.layers for mixer in layer.mixers]
+    states = sum(state_bytes(mixer) for mixer in mixers if isinstance(mixer, Linear | Mamba))
+    state = f", and {states / 1e6:,.1f} MB of states" if states else ""
+    each = f"{kv_bytes_per_token(llm, precision) / 1e3:,.1f} kB per token in {precision.cache.upper()}{state}"
+    return f"{each}: {float(kv_bytes(llm, float(LONG), precision)) / 1e9:,.3f} GB for {LONG:,} tokens"
+
+
+# where it fits ------------------------------------------------------------------------------------------------------
+
+
+def _fits(llm: Llm, precision: Precision) -> Iterator[str]:
+    yield f"Fits      the fewest GPUs of a kind, and sequences of {CONTEXT:,} tokens in their KV cache:"
+    for name in GPUS:
+        gpu = catalog.gpu(name)
+        yield f"          {name:<8}{_smallest(llm, precision, gpu)}"
+
+
+def _smallest(llm: Llm, precision: Precision, gpu: Gpu) -> str:
+    for engine in (*_tensor_parallel(llm, precision, gpu), *_expert_parallel(llm, precision, gpu)):
+        sequences = engine.kv_cache.sequences(CONTEXT) * engine.attention.ranks
+        if sequences:
+            return f"{engine.gpus:>4}  ({engine}): {show_count(sequences)} sequences"
+    return "none that was tried"
+
+
+def _tensor_parallel(llm: Llm, precision: Precision, gpu: Gpu) -> Iterator[Colocated]:
+    """Yield engines inside one NVLink domain, small ones first; experts are cut by width, or dealt out."""
+    for tp in range(1, min(gpu.scale_up, 8) + 1):
+        if degrees.attention_uneven(llm, tp) or degrees.dense_uneven(llm, tp):
+            continue
+        if not degrees.width_uneven(llm, tp):
+            yield _engine(llm, precision, _pool(gpu, tp=tp), TensorParallel())
+        elif not degrees.experts_uneven(llm, tp):
+            yield _engine(llm, precision, _pool(gpu, tp=tp), TensorParallel(ep=tp))
+
+
+def _expert_parallel(llm: Llm, precision: Precision, gpu: Gpu) -> Iterator[Colocated]:
+    """Yield engines of whole servers, small ones first."""
+    if not any(isinstance(layer.ffn, Moe) for layer in llm.layers):
+        return
+    for servers in range(1, SERVERS + 1):
+        if not degrees.experts_uneven(llm, servers * gpu.gpus_per_server):
+            yield _engine(llm, precision, _pool(gpu, instances=servers, dp=gpu.gpus_per_server), ExpertParallel())
+
+
+def _pool(gpu: Gpu, *, instances: int = 1, dp: int = 1, tp: int = 1) -> AttentionPool:
+    return AttentionPool(gpu=gpu, instances=instances, dp=dp, tp=tp)
+
+
+def _engine(llm: Llm, precision: Precision, pool: AttentionPool, experts: ExpertParallel | TensorParallel) -> Colocated:
+    return Colocated(llm=llm, precision=precision, attention=pool, experts=experts, num_microbatches=1, max_num_seqs=1)

@@ -1,0 +1,312 @@
+"""Formats of recorded requests: a table, and how the format and the unit of a file are told, never guessed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
+
+from afdsim.errors import ScenarioError
+from afdsim.workload.files import Records
+
+Clock: TypeAlias = Callable[[Any], float]
+"""From a written arrival to seconds."""
+
+DATES: Final = "timestamps"
+"""Arrivals are dates and times of day, no counts of a unit."""
+UNITS: Final = MappingProxyType({"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9})
+"""Units of arrivals that a file may count in: how many make a second."""
+
+MAX_TOKENS: Final = 1 << 31
+"""A longer request is a damaged row."""
+BYTES_PER_TOKEN: Final = 4
+"""Of text without counts: about 4 characters of English a token (OpenAI, "What are tokens and how to count them?")."""
+
+
+def _tokens(value: Any) -> int:
+    number = float(value)
+    if isinstance(value, bool) or not (number.is_integer() and 1 <= number <= MAX_TOKENS):
+        raise ValueError
+    return int(number)
+
+
+def _is_zero(value: Any) -> bool:
+    """Whether an output is none, however it is written: 0, "0.0", " 0"."""
+    try:
+        return float(value) == 0.0
+    except (ValueError, TypeError):
+        return False
+
+
+def _of_turn(number: int) -> Callable[[Any], int]:
+    return lambda turns: _tokens(math.ceil(len(turns[number]["value"].encode()) / BYTES_PER_TOKEN))
+
+
+def _has_no_answer(turns: Any) -> bool:
+    return isinstance(turns, list) and (len(turns) < 2 or not all(turn["value"] for turn in turns[:2]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceFormat:
+    """How a published trace writes a request."""
+
+    source: str
+    """Who writes it."""
+    columns: tuple[str, str, str]
+    """Names of the arrival, the input length and the output length; no arrival is the empty name."""
+    unit: str | None
+    """What arrivals count in, a key of `UNITS` or `DATES`; None: the files do not tell."""
+    marks: tuple[str, ...] = ()
+    """One of these columns at least is there too, in formats that share `columns` with another."""
+    foreign: tuple[str, ...] = ()
+    """None of these columns is there, because they are another format's."""
+    whole: bool = False
+    """Arrivals are whole numbers of the unit."""
+    tokens: tuple[Callable[[Any], int], Callable[[Any], int]] = (_tokens, _tokens)
+    """From the written input and output length to tokens."""
+    failed: Callable[[Any], bool] | None = None
+    """Whether the written output is that of a request that failed, where the format has such requests."""
+    failure: str = "failed requests (no output tokens)"
+    note: str = ""
+    """What a reader of the figures should know of every file of the format."""
+
+
+_ALIKE: Final = ("timestamp", "input_length", "output_length")
+_CHATS: Final = ("chat_id", "parent_chat_id", "turn")
+
+FORMATS: Final = MappingProxyType(
+    {
+        "azure": TraceFormat(
+            source="github.com/Azure/AzurePublicDataset, LLM inference 2023 and 2024",
+            columns=("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
+            unit=DATES,
+        ),
+        "mooncake": TraceFormat(
+            source="github.com/kvcache-ai/Mooncake, FAST25 traces",
+            columns=_ALIKE,
+            unit="ms",
+            marks=("hash_ids",),
+            foreign=(*_CHATS, "type"),
+            whole=True,
+        ),
+        "bailian": TraceFormat(
+            source="github.com/alibaba-edu/qwen-bailian-usagetraces-anon",
+            columns=_ALIKE,
+            unit="s",
+            marks=_CHATS,
+            note="the turns of a chat are independent requests here: sessions are not modelled",
+        ),
+        "burstgpt": TraceFormat(
+            source="github.com/HPMLL/BurstGPT, with and without Session ID and Elapsed time",
+            columns=("Timestamp", "Request tokens", "Response tokens"),
+            unit="s",
+            failed=_is_zero,
+        ),
+        "vidur": TraceFormat(
+            source="github.com/microsoft/vidur, processed traces",
+            columns=("arrived_at", "num_prefill_tokens", "num_decode_tokens"),
+            unit="s",
+        ),
+        "llmservingsim": TraceFormat(
+            source="github.com/casys-kaist/LLMServingSim, datasets",
+            columns=("arrival_time_ns", "input_toks", "output_toks"),
+            unit="ns",
+        ),
+        "blis": TraceFormat(
+            source="github.com/inference-sim/inference-sim, TraceV2",
+            columns=("arrival_time_us", "input_tokens", "output_tokens"),
+            unit="us",
+            failed=_is_zero,
+        ),
+        "vllm-bench": TraceFormat(
+            source="vllm bench serve --save-result --save-detailed, sglang.bench_serving --output-details",
+            columns=("start_times", "input_lens", "output_lens"),
+            unit="s",
+            failed=_is_zero,
+        ),
+        "sharegpt": TraceFormat(
+            source="huggingface.co/datasets/anon8231489123/ShareGPT_Vicuna_unfiltered",
+            columns=("", "conversations", "conversations"),
+            unit="s",
+            tokens=(_of_turn(0), _of_turn(1)),
+            failed=_has_no_answer,
+            failure="conversations without a question and an answer",
+            note=f"tokens are estimated: {BYTES_PER_TOKEN} bytes of UTF-8 a token, rounded up, of the first turn and "
+            "the answer to it; long ones are kept (vLLM's sampler drops prompts above 1,024 tokens)",
+        ),
+        "afdsim": TraceFormat(source="afdsim", columns=("arrival_s", "input_len", "output_len"), unit="s"),
+        "generic": TraceFormat(source="files in which nothing tells the unit", columns=_ALIKE, unit=None),
+    }
+)
+"""Names and units as published. No file has the columns of two of them: see `recognise`."""
+
+_TEXTS: Final = "texts without token counts: write input_len and output_len"
+CAUSES: Final = MappingProxyType(
+    {
+        "total_input_tokens": "a benchmark's result without the length of each request: save it with --save-detailed "
+        "(vLLM) or --output-details (SGLang)",
+        "sub_requests": "sessions of requests, which are not modelled: write one request a record",
+        "messages": _TEXTS,
+        "role": _TEXTS,
+    }
+)
+"""Columns that tell what a file is that no format fits."""
+
+
+def recognise(records: Records, name: str, path: Path) -> str:
+    """Name of the format of a file: `name`, if its columns are there, or with "auto" the one that fits."""
+    found = list(fitting(records.columns))
+    if name == "auto":
+        if len(found) == 1:
+            return found[0]
+        raise ScenarioError(f"{path}: {_fits_two(found) if found else _fits_none(records)}")
+    form = FORMATS[name]
+    others = [other for other in found if other != name]
+    if not set(form.columns[1:]) <= set(records.columns):
+        raise ScenarioError(f"{path}: {_expected(name)}; {_of_another(others) if others else _found(records)}")
+    if others and name != "generic" and (strange := set(form.foreign) & set(records.columns)):
+        raise ScenarioError(
+            f"{path}: has {', '.join(sorted(strange))}, which {name} has not: it looks like {others[0]} "
+            f"({FORMATS[others[0]].unit}); give 'format: {others[0]}', or 'format: generic' and time_unit"
+        )
+    return name
+
+
+def fitting(columns: Collection[str]) -> Iterator[str]:
+    """Yield the formats that columns may be of.
+
+    Those whose arrivals are not there count where no format has its own, the one without a unit where no other fits.
+    """
+    names = set(columns)
+    fits = [key for key, form in FORMATS.items() if _fits(form, names)]
+    fits = [key for key in fits if FORMATS[key].columns[0] in names] or fits
+    yield from [key for key in fits if FORMATS[key].unit is not None] or fits
+
+
+def _fits(form: TraceFormat, names: set[str]) -> bool:
+    marked = not form.marks or bool(names.intersection(form.marks))
+    return names.issuperset(form.columns[1:]) and marked and names.isdisjoint(form.foreign)
+
+
+def known(columns: Collection[str]) -> bool:
+    """Return whether columns hold the lengths of a format."""
+    return any(form.columns[1] in columns and form.columns[2] in columns for form in FORMATS.values())
+
+
+def unit_of(name: str, asked: str | None, path: Path) -> str:
+    """What the arrivals of a format count in; `asked` tells where the format does not, and must agree where it does."""
+    unit = FORMATS[name].unit
+    if unit is None and asked is None:
+        raise ScenarioError(
+            f"{path}: columns {','.join(_ALIKE)} fit mooncake (ms) and bailian (s), and no other column tells which "
+            "(hash_ids alone: mooncake; chat_id, turn: bailian); give format: mooncake or bailian, or time_unit: s, "
+            "ms, us or ns"
+        )
+    if None not in (unit, asked) and unit != asked:
+        raise ScenarioError(f"{path}: {contradiction(name, asked or '')}")
+    return unit or asked or ""
+
+
+def contradiction(name: str, asked: str) -> str:
+    """Return what to say where a unit is asked for that a format has not."""
+    form = FORMATS[name]
+    told = "are dates and times" if form.unit == DATES else f"count in {form.unit}"
+    shared = form.columns == _ALIKE
+    out = f", or give 'format: generic' with time_unit: {asked}" if shared else "; trace.time_scale stretches gaps"
+    return f"time_unit {asked} contradicts the format {name}, whose arrivals {told}; remove time_unit{out}"
+
+
+def clock(unit: str) -> Clock:
+    """Make the function from a written arrival to seconds."""
+    if unit == DATES:
+        return _dates()
+    per_second = UNITS[unit]
+    return float if per_second == 1.0 else lambda value: float(value) / per_second
+
+
+def _dates() -> Clock:
+    """Seconds since the first timestamp that is read; digits beyond the microsecond are cut."""
+    base: datetime | None = None
+
+    def seconds(text: str) -> float:
+        nonlocal base
+        moment = datetime.fromisoformat(text.strip())
+        base = base or moment
+        return (moment - base).total_seconds()
+
+    return seconds
+
+
+def fractions(path: Path, place: str, value: float) -> str:
+    """Return what to say of a fraction where a format has whole numbers."""
+    return (
+        f"{path}{place}: timestamp {value:g} has a fraction: mooncake's are whole milliseconds, bailian's seconds, and "
+        "there is no chat_id that would tell; give format: mooncake or bailian"
+    )
+
+
+def no_arrivals(name: str, records: Records, path: Path, way_out: str) -> str:
+    """Return what to say where arrivals are wanted of a file that has none."""
+    column = FORMATS[name].columns[0]
+    lacking = f"no column {column}; found {_shown(records.columns)}" if column else "conversations have no times"
+    return f"{path}: read as {name}: has lengths and no arrivals ({lacking}); {way_out}"
+
+
+# refusals -----------------------------------------------------------------------------------------------------------
+
+
+def _fits_two(found: list[str]) -> str:
+    return f"the columns are those of {' and of '.join(found)}; give format: one of them"
+
+
+def _of_another(others: list[str]) -> str:
+    named = [f"give 'format: {other}', or " for other in others if FORMATS[other].unit is not None]
+    return f"found the columns of {others[0]}: {''.join(named[:1])}leave format out"
+
+
+def _fits_none(records: Records) -> str:
+    return f"{_expected('auto')}; {_found(records)}"
+
+
+def _found(records: Records) -> str:
+    columns = records.columns
+    causes = [text for column, text in CAUSES.items() if column in columns]
+    if causes:
+        return f"found {causes[0]}"
+    if columns and all(_is_number(name) for name in columns[1:] or columns):
+        return f"found {_shown(columns)}: values without a header; write the names of the columns into a first line"
+    name, missing = min(
+        ((key, _missing(form, columns)) for key, form in FORMATS.items()), key=lambda pair: len(pair[1])
+    )
+    near = f"{name} lacks {missing[0]}; " if len(missing) == 1 and len(set(FORMATS[name].columns)) == 3 else ""
+    own = ",".join(FORMATS["afdsim"].columns)
+    return f"found {_shown(columns)} in {records.shape}; {near}rename the columns, for example to {own}"
+
+
+def _missing(form: TraceFormat, columns: Collection[str]) -> list[str]:
+    return [column for column in form.columns if column not in columns]
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _shown(columns: Collection[str]) -> str:
+    found = ",".join(columns)
+    shown = found[:80] + ("..." if len(found) > 80 else "")
+    return shown if shown.isprintable() else ascii(shown)
+
+
+def _expected(name: str) -> str:
+    if name == "auto":
+        first, *others = FORMATS
+        return f"expected columns {','.join(FORMATS[first].columns)} ({first}), or those of {', '.join(others)}"
+    return f"expected columns {','.join(filter(None, FORMATS[name].columns))} ({name})"
