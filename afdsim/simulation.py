@@ -19,9 +19,9 @@ from afdsim.engine.desk import Demand, Observer, lonely_step
 from afdsim.engine.lowering import lower
 from afdsim.engine.record import Record
 from afdsim.engine.seats import FOREVER
-from afdsim.errors import CapacityError, SimulationError
+from afdsim.errors import CapacityError, ScenarioError, SimulationError
 from afdsim.results import bottleneck, metrics, outcome
-from afdsim.results.remarks import remarks, unmeasured
+from afdsim.results.remarks import beyond, remarks, unmeasured
 from afdsim.results.result import Result, manifest
 from afdsim.scenario.asked import (
     ClosedLoop,
@@ -122,6 +122,15 @@ def counted(scenario: Scenario, source: workload.RequestSource) -> int:
     count = asked.num_requests or (source.file and len(source.file))
     assert count, "the schema demands it where no trace or duration gives it"
     return count
+
+
+def refuse_beyond(scenario: Scenario, seeds: Iterable[int] | None = None) -> None:
+    """Raise `ScenarioError` where a request of a seed (of any of its own) is longer than the model was made for."""
+    for seed in scenario.run.seeds if seeds is None else seeds:
+        source = requested(scenario, seed)
+        for text in beyond(scenario, source, counted(scenario, source)):
+            at = scenario.where("workload")
+            raise ScenarioError(f"{at}: workload: {text}; --strict refuses that".removeprefix(": "))
 
 
 def requested(scenario: Scenario, seed: int) -> workload.RequestSource:

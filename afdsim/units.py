@@ -287,6 +287,11 @@ def show_count(count: float) -> str:
     return f"{count:,.0f}" if math.isfinite(count) else "n/a"
 
 
+def show_many(count: float, noun: str) -> str:
+    """Return a count with what is counted: ``1 GPU``, ``6,144 sequences``."""
+    return f"{show_count(count)} {noun}{'' if count == 1 else 's'}"
+
+
 def _show(value: float, steps: tuple[tuple[str, float], ...], digits: int) -> str:
     if not math.isfinite(value):
         return "n/a"

@@ -4,6 +4,7 @@ llm            models as layers of attention and FFN; bytes of weights, KV cache
 parameters     what a model is, in numbers: parameters in all and per token, layers by kind
 hardware       GPUs and their NICs
 config         the keys of one config.json, read with a check each
+jsonfile       one JSON file; what is no config of a decoder is named as what it is
 mixers         what mixes tokens in each layer, for every way that families lay it out
 ffns           the FFN of each layer, dense or MoE
 hybrids        models with Mamba, and others that pair no mixer with an FFN by rule

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,41 @@ LAYER_WORDS: Mapping[str, str] = {
 """Older words of ``layer_types``, and today's."""
 
 
+LIKELY = 0.85
+"""Ratio of common letters from which a word is taken for a slip of another."""
+
+
 def shown(value: object) -> str:
     """Return a value of the file as a message quotes it."""
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def same(one: object, other: object) -> bool:
+    """Return whether two values say the same, kinds of layers in older or today's words.
+
+    >>> same(["attention", "mamba"], ["full_attention", "linear_attention"]), same(8, 8.0), same(8, 16)
+    (True, True, False)
+    """
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, str) and isinstance(other, str):
+        return LAYER_WORDS.get(one, one) == LAYER_WORDS.get(other, other)
+    return one == other
+
+
+def meant(word: str, known: Collection[str]) -> str | None:
+    """Return the word of `known` that `word` is a slip of, with the same digits; None where it is none.
+
+    >>> meant("num_key_value_head", ["num_key_value_heads"]), meant("deepseek_v4", ["deepseek_v3"])
+    ('num_key_value_heads', None)
+    """
+    digits = [other for other in known if _digits(other) == _digits(word)]
+    return next(iter(get_close_matches(word, digits, n=1, cutoff=LIKELY)), None)
+
+
+def _digits(word: str) -> str:
+    return "".join(filter(str.isdigit, word))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +88,9 @@ class Config:
         """Return the error that says what the key of `role` must be."""
         key = self.spelled(role)
         if key not in self.keys:
-            return CatalogError(f"{self.path}: {key}: missing; a {self.model_type} config needs it")
+            slip = meant(key, self.keys)
+            hint = f" (the file has {slip})" if slip else ""
+            return CatalogError(f"{self.path}: {key}: missing; a {self.model_type} config needs it{hint}")
         return CatalogError(f"{self.path}: {key}: must be {demand} (got {shown(self.keys[key])})")
 
     def refuse(self, role: str, why: str) -> CatalogError:
@@ -79,8 +113,7 @@ class Config:
     def get(self, role: str) -> Any:
         """Return the value of a role, of the class where the file says nothing; None where neither does."""
         key = self.spelled(role)
-        same = [other for other in self.spellings.get(role, role).split("|") if self._agrees(other, key)]
-        self.asked.update(same, [key])
+        self.asked.update(other for other in self.spellings.get(role, role).split("|") if self._agrees(other, key))
         if key in self.keys:
             return self.keys[key]
         value = self.defaults.get(key)
@@ -89,7 +122,13 @@ class Config:
         return value
 
     def _agrees(self, other: str, key: str) -> bool:
-        return self.keys.get(other) in (None, self.keys.get(key))
+        return self.keys.get(other) is None or same(self.keys[other], self.keys.get(key))
+
+    def assume(self, role: str, value: object) -> None:
+        """Remember what stands in for a role where the file does not have its key."""
+        key = self.spelled(role)
+        if key not in self.keys:
+            self.taken.setdefault(key, value)
 
     def skip(self, *roles: str) -> None:
         """Note that keys were read, and do nothing in this model."""
@@ -149,6 +188,14 @@ class Config:
             return tuple(int(item) for item in items)
         except ValueError:
             raise self.fault(role, "a list of whole numbers") from None
+
+    def indices(self, role: str) -> tuple[int, ...] | None:
+        """Return a list of layers, counted from 0; None where the key is absent or null."""
+        found = self.numbers(role)
+        beyond = next((layer for layer in found or () if not 0 <= layer < self.layers), None)
+        if beyond is not None:
+            raise self.refuse(role, f"holds {beyond}, and the layers are 0 to {self.layers - 1}")
+        return found
 
     def words(self, role: str) -> tuple[str, ...] | None:
         """Return a list of strings; None where the key is absent or null."""

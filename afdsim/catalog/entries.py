@@ -28,6 +28,29 @@ PARTS: Mapping[str, type[Attention | Ffn]] = {
 }
 
 
+OTHER_NAMES: Mapping[str, str] = {
+    "h20-3e": "H20-141GB",
+    "h20-96gb": "H20",
+    "h100-80gb": "H100",
+    "h100-sxm": "H100",
+    "h100-sxm5": "H100",
+    "h200-141gb": "H200",
+    "h200-sxm": "H200",
+    "h800-sxm": "H800",
+    "a100-80gb": "A100",
+    "a100-sxm4-80gb": "A100",
+    "a800-80gb": "A800",
+    "l20-48gb": "L20",
+    "ascend-910b": "910B",
+    "gb200-nvl72": "GB200",
+    "gb300-nvl72": "GB300",
+    "rtx-6000-pro": "RTX PRO 6000",
+    "rtx-pro-6000-blackwell": "RTX PRO 6000",
+    "rtx6000-pro": "RTX PRO 6000",
+}
+"""Names under which GPUs of the catalog are known elsewhere, joined by hyphens; what is meant is told, not taken."""
+
+
 def gpu(name: str) -> Gpu:
     """Return the GPU called `name`, in any case.
 
@@ -51,12 +74,15 @@ def llm(name_or_path: str | Path) -> Llm:
     found = _find(str(name_or_path), llms())
     if found is not None:
         return read_llm(found, _entries("llms.json")[found])
-    path = Path(name_or_path)
-    if path.is_dir():
-        path /= "config.json"
+    path = config_file(Path(name_or_path))
     if path.is_file() or path.suffix == ".json":
         return read_config(path)
     raise CatalogError(_unknown("model", str(name_or_path), llms(), "afdsim list models"))
+
+
+def config_file(path: Path) -> Path:
+    """Return the file that holds a model: of a folder its `config.json`."""
+    return path / "config.json" if path.is_dir() else path
 
 
 def gpus() -> tuple[str, ...]:
@@ -111,5 +137,7 @@ def _find(name: str, known: Iterable[str]) -> str | None:
 def _unknown(kind: str, name: str, known: tuple[str, ...], command: str) -> str:
     folded = {candidate.casefold(): candidate for candidate in known}
     close = get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
-    hint = f"did you mean '{folded[close[0]]}'? " if close else ""
+    other = OTHER_NAMES.get("-".join(name.casefold().replace("_", " ").replace("-", " ").split()))
+    meant = other if other in known else folded[close[0]] if close else None
+    hint = f"did you mean '{meant}'? " if meant else ""
     return f"unknown {kind} '{name}'; {hint}{command}"

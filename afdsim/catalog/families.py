@@ -188,7 +188,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "glm": Family(read=PLAIN),
         "glm4": Family(read=PLAIN),
         "glm4v": Family(read=PLAIN),
-        "chatglm": Family(read=PLAIN, spell=CHATGLM),
+        "chatglm": Family(read=stack(mixers.queried, ffns.all_dense), spell=CHATGLM),
         "internlm2": Family(read=PLAIN),
         "internlm3": Family(read=PLAIN),
         "gemma": Family(read=PLAIN),

@@ -82,7 +82,7 @@ def after_dense(config: Config) -> list[Ffn]:
 def sparse_steps(config: Config) -> list[Ffn]:
     """MoE in every ``decoder_sparse_step``-th layer but those in ``mlp_only_layers`` (Qwen)."""
     step = config.whole("decoder_sparse_step", 1)
-    plain = config.numbers("mlp_only_layers") or ()
+    plain = config.indices("mlp_only_layers") or ()
     return routed(config, [layer not in plain and (layer + 1) % step == 0 for layer in range(config.layers)])
 
 
@@ -105,7 +105,7 @@ def listed(config: Config) -> list[Ffn]:
     if kinds is not None:
         config.skip("moe_layers_enum")
         return routed(config, [kind == "sparse" for kind in kinds])
-    chosen = config.numbers("moe_layers_enum")
+    chosen = config.indices("moe_layers_enum")
     if chosen is None:
         raise config.fault("moe_layers_enum", "a list of whole numbers")
     return routed(config, [layer in chosen for layer in range(config.layers)])
@@ -114,7 +114,7 @@ def listed(config: Config) -> list[Ffn]:
 def llama4_ffns(config: Config) -> list[Ffn]:
     """MoE with one shared expert of the routed ones' width, interleaved with wider dense layers (Llama 4)."""
     step = config.whole("interleave_moe_layer_step", 1)
-    chosen = config.numbers("moe_layers") or tuple(range(step - 1, config.layers, step))
+    chosen = config.indices("moe_layers") or tuple(range(step - 1, config.layers, step))
     sparse = moe(config)
     sparse = replace(sparse, shared=1, shared_inner=sparse.inner)
     where = [layer in chosen for layer in range(config.layers)]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from afdsim.catalog.llm import Llm, Precision
+from afdsim.catalog.llm import ACTIVATION_WIDTH, WIDTH, Llm, Precision
 from afdsim.errors import CatalogError
 
 SUBSTITUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -18,12 +18,14 @@ SUBSTITUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "fp8": ("fp8", "int8", "bf16"),
         "int8": ("int8", "fp8", "bf16"),
         "int4": ("bf16",),
+        "w8a16": ("bf16",),
         "bf16": ("bf16",),
     }
 )
 """What a GPU without a dtype computes in instead, best first: A800 and 910B run "fp8" weights as INT8.
 
-INT4 is a format of weights alone (W4A16: AWQ, GPTQ): every GPU unpacks them and computes in BF16.
+INT4 (W4A16: AWQ, GPTQ) and w8a16 (INT8 of GPTQ) are formats of weights alone: every GPU unpacks them and computes in
+BF16.
 """
 
 
@@ -83,17 +85,18 @@ def stand_in(gpu: Gpu, dtype: str, *, keeps: str = "weights keep") -> str | None
 
     >>> from afdsim.catalog.entries import gpu
     >>> stand_in(gpu("H100"), "fp4")
-    'H100 has no FP4 units: computes in fp8, weights keep the bytes of fp4; assumed'
+    'H100 has no FP4 units: computes in fp8, weights keep the bytes of fp4, unpacking is not counted; assumed'
     """
     other = gpu.native(dtype)
     if other == dtype:
         return None
-    return f"{lack(gpu, dtype)}: computes in {other}, {keeps} the bytes of {dtype}; assumed"
+    return f"{lack(gpu, dtype)}: computes in {other}, {keeps} the bytes of {dtype}, unpacking is not counted; assumed"
 
 
 def lack(gpu: Gpu, dtype: str) -> str:
     """Return why `gpu` does not compute in `dtype`."""
-    return f"{gpu.name} unpacks {dtype} weights" if dtype == "int4" else f"{gpu.name} has no {dtype.upper()} units"
+    unpacks = ACTIVATION_WIDTH[dtype] > WIDTH[dtype]
+    return f"{gpu.name} unpacks {dtype} weights" if unpacks else f"{gpu.name} has no {dtype.upper()} units"
 
 
 def foreign_formats(llm: Llm, precision: Precision, *, attention: Gpu, ffn: Gpu) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from afdsim.catalog.config import MOST_LAYERS, Config, shown
+from typing import Any
+
+from afdsim.catalog.config import LAYER_WORDS, MOST_LAYERS, Config, shown
 from afdsim.catalog.ffns import all_dense, dense, moe, routed
 from afdsim.catalog.llm import Attention, Ffn, Gqa, Layer, Linear, Mamba, Moe
 from afdsim.catalog.mixers import gqa, state_dtype
@@ -51,7 +53,7 @@ def granite_hybrid(config: Config) -> list[Attention]:
 
 def bamba_mixers(config: Config) -> list[Attention]:
     """Mamba-2 but where ``attn_layer_indices`` says attention (Bamba)."""
-    chosen = config.numbers("attn_layer_indices") or ()
+    chosen = config.indices("attn_layer_indices") or ()
     linear, plain = mamba2(config), gqa(config)
     return [plain if layer in chosen else linear for layer in range(config.layers)]
 
@@ -101,6 +103,7 @@ def dbrx(config: Config) -> list[Layer]:
     return [Layer(attention=mixer, ffn=ffn)] * config.layers
 
 
+PATTERNS = ("hybrid_override_pattern", "layers_block_type", "layer_types")
 LETTERS = {"linear_attention": "M", "full_attention": "*", "mlp": "-", "moe": "E"}
 
 
@@ -125,6 +128,10 @@ def nemotron_h(config: Config) -> list[Layer]:
         waiting = []
     if waiting:
         raise config.refuse("pattern", "ends without an FFN, which is not modelled")
+    if len(layers) < len(letters):
+        config.notes.append(
+            f"{len(letters)} blocks are {len(layers)} layers: mixers are paired with the FFN that follows"
+        )
     return layers
 
 
@@ -136,14 +143,22 @@ def _latent_free(config: Config) -> Moe:
 
 def _letters(config: Config) -> str:
     """Return the pattern of a Nemotron-H, a letter a layer."""
-    value = config.get("pattern")
-    if isinstance(value, list):
-        words = [str(word) for word in value]
-        today = {"mamba": "linear_attention", "attention": "full_attention"}
-        value = "".join(LETTERS.get(today.get(word, word), "?") for word in words)
+    value = _lettered(config.get("pattern"))
+    for key in PATTERNS:
+        if config.keys.get(key) is not None and _lettered(config.keys[key]) != value:
+            raise config.refuse(key, f"contradicts {config.spelled('pattern')}; keep the one that is meant")
+    config.skip(*PATTERNS)
     if not isinstance(value, str) or not value or set(value) - set("M*-E") or len(value) > MOST_LAYERS:
         raise config.fault("pattern", "a letter M, *, - or E for each layer")
     said = config.keys.get("num_hidden_layers")
     if said is not None and said != len(value):
         raise config.refuse("pattern", f"has {len(value)} letters, and num_hidden_layers is {shown(said)}")
     return value
+
+
+def _lettered(value: Any) -> Any:
+    """Return a pattern as letters where it is a list of words."""
+    if not isinstance(value, list):
+        return value
+    words = [LAYER_WORDS.get(str(word), str(word)) for word in value]
+    return "".join(LETTERS.get(word, "?") for word in words)

@@ -18,12 +18,16 @@ from afdsim.errors import CatalogError
 Array: TypeAlias = "float | NDArray[np.float64]"
 
 WIDTH: Mapping[str, float] = MappingProxyType(
-    {"bf16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5, "int4": 0.5, "fp32": 4.0}
+    {"bf16": 2.0, "fp8": 1.0, "int8": 1.0, "w8a16": 1.0, "fp4": 0.5, "int4": 0.5, "fp32": 4.0}
 )
-"""Bytes of one element."""
+"""Bytes of one element, scales left out, as kernels were fitted."""
 
-ACTIVATION_WIDTH: Mapping[str, float] = MappingProxyType({**WIDTH, "int4": 2.0})
-"""Bytes of one element that meets weights of a dtype: INT4 weights meet BF16 activations (W4A16)."""
+ACTIVATION_WIDTH: Mapping[str, float] = MappingProxyType({**WIDTH, "int4": 2.0, "w8a16": 2.0})
+"""Bytes of one element that meets weights of a dtype: INT4 and weight-only INT8 meet BF16 (W4A16, W8A16)."""
+
+STORED_BITS: Mapping[str, float] = MappingProxyType({"fp4": 4.5, "int4": 4.0 + 16 / 128 + 4 / 128})
+"""Bits of one weight in memory where scales are not small: NVFP4 has an FP8 scale per 16, INT4 a BF16 scale and a zero
+point per 128. Block scales of FP8 (0.02 %) are left out."""
 
 SCALE_BLOCK = 128
 """Elements that share one FP32 scale in FP8 activations on the wire (DeepSeek-V3's block scaling)."""
@@ -43,22 +47,21 @@ class Precision:
     """Of core attention and its KV cache; None: as `kv_cache`, and FP8 where both are None."""
     ffn: str = "fp8"
     """Of the weights and GEMMs: FFN and projections."""
+    projections: str = ""
+    """Of the projections where theirs is another one; empty: as `ffn`, and FP8 beside FP4."""
     kv_cache: str | None = None
     """Of the KV cache, which decides the core's kernel; None: as `attention`."""
 
     def __post_init__(self) -> None:
         if self.attention and self.attention != self.cache:
             raise CatalogError(f"attention: {idle_attention(self.attention, self.cache)}")
+        if not self.projections:
+            object.__setattr__(self, "projections", "fp8" if self.ffn == "fp4" else self.ffn)
 
     @property
     def cache(self) -> str:
         """Dtype of core attention and of its KV cache."""
         return self.kv_cache or self.attention or "fp8"
-
-    @property
-    def projections(self) -> str:
-        """Dtype of the projections: FP4 checkpoints quantise the experts and leave the projections in FP8."""
-        return "fp8" if self.ffn == "fp4" else self.ffn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,6 +287,12 @@ class Llm:
     """Tokens of the longest sequence that it was made for (`max_position_embeddings`); None where nothing is said."""
     weights: str | None = None
     """Dtype of the quantised checkpoint; None where it is not quantised, or nothing is said."""
+    unquantised: str | None = None
+    """Dtype of a checkpoint that is not quantised, where it is said."""
+    projections: str | None = None
+    """Dtype of the projections of a quantised checkpoint."""
+    bits: float | None = None
+    """Bits of one of its weights with scales."""
     notes: tuple[str, ...] = ()
     """What its file holds that is not modelled, a sentence each."""
 
@@ -505,7 +514,7 @@ def _mixer_bytes(llm: Llm, mixer: Attention, precision: Precision, tp: int, cut:
     """Return the weights of one mixer on one of `tp` GPUs, its o_proj cut `cut` ways; MLA's kv_b is BF16."""
     absorbed = _absorbed_elements(mixer, tp)
     elements = projection_elements(llm, mixer, tp=tp, o_proj=cut) - absorbed
-    return elements * WIDTH[precision.projections] + 2.0 * absorbed
+    return elements * stored_width(llm, precision.projections) + 2.0 * absorbed
 
 
 def projection_elements(llm: Llm, mixer: Attention, *, tp: int = 1, o_proj: int = 1) -> float:
@@ -522,8 +531,25 @@ def _absorbed_elements(mixer: Attention, tp: int) -> int:
 
 
 def ffn_weight_bytes(llm: Llm, precision: Precision, split: Split) -> float:
-    """Return the FFN weights of one GPU over all layers; block scales (0.02 %) are left out."""
-    return float(sum(_ffn_elements(llm, layer.ffn, split) for layer in llm.layers)) * WIDTH[precision.ffn]
+    """Return the FFN weights of one GPU over all layers, scales included."""
+    elements = float(sum(_ffn_elements(llm, layer.ffn, split) for layer in llm.layers))
+    return elements * stored_width(llm, precision.ffn)
+
+
+def stored_width(llm: Llm, dtype: str) -> float:
+    """Return the bytes that one weight of `dtype` takes in memory, scales included: as the checkpoint has it."""
+    bits = llm.bits if dtype == llm.weights else None
+    return (bits or STORED_BITS.get(dtype, 8.0 * WIDTH[dtype])) / 8.0
+
+
+def as_stored(llm: Llm, asked: Mapping[str, str]) -> dict[str, str]:
+    """Return the formats of `asked` by role, completed by what a quantised checkpoint says of weights."""
+    completed = dict(asked)
+    if llm.weights:
+        completed.setdefault("ffn", llm.weights)
+    if llm.projections and completed.get("ffn") == llm.weights:
+        completed.setdefault("projections", llm.projections)
+    return completed
 
 
 def _ffn_elements(llm: Llm, ffn: Ffn, split: Split) -> float:

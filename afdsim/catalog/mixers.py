@@ -14,6 +14,9 @@ from afdsim.catalog.llm import Attention, Gqa, Index, Linear, Mfa, Mla
 
 Mixers = Callable[[Config], Sequence[Attention]]
 
+PLACES = ("sliding_window_pattern", "_sliding_window_pattern", "layer_switch", "max_window_layers", "no_rope_layers")
+"""Keys that place windows beside ``layer_types``."""
+
 STATE_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "bf16"}
 
 
@@ -21,6 +24,7 @@ def gqa(config: Config, *, window: int | None = None, heads: str = "num_attentio
     """Return grouped-query attention; without ``head_dim`` the heads share the hidden size."""
     number = config.whole(heads)
     kv_heads = config.whole("num_key_value_heads", number)
+    config.assume("num_key_value_heads", f"{number} (as many as heads)")
     if number % kv_heads:
         raise config.fault("num_key_value_heads", f"a divisor of {number} attention heads")
     head_dim = config.whole("head_dim", max(1, config.whole("hidden_size") // number))
@@ -32,15 +36,32 @@ def full(config: Config) -> list[Attention]:
     return [gqa(config)] * config.layers
 
 
+def queried(config: Config) -> list[Attention]:
+    """As many KV heads as heads unless ``multi_query_attention`` says otherwise (ChatGLM)."""
+    config.assume("multi_query_attention", "false")
+    if config.flag("multi_query_attention"):
+        return full(config)
+    config.skip("num_key_value_heads")
+    whole = gqa(replace(config, keys={**config.keys, "multi_query_group_num": config.whole("num_attention_heads")}))
+    return [whole] * config.layers
+
+
 def windowed(config: Config) -> list[Attention]:
     """One window for all layers, where there is one (Mistral, Mixtral, Phi-3)."""
-    return [gqa(config, window=config.window("sliding_window"))] * config.layers
+    return _everywhere(config, config.window("sliding_window"))
+
+
+def _everywhere(config: Config, window: int | None) -> list[Attention]:
+    """Return one kind of attention; a list of kinds may repeat it, and is else refused, as engines differ."""
+    if window and config.keys.get("layer_types") == ["sliding_attention"] * config.layers:
+        config.skip("layer_types")
+    return [gqa(config, window=window)] * config.layers
 
 
 def switched(config: Config) -> list[Attention]:
     """One window for all layers if ``use_sliding_window`` says so (Qwen3-MoE)."""
     config.skip("max_window_layers")
-    return [gqa(config, window=_switched_window(config))] * config.layers
+    return _everywhere(config, _switched_window(config))
 
 
 def _switched_window(config: Config) -> int | None:
@@ -53,6 +74,10 @@ def _switched_window(config: Config) -> int | None:
 def typed(config: Config, words: Sequence[str], window: int | None) -> list[Attention]:
     """Return full or windowed attention as ``layer_types`` says, else as `words` do."""
     kinds = config.kinds("layer_types", ("full_attention", "sliding_attention", "chunked_attention")) or words
+    near = sum(kind != "full_attention" for kind in kinds)
+    said = (config.keys.get(key) for key in PLACES if key in config.asked)
+    if window and near and all(value is None for value in said):
+        config.assume("layer_types", f"with a window in {near} of {len(kinds)}")
     whole, local = gqa(config), gqa(config, window=window)
     return [whole if kind == "full_attention" else local for kind in kinds]
 
@@ -136,6 +161,10 @@ def chunked(config: Config) -> list[Attention]:
     """Chunks but where ``no_rope_layers`` is 0 (Llama 4)."""
     chunk = config.window("attention_chunk_size")
     words = ["chunked_attention" if rotary else "full_attention" for rotary in _rope_layers(config)]
+    if chunk:
+        config.notes.append(
+            f"attention in chunks of {chunk:,} counts as a window: caches of local layers are at most that"
+        )
     return typed(config, words, chunk)
 
 
@@ -206,6 +235,8 @@ def delta(config: Config) -> list[Attention]:
     gated = replace(plain, gate=plain.head_dim) if config.flag("attn_output_gate", default=True) else plain
     period = config.whole("full_attention_interval", 4)
     kinds = config.kinds("layer_types", ("full_attention", "linear_attention"))
+    if kinds is None:
+        config.assume("full_attention_interval", period)
     return [gated if word == "full_attention" else linear for word in kinds or every(config, period)]
 
 

@@ -90,7 +90,8 @@ def mixing(mixer: Attention) -> str:
             return f"MLA {heads} heads, latent {rank} + {rope}{sparse}"
         case Gqa(heads=heads, kv_heads=kv, head_dim=d, window=window):
             seen = f", window {window:,}" if window else ""
-            return f"GQA {heads} heads, {kv} KV x {d}{seen}"
+            grouped = f"MQA {heads} heads, 1 KV" if kv == 1 else f"GQA {heads} heads, {kv} KV"
+            return f"{f'MHA {heads} heads' if kv == heads else grouped} x {d}{seen}"
         case Linear(heads=heads, head_dim=d) as a:
             return f"recurrent, {heads} states of {a.key_dim or d} x {d}"
         case Mamba(inner=inner, state_dim=state):

@@ -1,5 +1,6 @@
 """The command line: it parses, calls, and alone prints.
 
+scenarios  what the commands about scenarios share: options, loading, warnings
 bench      afdsim bench
 compare    afdsim compare
 tables     what the commands about models and cost share: options and aligned tables
@@ -8,7 +9,6 @@ explain    afdsim explain, validate, calibrate
 sweep      afdsim sweep
 init       afdsim init
 lists      afdsim list
-scenarios  what the commands about one scenario share: options, loading, warnings
 check      afdsim check
 main       the command itself: run, schema; what the rest hangs on
 """

@@ -34,6 +34,7 @@ def check(what: str, overrides: tuple[str, ...], strict: bool, precision: tuple[
     """
     llm = _model(what)
     if llm is None:
+        _demand_something(what)
         if precision:
             raise ScenarioError(f"--precision is for models; {what} is a scenario: --set precision.ffn=bf16")
         _check_scenario(what, overrides, strict=strict)
@@ -46,12 +47,30 @@ def check(what: str, overrides: tuple[str, ...], strict: bool, precision: tuple[
 def _model(what: str) -> Llm | None:
     """Return the model that is meant, if a model is."""
     from afdsim.catalog import entries as catalog
-    from afdsim.scenario.document import shipped
+    from afdsim.scenario.document import holds_scenario, shipped
 
     path = Path(what)
     names = {name.casefold() for name in catalog.llms()} - {name.casefold() for name in shipped()}
-    is_config = path.suffix == ".json" or (path.is_dir() and (path / "config.json").is_file())
+    is_config = (path.suffix == ".json" and not holds_scenario(path)) or (path / "config.json").is_file()
     return catalog.llm(what) if is_config or (not path.is_file() and what.casefold() in names) else None
+
+
+def _demand_something(what: str) -> None:
+    """Refuse what is neither the file nor the name of a scenario, and no model."""
+    from afdsim import units
+    from afdsim.catalog import entries as catalog
+    from afdsim.scenario.document import SWEEP, shipped
+
+    path, names = Path(what), (*shipped(), *catalog.llms())
+    if path.is_file() or path.stem in shipped() or path.name.endswith(SWEEP):
+        return
+    if path.is_dir():
+        raise ScenarioError(f"{what}: a folder without a config.json; a model's has one, a scenario is a file")
+    close = units.suggestion(what, names)
+    raise ScenarioError(
+        f"{what}: no scenario and no model of that name{close} (afdsim list scenarios, afdsim list models; any other "
+        "model is the config.json of its card on Hugging Face: give the file, or its folder)"
+    )
 
 
 def _check_model(what: str, llm: Llm, texts: Iterable[str]) -> None:
@@ -70,19 +89,24 @@ def _check_model(what: str, llm: Llm, texts: Iterable[str]) -> None:
 def _check_scenario(what: str, overrides: tuple[str, ...], *, strict: bool) -> None:
     from afdsim.engine.lowering import deployment
     from afdsim.results.header import deployment_line, hanging, memory_lines, model_lines
-    from afdsim.results.remarks import beyond, lacking, of_trace
+    from afdsim.results.remarks import beyond, lacking, of_model, of_trace
+    from afdsim.scenario.formats import of_scenario
     from afdsim.simulation import counted, requested
+    from afdsim.workload.laws import Trace
+    from afdsim.workload.traces import means
 
     loaded = load_noted(what, overrides, strict=strict)
     afd, length = deployment(loaded), _whole_length(loaded)
     _demand_room(loaded, length)
     source = requested(loaded, loaded.run.seeds[0])
     told, *notes = of_trace(loaded, source) or ("",)
-    for note in (*notes, *beyond(loaded, source, counted(loaded, source)), *lacking(afd)):
+    if isinstance(source.file, Trace):
+        told += f"; {means(source.file.input_len, source.file.output_len)}"
+    for note in (*notes, *of_model(afd.llm), *beyond(loaded, source, counted(loaded, source)), *lacking(afd)):
         warn(note)
     click.echo(f"{what}: fine  ({loaded.name}, sha256:{loaded.key[:8]})")
-    for line in (*model_lines(loaded), deployment_line(loaded), *memory_lines(afd, length), *hanging("Trace ", told)):
-        click.echo(line)
+    lines = [*model_lines(loaded, of_scenario(loaded)), deployment_line(loaded), *memory_lines(afd, length)]
+    click.echo("\n".join([*lines, *hanging("Trace ", told)]))
 
 
 def _demand_room(scenario: Scenario, length: int | None) -> None:

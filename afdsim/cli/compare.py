@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from afdsim.cli.scenarios import STRICT
 from afdsim.errors import ScenarioError, SimulationError
 
 if TYPE_CHECKING:
+    from afdsim.scenario.document import Scenario
     from afdsim.studies.comparison import Comparison
 
 
@@ -37,6 +40,7 @@ def register(group: click.Group) -> None:
     is_flag=True,
     help="Do not search for a better overlap and batch, told where it gives over 2% more tokens or meets the SLA.",
 )
+@STRICT
 @click.option("-o", "--output", "folder", type=click.Path(path_type=Path), help="Save table, JSON and figures here.")
 @click.option("--force", is_flag=True, help="Write into a folder that holds something else.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summaries and differences as JSON.")
@@ -47,6 +51,7 @@ def compare(  # noqa: PLR0917 - click passes one argument per option
     set_b: tuple[str, ...],
     seeds: int | None,
     no_tune: bool,
+    strict: bool,
     folder: Path | None,
     force: bool,
     as_json: bool,
@@ -59,21 +64,55 @@ def compare(  # noqa: PLR0917 - click passes one argument per option
     """  # noqa: D301 - click keeps the lines of a paragraph that starts with a backspace
     from afdsim.results.result import to_json
     from afdsim.results.terminal import Ink
-    from afdsim.scenario.document import load
-    from afdsim.studies.comparison import SHARED, check_folder
+    from afdsim.studies.comparison import check_folder
     from afdsim.studies.comparison import compare as run
 
     if folder is not None:
         check_folder(folder, force=force)
     _refuse_shared(set_b)
-    apart = tuple(change for change in overrides if _part(change) not in SHARED)
-    own = [(*overrides, *set_a), (*apart, *set_b), *(apart,) * len(scenarios)]
-    loaded = [load(each, overrides=changes) for each, changes in zip(scenarios, own, strict=False)]
-    found = run(*loaded, seeds=range(seeds) if seeds else None, tune=not no_tune)
+    loaded = _loaded(scenarios, overrides, set_a, set_b)
+    many = range(seeds) if seeds else None
+    if strict:
+        _refuse_beyond(loaded, many)
+    found = run(*loaded, seeds=many, tune=not no_tune)
     ink = Ink(colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ, unicode=True)
     click.echo(to_json(found.to_dict()) if as_json else found.text(ink), nl=not as_json)
     if folder is not None:
         _save(found, folder)
+
+
+def _loaded(
+    scenarios: tuple[str, ...], overrides: tuple[str, ...], set_a: tuple[str, ...], set_b: tuple[str, ...]
+) -> list[Scenario]:
+    """Return the scenarios with their changes; the first may change what all have from it."""
+    from afdsim.scenario.document import load
+    from afdsim.studies.comparison import SHARED
+
+    first = (*overrides, *set_a)
+    shared = tuple(change for change in first if _part(change) in SHARED)
+    apart = tuple(change for change in overrides if _part(change) not in SHARED)
+    own = [(*apart, *set_b), *(apart,) * len(scenarios)]
+    others = zip(scenarios[1:], own, strict=False)
+    return [load(scenarios[0], overrides=first), *(_other(name, changes, shared) for name, changes in others)]
+
+
+def _other(name: str, changes: tuple[str, ...], shared: tuple[str, ...]) -> Scenario:
+    """Return a scenario after the first; changes of what all share are made to it too where its own allows them."""
+    from afdsim.scenario.document import load
+
+    try:
+        return load(name, overrides=(*changes, *shared))
+    except ScenarioError:
+        return load(name, overrides=changes)
+
+
+def _refuse_beyond(loaded: Sequence[Scenario], seeds: Iterable[int] | None) -> None:
+    """Refuse requests of the first one's workload that are longer than any of the models was made for."""
+    from afdsim.simulation import refuse_beyond
+    from afdsim.studies.comparison import under_one_workload
+
+    for scenario in under_one_workload(loaded)[0].values():
+        refuse_beyond(scenario, seeds)
 
 
 def _refuse_shared(changes: tuple[str, ...]) -> None:

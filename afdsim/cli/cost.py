@@ -67,7 +67,8 @@ def cost(as_json: bool, **asked: Any) -> None:
     """
     from afdsim.studies.pairs import runs
 
-    survey, models = _survey(**asked), listed(asked["models"]) or list(MODELS)
+    models = _models(asked["models"])
+    survey = _survey(**asked | {"models": tuple(models)})
     formats = asked_formats(asked["precision"], _only(survey.llms))
     pairs = runs(survey, models, progress=_say if sys.stderr.isatty() else None)
     if sys.stderr.isatty():
@@ -94,8 +95,9 @@ def _survey(
     from afdsim.catalog import entries as catalog
     from afdsim.cost.survey import Survey
 
-    compared = tuple(catalog.gpu(name) for name in listed(gpus) or ACCELERATORS)
-    llms = tuple(catalog.llm(name) for name in listed(models) or MODELS)
+    names = dict.fromkeys(catalog.gpu(name).name for name in listed(gpus) or ACCELERATORS)
+    compared = tuple(map(catalog.gpu, names))
+    llms = tuple(map(catalog.llm, models))
     stated = _stated(more["prices"], compared)
     return Survey(
         llms=llms,
@@ -106,6 +108,19 @@ def _survey(
         network=None if network is None else _positive(network, "bandwidth", "--network"),
         tpot=_positive(tpot, "time", "--tpot"),
     )
+
+
+def _models(texts: Iterable[str]) -> list[str]:
+    """Return the names or files of the models to compare, each model once."""
+    from afdsim.catalog import entries as catalog
+
+    found: dict[str, tuple[str, Llm]] = {}
+    for name in listed(texts) or MODELS:
+        llm = catalog.llm(name)
+        first, same = found.setdefault(llm.name, (name, llm))
+        if replace(same, source=llm.source) != llm:
+            raise CatalogError(f"--model: {first} and {name} are two models called {llm.name}; rename one of the files")
+    return [name for name, _ in found.values()]
 
 
 def _only(llms: Sequence[Llm]) -> Llm | None:
@@ -167,18 +182,40 @@ def _answer(survey: Survey, pairs: list[Row]) -> dict[str, Any]:
     }
 
 
-def _basis(survey: Survey, formats: Iterable[Format]) -> dict[str, Any]:
+def _basis(survey: Survey, formats: Sequence[Format]) -> dict[str, Any]:
     """Return the number formats that every table rests on."""
     from afdsim.scenario.formats import answer
 
-    return {"precision": answer(formats), "notes": list(_foreign(survey))}
+    return {"precision": answer(formats), "notes": list(_notes(survey, formats))}
 
 
-def _head(survey: Survey, formats: Iterable[Format]) -> list[str]:
+def _head(survey: Survey, formats: Sequence[Format]) -> list[str]:
     from afdsim.scenario.formats import sentence
 
-    notes = (line for note in _foreign(survey) for line in _wrapped(f"Note {note}"))
-    return [sentence(formats).replace("precision", "Precision", 1), *notes]
+    precision = sentence(formats).replace("precision", "Precision", 1)
+    first = textwrap.wrap(precision, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    return [*first, *(line for note in _notes(survey, formats) for line in _wrapped(f"Note {note}"))]
+
+
+def _notes(survey: Survey, formats: Sequence[Format]) -> Iterator[str]:
+    """Say what the models' files leave open, whose checkpoint is not followed, and which formats are stood in for."""
+    from afdsim.results.remarks import of_model
+
+    yield from (note for llm in survey.llms for note in of_model(llm))
+    yield from _not_followed(survey, formats)
+    yield from _foreign(survey)
+
+
+def _not_followed(survey: Survey, formats: Sequence[Format]) -> Iterator[str]:
+    """Name the models whose checkpoints are in another format than the one that all of them are compared in."""
+    from afdsim.scenario.formats import DEFAULT
+
+    others = [f"{llm.name} ({llm.weights})" for llm in survey.llms if llm.weights not in (None, survey.precision.ffn)]
+    if others and any(each.role == "FFN" and each.origin == DEFAULT for each in formats):
+        yield (
+            f"several models are compared in one format, {survey.precision.ffn}, not in that of the checkpoint of "
+            f"{', '.join(others)}: give one --model at a time to follow it, or --precision"
+        )
 
 
 def _foreign(survey: Survey) -> Iterator[str]:

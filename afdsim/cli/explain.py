@@ -78,6 +78,7 @@ def _explain_model(*, model: str, gpu: str | None, **asked: Any) -> _Explained:
     from afdsim.cluster.degrees import demand
     from afdsim.cost.anatomy import Setting
     from afdsim.cost.anatomy import explain as taken_apart
+    from afdsim.results.remarks import of_model
 
     needed = {"gpu": gpu, "batch": asked["batch"], "context": asked["context"]}
     missing = [f"--{name}" for name, value in needed.items() if value is None]
@@ -89,11 +90,11 @@ def _explain_model(*, model: str, gpu: str | None, **asked: Any) -> _Explained:
     llm = catalog.llm(model)
     precision = asked_precision(asked["precision"], llm)
     setting = Setting(llm=llm, gpu=catalog.gpu(gpu), precision=precision, **numbers)
-    demand(llm, tp=setting.tp, ep=setting.ep)
+    demand(llm, setting.gpu, tp=setting.tp, ep=setting.ep)
     return _Explained(
         anatomy=taken_apart(setting, replace(_roofline(asked["coefficients"]), backends=asked["kernels"])),
         formats=asked_formats(asked["precision"], llm),
-        notes=foreign_formats(llm, precision, attention=setting.gpu, ffn=setting.gpu),
+        notes=[*of_model(llm), *foreign_formats(llm, precision, attention=setting.gpu, ffn=setting.gpu)],
     )
 
 
@@ -115,7 +116,7 @@ def _explain_scenario(name: str, *, overrides: tuple[str, ...], **asked: Any) ->
     from afdsim.cluster.deployment import Afd
     from afdsim.cost.anatomy import explain_afd, explain_colocated
     from afdsim.engine.lowering import deployment
-    from afdsim.results.remarks import lacking
+    from afdsim.results.remarks import lacking, of_model
     from afdsim.scenario.document import load
     from afdsim.scenario.formats import of_scenario
     from afdsim.simulation import placed
@@ -137,7 +138,8 @@ def _explain_scenario(name: str, *, overrides: tuple[str, ...], **asked: Any) ->
         if isinstance(found, Afd)
         else explain_colocated(found, batch=batch, context=context, cost=cost)
     )
-    return _Explained(anatomy=taken_apart, formats=of_scenario(scenario), notes=lacking(found))
+    notes = [*of_model(found.llm), *lacking(found)]
+    return _Explained(anatomy=taken_apart, formats=of_scenario(scenario), notes=notes)
 
 
 def _mean_context(scenario: Scenario) -> int:

@@ -1,12 +1,10 @@
-"""What the commands about one scenario share: their options, how it is loaded and when it is refused, warnings."""
+"""What the commands about scenarios share: their options, how it is loaded and when it is refused, warnings."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import click
-
-from afdsim.errors import ScenarioError
 
 if TYPE_CHECKING:
     from afdsim.scenario.document import Scenario
@@ -26,20 +24,10 @@ def load_noted(scenario: str, overrides: tuple[str, ...], *, strict: bool = Fals
     for note in loaded.notes:
         warn(note)
     if strict:
-        _refuse_beyond(loaded)
+        from afdsim.simulation import refuse_beyond
+
+        refuse_beyond(loaded)
     return loaded
-
-
-def _refuse_beyond(scenario: Scenario) -> None:
-    """Raise `ScenarioError` where a request is longer than the model was made for."""
-    from afdsim.results.remarks import beyond
-    from afdsim.simulation import counted, requested
-
-    for seed in scenario.run.seeds:
-        source = requested(scenario, seed)
-        for text in beyond(scenario, source, counted(scenario, source)):
-            at = scenario.where("workload")
-            raise ScenarioError(f"{at}: workload: {text}; --strict refuses that".removeprefix(": "))
 
 
 def warn(text: str) -> None:

@@ -12,15 +12,16 @@ import shlex
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from afdsim.errors import ScenarioError, SimulationError
+from afdsim.cli.scenarios import STRICT
+from afdsim.errors import AfdsimError, ScenarioError, SimulationError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +42,11 @@ WIDTH = 96
 
 BUSY = ("pools.attention.busy", "pools.ffn.busy")
 """Columns that pictures read beside the figures and those of verdicts."""
+
+NOTES = "notes.txt"
+"""File beside the shards with what the base rests on."""
+
+OF_BASE = " (of the base; an axis may change that)"
 
 REASONS = 5
 """Reasons of failures that are told."""
@@ -94,6 +100,7 @@ def register(group: click.Group) -> None:
 @click.option("--resume/--no-resume", default=True, help="Take points that were computed before. On by default.")
 @click.option("--dry-run", is_flag=True, help="Check everything and say how much there is to do.")
 @click.option("--yes", is_flag=True, help=f"Run more than {MANY:,} simulations.")
+@STRICT
 @click.option("-o", "--output", "folder", type=click.Path(path_type=Path), help="Folder of the table: results/NAME.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder of the points: results/points.")
 @click.option("--force", is_flag=True, help="Replace a folder that holds something else.")
@@ -108,6 +115,7 @@ def sweep(  # noqa: PLR0917 - click passes one argument per option
     resume: bool,
     dry_run: bool,
     yes: bool,
+    strict: bool,
     folder: Path | None,
     cache: Path | None,
     force: bool,
@@ -122,13 +130,12 @@ def sweep(  # noqa: PLR0917 - click passes one argument per option
     from afdsim.studies.points import Cache
 
     points = grid.read(file, overrides)
-    run = sweeps.Sweep(grid=points, cache=Cache(cache or sweeps.POINTS), resume=resume)
+    run = sweeps.Sweep(grid=points, cache=Cache(cache or sweeps.POINTS), resume=resume, strict=strict)
     if dry_run:
         click.echo(_intent(run))
         return
     count = _cores() if workers is None else workers
-    folder = folder or Path("results") / points.name
-    _check_folder(folder, points, force=force)
+    folder = _free_folder(folder or Path("results") / points.name, points, force=force)
     if len(points) > MANY and not yes:
         raise ScenarioError(_estimate(run, count))
     try:
@@ -153,19 +160,66 @@ def _execute(run: Sweep, pool: Executor, folder: Path, *, quiet: bool) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     result.write_text(folder / "sweep.yaml", yamlfile.dump(run.grid.described()))
+    _tell(_of_base(run.grid), folder)
     with nullcontext() if quiet else sweeps.bar() as report:
         sweeps.write(run.rows(pool, report), run.grid.paths, folder, run.grid.units)
-    columns = (*FIGURES, *(name for name, _ in LIMITED.values()), "sla.percentile", *ranking.USED, *BUSY)
+    columns = (*FIGURES, *(name for name, _ in LIMITED.values()), "sla.percentile", "notes", *ranking.USED, *BUSY)
     frame = sweeps.read(folder, columns)
     figures = FIGURES | _limited(frame)
     found = ranking.ranked(frame, run.grid.paths, figures)
     figures = {name: figure for name, figure in figures.items() if name in found}
     click.echo("\n".join([*_table(found, run.grid, figures), *_left(found, folder), *_order(found)]))
     click.echo("\n".join(_wrapped(_best(found, run.grid, figures))))
-    reasons = [*_failures(frame["error"].dropna(), run.tally.total), *_pictures(frame, run.grid, folder)]
+    reasons = [*_failures(frame["error"].dropna(), run.tally.total), *_too_long(frame, run.grid)]
+    reasons += _pictures(frame, run.grid, folder)
     click.echo(
         "\n".join([f"{run.tally.total:,} rows in {folder} ({run.tally.before:,} from before)", *reasons]), err=True
     )
+
+
+def _tell(notes: Sequence[str], folder: Path) -> None:
+    """Print what the base rests on, and keep it beside the table."""
+    from afdsim.results.header import hanging
+    from afdsim.results.result import write_text
+
+    write_text(folder / NOTES, "".join(f"{note}\n" for note in notes))
+    precision, *rest = notes
+    lines = hanging("Precision ", precision.removeprefix("precision "))
+    click.echo("\n".join([*lines, *(line for note in rest for line in hanging("Note ", note))]), err=True)
+
+
+def _of_base(points: Grid) -> list[str]:
+    """Return the formats of the base, as what its trace was read, and what else its reports note before a run."""
+    from afdsim.engine.lowering import deployment
+    from afdsim.results.remarks import beyond, lacking, of_model, of_trace
+    from afdsim.scenario.formats import of_scenario, sentence
+    from afdsim.simulation import counted, requested
+
+    base = points.base
+    found: list[tuple[str, Sequence[str]]] = [(sentence(of_scenario(base)), ("model", "precision"))]
+    with suppress(AfdsimError):  # an axis may replace what is amiss with it; else every point says so
+        afd, source = deployment(base), requested(base, points.seeds[0])
+        found += [(note, ("workload.trace",)) for note in of_trace(base, source)]
+        found += [(note, ("model",)) for note in of_model(afd.llm)]
+        found += [(note, ("model", "workload")) for note in beyond(base, source, counted(base, source))]
+        found += [(note, ("model", "precision", "deployment")) for note in lacking(afd)]
+    return [text + OF_BASE * any(_touches(path, parts) for path in points.paths) for text, parts in found]
+
+
+def _touches(path: str, parts: Sequence[str]) -> bool:
+    """Whether a path is one of `parts` of a scenario, below one or above one."""
+    return any(f"{path}.".startswith(f"{part}.") or f"{part}.".startswith(f"{path}.") for part in parts)
+
+
+def _too_long(frame: pd.DataFrame, points: Grid) -> list[str]:
+    """Say how many rows have requests longer than their model was made for, where that is not said of the base."""
+    from afdsim.results.remarks import BEYOND
+
+    if "notes" not in frame or not any(_touches(path, ("model", "workload")) for path in points.paths):
+        return []
+    count = int(frame["notes"].astype("string").str.contains(BEYOND, regex=False).sum())
+    text = f"{count:,} of {len(frame):,} rows have requests beyond max_position_embeddings: see the column notes"
+    return [text] if count else []
 
 
 def _pictures(frame: pd.DataFrame, points: Grid, folder: Path) -> list[str]:
@@ -192,20 +246,21 @@ def _pictures(frame: pd.DataFrame, points: Grid, folder: Path) -> list[str]:
     return []
 
 
-def _check_folder(folder: Path, points: Grid, *, force: bool) -> None:
-    """Refuse a folder that holds something else than this sweep."""
+def _free_folder(folder: Path, points: Grid, *, force: bool) -> Path:
+    """Return a folder, or refuse it where it holds something else than this sweep."""
     from afdsim.scenario import yamlfile
 
     if folder.exists() and not folder.is_dir():
         raise ScenarioError(f"{folder} is a file; -o takes a folder")
     if force or not folder.is_dir() or not any(folder.iterdir()):
-        return
+        return folder
     try:
         held = (folder / "sweep.yaml").read_text(encoding="utf-8")
     except OSError:
         raise ScenarioError(f"{folder} exists and holds no sweep; -o or --force") from None
     if held != yamlfile.dump(points.described()):
         raise ScenarioError(f"{folder} exists and holds a different sweep; -o or --force")
+    return folder
 
 
 @contextmanager

@@ -18,8 +18,9 @@ PRECISION = click.option(
     "--precision",
     metavar="ROLE=DTYPE",
     multiple=True,
-    help="attention (core attention and its KV cache; kv_cache means the same) or ffn (weights and GEMMs: FFN and "
-    "projections), in bf16, fp8, int8 or fp4; ffn also in int4; repeat.",
+    help="attention (core attention and its KV cache; kv_cache means the same), ffn (weights and GEMMs: FFN and "
+    "projections) or projections (where theirs is another format), in bf16, fp8, int8 or fp4; weights also in int4 or "
+    "w8a16; repeat.",
 )
 
 
@@ -32,7 +33,7 @@ def asked_precision(texts: Iterable[str], llm: Llm | None = None) -> Precision:
     """Return the precision that ``role=dtype`` texts ask for; that of a quantised checkpoint, or FP8, elsewhere."""
     from afdsim.catalog.llm import Precision
 
-    asked = _stored(llm) | _asked(texts)
+    asked = _completed(_asked(texts), llm)
     try:
         return Precision(**asked)
     except CatalogError as error:
@@ -41,23 +42,26 @@ def asked_precision(texts: Iterable[str], llm: Llm | None = None) -> Precision:
 
 def asked_formats(texts: Iterable[str], llm: Llm | None = None) -> tuple[Format, ...]:
     """Return the same by role, each with where it comes from."""
-    from afdsim.scenario.formats import formats
+    from afdsim.scenario.formats import CHECKPOINT, formats
 
     given = list(texts)
-    origins = dict.fromkeys(_stored(llm), "checkpoint") | dict.fromkeys(_asked(given), "--precision")
-    return formats(asked_precision(given, llm), origins)
+    asked = _asked(given)
+    origins = dict.fromkeys(_completed(asked, llm), CHECKPOINT) | dict.fromkeys(asked, "--precision")
+    return formats(asked_precision(given, llm), origins, llm.unquantised if llm else None)
 
 
-def _stored(llm: Llm | None) -> dict[str, str]:
-    """Return the dtype by role that a checkpoint decides."""
-    return {"ffn": llm.weights} if llm and llm.weights else {}
+def _completed(asked: dict[str, str], llm: Llm | None) -> dict[str, str]:
+    """Return the dtype by role that is asked for, completed by a quantised checkpoint."""
+    from afdsim.catalog.llm import as_stored
+
+    return asked if llm is None else as_stored(llm, asked)
 
 
 def _asked(texts: Iterable[str]) -> dict[str, str]:
     """Return the dtype by role of ``role=dtype`` texts."""
     from dataclasses import fields
 
-    from afdsim.catalog.llm import WIDTH, Precision
+    from afdsim.catalog.llm import ACTIVATION_WIDTH, WIDTH, Precision
 
     roles = [field.name for field in fields(Precision)]
     dtypes = [dtype for dtype in WIDTH if dtype != "fp32"]
@@ -66,8 +70,8 @@ def _asked(texts: Iterable[str]) -> dict[str, str]:
         role, _, dtype = text.partition("=")
         if role not in roles or dtype not in dtypes:
             raise CatalogError(f"--precision: {text!r}; write ROLE=DTYPE with {'|'.join(roles)} and {'|'.join(dtypes)}")
-        if dtype == "int4" and role != "ffn":
-            raise CatalogError(f"--precision: {text!r}; int4 is a format of weights alone: write ffn=int4")
+        if ACTIVATION_WIDTH[dtype] > WIDTH[dtype] and role in ("attention", "kv_cache"):
+            raise CatalogError(f"--precision: {text!r}; {dtype} is a format of weights alone: write ffn={dtype}")
         if asked.setdefault(role, dtype) != dtype:
             raise CatalogError(f"--precision: {role} has two formats, {asked[role]} and {dtype}; state one")
     return asked

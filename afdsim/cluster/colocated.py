@@ -109,7 +109,7 @@ class Colocated(Served):
     @cached_property
     def usable_memory(self) -> float:
         """Bytes that weights and KV cache may fill on one GPU."""
-        return self.usable(self.attention.gpu, self.attention.tp, sparse=True)
+        return self.usable(self.attention.gpu, self.attention.tp, experts=True)
 
     @cached_property
     def kv_budget(self) -> float:

@@ -3,14 +3,18 @@
 The rules are those of vLLM: a GPU of a tensor-parallel group has whole query heads and whole KV heads, which are
 replicated where there are more GPUs than heads, and whole slices of every matrix; a group of GPUs has whole experts.
 The latent cache of MLA and the shared heads of MFA are replicated. The vocabulary is padded, so it may be cut at will.
+Tensor parallelism stays inside one scale-up (NVLink) domain where it is all that joins the GPUs; the GPUs of an AFD or
+colocated instance share a server, and `crossings` says what its collectives are priced as without NVLink.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
+from afdsim.catalog.hardware import Gpu
 from afdsim.catalog.llm import Attention, Dense, Gqa, Linear, Llm, Mamba, Mfa, Mla, Moe
+from afdsim.cluster.deployment import Afd, Served
 from afdsim.errors import CatalogError
 
 
@@ -18,6 +22,12 @@ def in_words(things: Iterable[str]) -> str:
     """Return ``28 query heads and 4 KV heads``."""
     *most, last = dict.fromkeys(things)
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def undivided(things: Sequence[str]) -> str:
+    """Return ``28 query heads do not divide``, or of a single thing that it does not."""
+    alone = len(things) == 1 and things[0].startswith("a ")
+    return f"{in_words(things)} {'does' if alone else 'do'} not divide"
 
 
 def attention_uneven(llm: Llm, tp: int) -> tuple[str, ...]:
@@ -28,17 +38,29 @@ def attention_uneven(llm: Llm, tp: int) -> tuple[str, ...]:
 
 
 def _of_mixer(mixer: Attention, tp: int) -> Iterator[str]:
+    yield from _output(mixer, tp)
     match mixer:
-        case Gqa(heads=heads, kv_heads=kv):
-            yield from _whole(heads, "query heads", tp)
+        case Gqa(kv_heads=kv):
             yield from _whole(kv, "KV heads", tp, replicated=True)
-        case Mla(heads=heads) | Mfa(heads=heads):
-            yield from _whole(heads, "query heads", tp)
         case Linear(heads=heads, groups=groups):
-            yield from _whole(heads, "heads of linear attention", tp)
             yield from _whole(groups or heads, "key heads of linear attention", tp, replicated=True)
+
+
+def _output(mixer: Attention, parts: int) -> Iterator[str]:
+    match mixer:
+        case Gqa(heads=heads) | Mla(heads=heads) | Mfa(heads=heads):
+            yield from _whole(heads, "query heads", parts)
+        case Linear(heads=heads):
+            yield from _whole(heads, "heads of linear attention", parts)
         case Mamba(inner=inner):
-            yield from _whole(inner, "Mamba channels", tp)
+            yield from _whole(inner, "Mamba channels", parts)
+
+
+def output_uneven(llm: Llm, parts: int) -> tuple[str, ...]:
+    """Return what the input of output projections consists of and does not divide over `parts` GPUs."""
+    return tuple(
+        dict.fromkeys(text for layer in llm.layers for mixer in layer.mixers for text in _output(mixer, parts))
+    )
 
 
 def _whole(count: int, what: str, parts: int, *, replicated: bool = False) -> Iterator[str]:
@@ -47,15 +69,16 @@ def _whole(count: int, what: str, parts: int, *, replicated: bool = False) -> It
 
 
 def dense_uneven(llm: Llm, tp: int) -> tuple[str, ...]:
-    """Return the widths of dense layers and of shared experts that do not divide over `tp` GPUs."""
-    widths = []
-    for ffn in (layer.ffn for layer in llm.layers):
-        match ffn:
-            case Dense(inner=inner):
-                widths.append((inner, "a dense FFN of width"))
-            case Moe(shared=shared, shared_inner=inner) if shared:
-                widths.append((shared * inner, "a shared expert of width"))
-    return tuple(dict.fromkeys(f"{what} {width:,}" for width, what in widths if width % tp))
+    """Return the widths of dense layers that do not divide over `tp` GPUs."""
+    widths = dict.fromkeys(layer.ffn.inner for layer in llm.layers if isinstance(layer.ffn, Dense))
+    return tuple(f"a dense FFN of width {width:,}" for width in widths if width % tp)
+
+
+def shared_uneven(llm: Llm, tp: int) -> tuple[str, ...]:
+    """Return the widths of shared experts that do not divide over `tp` GPUs."""
+    found = (layer.ffn for layer in llm.layers if isinstance(layer.ffn, Moe))
+    widths = dict.fromkeys(ffn.shared * ffn.shared_inner for ffn in found)
+    return tuple(f"a shared expert of width {width:,}" for width in widths if width % tp)
 
 
 def width_uneven(llm: Llm, tp: int) -> tuple[str, ...]:
@@ -82,18 +105,34 @@ def nearest(degree: int, candidates: Iterable[int], allowed: Callable[[int], boo
     return tuple(n for n in (below, above) if n is not None)
 
 
-def demand(llm: Llm, *, tp: int, ep: int) -> None:
-    """Raise `CatalogError` where a bare model cannot be cut over `tp` GPUs and `ep` groups of them."""
+def beyond_domain(gpu: Gpu, tp: int) -> str | None:
+    """Return what is wrong with tensor parallelism over more GPUs than NVLink joins; None where it joins them.
+
+    >>> from afdsim.catalog.entries import gpu
+    >>> beyond_domain(gpu("H100"), 16)
+    'must be <= 8, the NVLink domain of H100 (got 16)'
+    """
+    if tp <= gpu.scale_up:
+        return None
+    none = "" if gpu.nvlink else ", which has no NVLink"
+    return f"must be <= {gpu.scale_up}, the NVLink domain of {gpu.name}{none} (got {tp})"
+
+
+def demand(llm: Llm, gpu: Gpu, *, tp: int, ep: int) -> None:
+    """Raise `CatalogError` where a bare model cannot be cut over `tp` GPUs of a kind and `ep` groups of them."""
+    if text := beyond_domain(gpu, tp):
+        raise CatalogError(f"--tp: {text}")
     rules = (("tp", tp, partial(_tp_wrong, llm, ep=ep)), ("ep", ep, partial(_ep_wrong, llm, tp=tp)))
     for option, degree, wrong in rules:
         if found := wrong(degree):
-            near = nearest(degree, range(1, 2 * degree + 1), lambda n, wrong=wrong: not wrong(n))  # type: ignore[misc]
+            most = min(2 * degree, gpu.scale_up) if option == "tp" else 2 * degree
+            near = nearest(degree, range(1, most + 1), lambda n, wrong=wrong: not wrong(n))  # type: ignore[misc]
             fix = f"nearest for --{option}: {' or '.join(map(str, near))}" if near else "take other degrees"
             raise CatalogError(f"--{option} {degree}: {in_words(found)} of {llm.name} do not divide; {fix}")
 
 
 def _tp_wrong(llm: Llm, tp: int, *, ep: int) -> tuple[str, ...]:
-    return (*attention_uneven(llm, tp), *dense_uneven(llm, tp), *_group_wrong(tp, ep))
+    return (*attention_uneven(llm, tp), *dense_uneven(llm, tp), *shared_uneven(llm, tp), *_group_wrong(tp, ep))
 
 
 def _ep_wrong(llm: Llm, ep: int, *, tp: int) -> tuple[str, ...]:
@@ -103,3 +142,23 @@ def _ep_wrong(llm: Llm, ep: int, *, tp: int) -> tuple[str, ...]:
 
 def _group_wrong(tp: int, ep: int) -> tuple[str, ...]:
     return (f"tp {tp} and ep {ep}",) if max(tp, ep) % min(tp, ep) else ()
+
+
+def crossings(deployment: Served) -> Iterator[str]:
+    """Say where GPUs of an AFD or colocated deployment work as one without NVLink, or in uneven parts."""
+    pool, where = deployment.attention, "an attention rank" if isinstance(deployment, Afd) else "a rank"
+    yield from _crossing(pool.gpu, pool.tp, f"the {pool.tp} GPUs of {where}")
+    if isinstance(deployment, Afd):
+        ffn, gpus = deployment.ffn, deployment.ffn.gpus_per_instance
+        yield from _crossing(ffn.gpu, gpus, f"the {gpus} GPUs of an FFN instance")
+        if found := shared_uneven(deployment.llm, ffn.gpus):
+            yield f"{undivided(found)} over the {ffn.gpus} FFN GPUs: counted as cut evenly, without padding"
+
+
+def _crossing(gpu: Gpu, gpus: int, what: str) -> Iterator[str]:
+    if gpus <= gpu.scale_up:
+        return
+    if gpu.nvlink is None:
+        yield f"{gpu.name} has no NVLink: the collectives of {what} go over PCIe; assumed"
+    else:
+        yield f"{what} are more than the NVLink domain of {gpu.name}, {gpu.scale_up}, and priced as one; assumed"

@@ -9,13 +9,12 @@ from typing import Literal
 from afdsim.catalog.hardware import Gpu
 from afdsim.catalog.llm import (
     Llm,
-    Moe,
     Precision,
     Split,
     attention_weight_bytes,
     ffn_weight_bytes,
 )
-from afdsim.cluster.memory import GB, USABLE_MEMORY, KvCache, even_slots, reserve
+from afdsim.cluster.memory import GB, USABLE_MEMORY, KvCache, even_slots, usable
 from afdsim.errors import CapacityError
 
 
@@ -112,15 +111,14 @@ class Served:
             embedding=pool.embedding,
         )
 
-    def usable(self, gpu: Gpu, tp: int, *, sparse: bool) -> float:
-        """Bytes that weights and KV cache may fill on a GPU of a group of `tp`; `sparse` where it runs experts."""
-        sparse = sparse and any(isinstance(layer.ffn, Moe) for layer in self.llm.layers)
-        return self.gpu_memory_utilization * gpu.memory - reserve(self.llm.hidden, tp, sparse=sparse)
+    def usable(self, gpu: Gpu, tp: int, *, experts: bool) -> float:
+        """Bytes that weights and KV cache may fill on a GPU of a group of `tp`; `experts` where it runs them."""
+        return usable(self.llm, gpu, tp, experts=experts, share=self.gpu_memory_utilization)
 
     @cached_property
     def usable_memory(self) -> float:
         """The same on one of its attention GPUs."""
-        return self.usable(self.attention.gpu, self.attention.tp, sparse=False)
+        return self.usable(self.attention.gpu, self.attention.tp, experts=False)
 
     @cached_property
     def kv_budget(self) -> float:
@@ -158,10 +156,10 @@ class Afd(Served):
 
     def _check_ffn(self) -> None:
         pool = self.ffn
-        usable = self.usable(pool.gpu, pool.tp, sparse=True)
-        if self.ffn_weights > usable:
+        free = self.usable(pool.gpu, pool.tp, experts=True)
+        if self.ffn_weights > free:
             raise CapacityError(
-                f"FFN weights need {self.ffn_weights / GB:.1f} GB per GPU, {has(pool.gpu, usable)}",
+                f"FFN weights need {self.ffn_weights / GB:.1f} GB per GPU, {has(pool.gpu, free)}",
                 path="deployment.ffn.instances",
             )
 
@@ -174,6 +172,6 @@ class Afd(Served):
             )
 
 
-def has(gpu: Gpu, usable: float) -> str:
+def has(gpu: Gpu, free: float) -> str:
     """Return ``H800 has 74.7 of 85.5 GB usable``."""
-    return f"{gpu.name} has {max(usable, 0.0) / GB:.1f} of {gpu.memory / GB:.1f} GB usable"
+    return f"{gpu.name} has {max(free, 0.0) / GB:.1f} of {gpu.memory / GB:.1f} GB usable"

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from afdsim.catalog.llm import Attention, Llm, Precision, kept, layer_kv_bytes, stored_bytes
+from afdsim.catalog.hardware import Gpu
+from afdsim.catalog.llm import Attention, Llm, Moe, Precision, kept, layer_kv_bytes, stored_bytes
 
 USABLE_MEMORY = 0.9
 """Share of HBM that an engine may fill; vLLM's `gpu_memory_utilization` default (0.92 from its version 0.22 on)."""
 
-GIB = 2.0**30
+GB, GIB = 1e9, 2.0**30
 
 DRIVER = 0.6 * GIB
 """What PyTorch's total is below nvidia-smi's: 0.4 to 0.8 GiB on L4, A100, H20, H100 and H200."""
@@ -43,7 +44,10 @@ def reserve(hidden: int, tp: int, *, sparse: bool) -> float:
     return DRIVER + CONTEXT + (BUFFERS if tp > 1 else 0.0) + activations
 
 
-GB = 1e9
+def usable(llm: Llm, gpu: Gpu, tp: int = 1, *, experts: bool, share: float = USABLE_MEMORY) -> float:
+    """Return the bytes that weights and KV cache may fill on a GPU of a group of `tp`; `experts` where it runs them."""
+    sparse = experts and any(isinstance(layer.ffn, Moe) for layer in llm.layers)
+    return share * gpu.memory - reserve(llm.hidden, tp, sparse=sparse)
 
 
 def even_slots(sequences: int, parts: int) -> tuple[int, ...]:

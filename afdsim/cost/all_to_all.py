@@ -19,7 +19,7 @@ from importlib.resources import files
 import numpy as np
 
 from afdsim.catalog.hardware import Gpu
-from afdsim.catalog.llm import SCALE_BLOCK, WIDTH, Array
+from afdsim.catalog.llm import ACTIVATION_WIDTH, SCALE_BLOCK, WIDTH, Array
 from afdsim.cost.roofline import known_status, owners, status_on, weakest
 from afdsim.errors import CatalogError
 
@@ -107,9 +107,9 @@ def _next(rows: tuple[Row, ...], gpus: int) -> Row:
 def pair_bytes(hidden: int, dtype: str) -> float:
     """Bytes of one token on its way to one expert: the hidden state, and FP32 scales where it is quantised.
 
-    Beside INT4 weights tokens stay BF16.
+    Beside weight-only formats tokens stay BF16.
     """
-    if dtype in ("bf16", "int4"):
+    if ACTIVATION_WIDTH[dtype] == WIDTH["bf16"]:
         return hidden * WIDTH["bf16"]
     return hidden * (WIDTH[dtype] + 4.0 / SCALE_BLOCK)
 

@@ -137,8 +137,22 @@ def _into(llm: Llm, mixer: Attention, tokens: Array, *, precision: Precision, tp
     """Return norm, projections and small kernels into the core of a mixer."""
     into = (gemm(name, tokens, (k, n), precision.projections) for name, k, n in projections(llm.hidden, mixer, tp))
     first = small("norm, convolution, gates" if isinstance(mixer, Linear | Mamba) else "norm, rope, kv write", 3)
-    choice = (small("index scale, top-k", 2),) if isinstance(mixer, Mla) and mixer.index else ()
-    return (first, *into, *choice, *_absorbed(mixer, tokens, tp, "k"))
+    return (first, *into, *_between(mixer, tokens, tp), *_absorbed(mixer, tokens, tp, "k"))
+
+
+def _between(mixer: Attention, tokens: Array, tp: int) -> tuple[Operator, ...]:
+    """Return what a mixer does between its projections and its core.
+
+    Mamba-1 chooses steps, inputs and outputs by all channels: partial sums of a tensor-parallel group are added up.
+    """
+    match mixer:
+        case Mla(index=Index()):
+            return (small("index scale, top-k", 2),)
+        case Mamba(rank=rank, state_dim=state) if tp > 1:
+            wire = 2.0 * (tp - 1) / tp * tokens * (rank + 2 * state) * 2.0
+            return (collective("steps all-reduce", wire, gpus=tp),)
+        case _:
+            return ()
 
 
 def _out_of(

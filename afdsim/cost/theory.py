@@ -38,7 +38,7 @@ from afdsim.catalog.llm import (
     seen,
     state_bytes,
 )
-from afdsim.cluster.memory import USABLE_MEMORY
+from afdsim.cluster.memory import usable
 from afdsim.errors import CatalogError
 
 TPOT = 0.050
@@ -282,7 +282,7 @@ def largest_batch(
     asked = precision or Precision()
     token, stage = work(llm, context, asked), tpot / STAGES
     computing = token.attention_flops / peak(gpu, asked.cache) + token.linear_flops / peak(gpu, asked.projections)
-    held = USABLE_MEMORY * gpu.memory - attention_weight_bytes(llm, asked, o_proj=f"tp{o_proj}")
+    held = usable(llm, gpu, experts=False) - attention_weight_bytes(llm, asked, o_proj=f"tp{o_proj}")
     return Batch(
         bandwidth=max(0, math.floor(_readable(llm, gpu, o_proj, tpot, asked) / token.kv_bytes)),
         compute=math.floor(stage / computing),
@@ -299,7 +299,7 @@ def ffn_cards(
     Step-3 (its section 6).
     """
     each = gpu.memory_bandwidth * utilisation * tpot / STAGES
-    held = USABLE_MEMORY * gpu.memory
+    held = usable(llm, gpu, experts=True)
     cards = math.ceil(ffn_weight_bytes(llm, precision or Precision(), Split()) / min(each, held))
     experts = max((layer.ffn.experts for layer in llm.layers if isinstance(layer.ffn, Moe)), default=1)
     return next(count for count in itertools.count(cards) if experts % count == 0 or count % experts == 0)

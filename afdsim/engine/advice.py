@@ -7,10 +7,12 @@ from itertools import combinations, product
 from typing import Any
 
 from afdsim.catalog import entries as catalog
+from afdsim.catalog.hardware import Gpu
 from afdsim.catalog.llm import WIDTH
 from afdsim.cluster import degrees
 from afdsim.cluster.colocated import Colocated
 from afdsim.cluster.deployment import Afd
+from afdsim.cluster.memory import USABLE_MEMORY
 from afdsim.engine.lowering import deployment
 from afdsim.errors import AfdsimError, CapacityError
 from afdsim.scenario import tree
@@ -18,6 +20,9 @@ from afdsim.scenario.document import Scenario
 
 MOST = 128
 """Instances up to which is searched."""
+SHARE = "deployment.gpu_memory_utilization"
+SHARES = tuple(n / 20 for n in range(1, 20))
+"""Of HBM: what is tried of it, beside another key from the default on; above the last, graphs have no room."""
 
 Changes = Mapping[str, Any]
 """Values by dotted path, to be set together."""
@@ -27,7 +32,9 @@ def advised(error: CapacityError, scenario: Scenario) -> CapacityError:
     """Return the error with every change of one key that makes the scenario fit, or of two where none of one does."""
     found = changes(scenario, error)
     texts = [" with ".join(f"{path}={shown(value)}" for path, value in each.items()) for each in found]
-    fix = f"smallest fit: {', or '.join(texts)}" if texts else "no change of one or two keys makes it fit"
+    tried = ", ".join(dict.fromkeys(path for path, values in _candidates(scenario, error) if values))
+    none = f"none of {tried} alone or in pairs makes it fit" if tried else "nothing larger or narrower is known"
+    fix = f"smallest fit: {', or '.join(texts)}" if texts else none
     return CapacityError(f"{error}; {fix}", path=error.path, tokens=error.tokens, advice=found)
 
 
@@ -47,7 +54,8 @@ def changes(scenario: Scenario, error: CapacityError) -> tuple[Changes, ...]:
     alone = (_first(scenario, [key], error.tokens) for key in keys)
     if found := tuple(each for each in alone if each):
         return found
-    together = (_first(scenario, pair, error.tokens) for pair in combinations(keys, 2))
+    beside = [(path, [x for x in values if path != SHARE or x >= USABLE_MEMORY]) for path, values in keys]
+    together = (_first(scenario, pair, error.tokens) for pair in combinations(beside, 2))
     return tuple(filter(None, [next(filter(None, together), None)]))
 
 
@@ -79,8 +87,11 @@ def final_length(scenario: Scenario) -> int | None:
 def _candidates(scenario: Scenario, error: CapacityError) -> Iterator[tuple[str, Sequence[Any]]]:
     """Yield keys that may help with the values to try, from the smallest change on."""
     asked = scenario.deployment
+    if asked.gpu_memory_utilization < USABLE_MEMORY:
+        yield SHARE, [x for x in SHARES if x > asked.gpu_memory_utilization]
     if error.path == "workload.input_len":
         yield from _shorter(scenario)
+        yield from _narrower_cache(scenario)
     match asked:
         case tree.Afd() if error.path.startswith("deployment.ffn"):
             yield "deployment.ffn.instances", _more_ffn(scenario.model, asked.ffn)
@@ -102,14 +113,24 @@ def _candidates(scenario: Scenario, error: CapacityError) -> Iterator[tuple[str,
 
 
 def _shorter(scenario: Scenario) -> Iterator[tuple[str, Sequence[int]]]:
-    """Yield the longest input that fits, where all requests are alike."""
+    """Yield the longest input that fits and for which the model was made, where all requests are alike."""
     length = final_length(scenario)
     if length is None:
         return
     output_len = length - int(getattr(scenario.workload.input_len, "value", 0))
-    longest = _longest(deployment(scenario), length) - output_len
+    fitting = _longest(deployment(scenario), length)
+    longest = min(fitting, catalog.llm(scenario.model).positions or fitting) - output_len
     if longest >= 1:
         yield "workload.input_len", (longest,)
+
+
+def _narrower_cache(scenario: Scenario) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield the narrower formats of the KV cache, under each of its two words that was given, or else its own."""
+    asked = scenario.deployment
+    gpu = asked.attention.gpu if isinstance(asked, tree.Afd) else asked.gpu
+    given = scenario.origins("precision")
+    for role in [role for role in ("attention", "kv_cache") if role in given] or ["kv_cache"]:
+        yield f"precision.{role}", _narrower(scenario.precision.kv_cache, gpu)
 
 
 def _longest(built: Afd | Colocated, above: int) -> int:
@@ -148,9 +169,15 @@ def _wider(pool: tree.AttentionPool | tree.Colocated) -> Sequence[Changes]:
 
 
 def _larger(name: str) -> Sequence[str]:
-    """Return the GPUs with more memory, the smallest first."""
-    gpus = sorted(map(catalog.gpu, catalog.gpus()), key=lambda gpu: gpu.memory)
-    return [gpu.name for gpu in gpus if gpu.memory > catalog.gpu(name).memory]
+    """Return the GPUs with more memory, those of the same architecture before others, each the smallest first."""
+    now = catalog.gpu(name)
+    foreign = {gpu.name: gpu.architecture.split()[0] != now.architecture.split()[0] for gpu in _gpus()}
+    gpus = sorted(_gpus(), key=lambda gpu: (foreign[gpu.name], gpu.memory))
+    return [gpu.name for gpu in gpus if gpu.memory > now.memory]
+
+
+def _gpus() -> Sequence[Gpu]:
+    return [catalog.gpu(name) for name in catalog.gpus()]
 
 
 def _narrower(dtype: str, name: str) -> Sequence[str]:

@@ -145,7 +145,7 @@ def model_and_precision(scenario: Scenario) -> tuple[Llm, Precision]:
     """What is served: the model with a layer more for every draft, and the precisions of its parts."""
     mtp, asked = scenario.deployment.mtp, scenario.precision
     llm = with_drafts(catalog.llm(scenario.model), mtp.draft if mtp else 0)
-    return llm, Precision(ffn=asked.ffn, kv_cache=asked.kv_cache)
+    return llm, Precision(ffn=asked.ffn, projections=asked.projections or "", kv_cache=asked.kv_cache)
 
 
 def table(seconds: Array | float, counts: Array) -> Array:

@@ -20,6 +20,7 @@ from afdsim.engine.schedule import COMPUTE, INDEX, Boundary, Compute, Exchange, 
 from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, Asked, Book, Places
 from afdsim.engine.tables import Now, Priced, Tables, core_seconds
 from afdsim.errors import CapacityError
+from afdsim.units import show_bytes
 from afdsim.workload.laws import RequestSource
 
 Array = np.ndarray
@@ -347,8 +348,8 @@ def _inside(ledger: Ledger, edges: Array) -> Array:
 def too_long(deployment: Afd | Colocated, context: int) -> CapacityError:
     """No request of a closed loop fits; `context` is the need of one of them."""
     return CapacityError(
-        f"no request fits: {context:,} tokens need {deployment.kv_cache.reserved(context) / 1e9:.1f} GB of KV cache, "
-        f"an attention rank has {deployment.kv_budget / 1e9:.1f} GB",
+        f"no request fits: {context:,} tokens need {show_bytes(deployment.kv_cache.reserved(context))} of KV cache, "
+        f"an attention rank has {show_bytes(deployment.kv_budget)}",
         path="workload.input_len",
         tokens=context,
     )

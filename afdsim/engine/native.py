@@ -17,9 +17,9 @@ ROOMS = (schedule, seats, books, network, tables, recurrence)
 """Whose sources the machine code depends on."""
 CALLED = {
     seats: (
-        "need", "tokens_of", "steps_of", "pace_of", "growth", "issue", "append", "crowd", "queue", "emptiest", "fewest",
-        "call", "welcome", "arrive", "refill", "emit", "first_tokens", "grow", "stand_up", "leave", "sit_down", "join",
-        "turn_over",
+        "need", "tokens_of", "steps_of", "pace_of", "growth", "gained", "issue", "append", "crowd", "queue", "emptiest",
+        "fewest", "call", "welcome", "arrive", "refill", "emit", "first_tokens", "grow", "stand_up", "leave",
+        "sit_down", "join", "turn_over",
     ),
     books: ("settle", "book", "close"),
     network: (

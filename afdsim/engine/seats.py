@@ -143,6 +143,15 @@ def growth(places: Places, requests: Values, request: int, w: int) -> int:
     return grows
 
 
+def gained(places: Places, requests: Values, request: int, w: int) -> int:
+    """Context (scaled) that a request has gained inside a window when its growth there is over."""
+    grows = growth(places, requests, request, w)
+    if grows == steps_of(requests, request):
+        return grows * pace_of(places, requests, request)
+    inside: int = max(places.windows[w] - requests[request, CONTEXT], 0) * places.scale
+    return inside
+
+
 # arrivals ------------------------------------------------------------------------------------------------------------
 
 
@@ -332,8 +341,11 @@ def grow(places: Places, book: Book, lane: int, step: int) -> None:
     while entry != NOBODY:
         following = book.next_filling[entry]
         request, w = entry // windows, entry % windows
-        if requests[request, JOINED] + growth(places, requests, request, w) == step:
-            book.growing[w, requests[request, SEAT]] -= pace_of(places, requests, request)
+        grows, pace = growth(places, requests, request, w), pace_of(places, requests, request)
+        if requests[request, JOINED] + grows == step:
+            seat = requests[request, SEAT]
+            book.growing[w, seat] -= pace
+            book.contexts[w, seat] -= grows * pace - gained(places, requests, request, w)  # drafts overshoot
         else:
             book.next_filling[entry] = kept
             kept = entry
@@ -372,7 +384,7 @@ def stand_up(places: Places, book: Book, lane: int, request: int, now: float) ->
     book.lanes[lane, PACE] -= pace
     for w in range(len(places.windows)):
         grows = growth(places, requests, request, w)
-        book.contexts[w, seat] -= min(start, places.windows[w]) * places.scale + grows * pace
+        book.contexts[w, seat] -= min(start, places.windows[w]) * places.scale + gained(places, requests, request, w)
         if grows == steps:
             book.growing[w, seat] -= pace
     book.ranks[seat // places.micro_batches, KV_FREE] += need(places, requests, request)

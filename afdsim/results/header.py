@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from afdsim.units import show_count, show_time
+from afdsim.units import show_count, show_many, show_time
 
 if TYPE_CHECKING:
     from afdsim.cluster.colocated import Colocated
     from afdsim.cluster.deployment import Afd
     from afdsim.scenario import tree
     from afdsim.scenario.document import Scenario
+    from afdsim.scenario.formats import Format
 
 WIDTH = 96
 
@@ -28,7 +31,7 @@ def deployment_line(scenario: Scenario) -> str:
     batches = f"{each.num_microbatches} micro-batch{'es' if each.num_microbatches > 1 else ''}"
     batches += f" in each of {attention.groups} attention groups" if attention.groups > 1 else ""
     return (
-        f"AFD decode {label} ({show_count(gpus)} GPUs) = "
+        f"AFD decode {label} ({show_many(gpus, 'GPU')}) = "
         f"{attention.instances}x{attention.gpus_per_instance} {attention.gpu} attention + "
         f"{ffn.instances}x{ffn.gpus_per_instance} {ffn.gpu} FFN, {batches}"
     )
@@ -42,7 +45,7 @@ def _engine_line(each: tree.Colocated | tree.TensorParallel) -> str:
     overlap = "two-batch" if each.two_batch_overlap else "single-batch" if each.single_batch_overlap else "no"
     return (
         f"Colocated decode DP{each.instances * each.parallelism.dp}+EP{gpus} = "
-        f"{each.instances}x{each.gpus_per_instance} {each.gpu} ({show_count(gpus)} GPUs), {overlap} overlap"
+        f"{each.instances}x{each.gpus_per_instance} {each.gpu} ({show_many(gpus, 'GPU')}), {overlap} overlap"
     )
 
 
@@ -52,19 +55,31 @@ def straggler_lines(scenario: Scenario) -> list[str]:
     return hanging("Straggler ", slow) if slow else []
 
 
-def model_line(scenario: Scenario) -> str:
+def model_line(scenario: Scenario, formats: Iterable[Format]) -> str:
     """Return the model, its number formats and where each comes from, in one line."""
-    from afdsim.scenario.formats import of_scenario, sentence
+    from afdsim.scenario.formats import sentence
 
-    return f"Model {scenario.model}, {sentence(of_scenario(scenario))}"
+    return f"Model {model_name(scenario.model)}, {sentence(formats)}"
 
 
-def model_lines(scenario: Scenario) -> list[str]:
+def model_lines(scenario: Scenario, formats: Iterable[Format]) -> list[str]:
     """Return the same as a line of the model and one of its formats, wrapped."""
-    from afdsim.scenario.formats import of_scenario, sentence
+    from afdsim.scenario.formats import sentence
 
-    formats = sentence(of_scenario(scenario)).removeprefix("precision ")
-    return [f"Model {scenario.model}", *hanging("Precision ", formats)]
+    return [f"Model {model_name(scenario.model)}", *hanging("Precision ", sentence(formats).removeprefix("precision "))]
+
+
+def model_name(model: str) -> str:
+    """Return a model as it is printed: a file from the working directory on, or with its folder alone."""
+    from afdsim.scenario.document import near
+    from afdsim.scenario.leaves import is_path
+
+    if not is_path(model):
+        return model
+    path = near(Path(model))
+    if not path.is_absolute():
+        return str(path)
+    return str(Path(path.parent.name, path.name))
 
 
 def memory_lines(afd: Afd | Colocated, context: int | None) -> list[str]:
@@ -74,7 +89,7 @@ def memory_lines(afd: Afd | Colocated, context: int | None) -> list[str]:
     role = "Colocated GPU " if together else "Attention GPU "
     line = f"{role} {weights / 1e9:.1f} GB of weights, {afd.kv_budget / 1e9:.1f} GB for KV cache"
     if context is not None:
-        fits = f"{show_count(afd.kv_cache.sequences(context))} sequences of {show_count(context)} tokens"
+        fits = f"{show_many(afd.kv_cache.sequences(context), 'sequence')} of {show_count(context)} tokens"
         line += f":\n               {fits} (max_num_seqs {show_count(afd.max_num_seqs)})"
     return [line] if together else [line, f"FFN GPU        {afd.ffn_weights / 1e9:.1f} GB of weights"]
 
@@ -90,8 +105,9 @@ def network_line(scenario: Scenario) -> list[str]:
     gpus = dict.fromkeys((each.attention.gpu, each.ffn.gpu) if isinstance(each, tree.Afd) else (each.gpu,))
     rates = " and ".join(_nic(gpu) for gpu in gpus) if link.bandwidth is None else f"{_gbps(link.bandwidth)} (scenario)"
     if not isinstance(each, tree.Afd):
-        return [f"Network all-to-all kernels, NIC {rates}"]
-    return [f"Network {network.type}, NIC {rates} x {network.efficiency:g} achieved, path {show_time(link.latency)}"]
+        return hanging("Network ", f"all-to-all kernels, NIC {rates}")
+    reached = f"x {network.efficiency:g} achieved, path {show_time(link.latency)}"
+    return hanging("Network ", f"{network.type}, NIC {rates} {reached}")
 
 
 def _nic(name: str) -> str:
@@ -108,4 +124,11 @@ def hanging(label: str, text: str) -> list[str]:
     """Wrap a text behind a label."""
     import textwrap
 
-    return textwrap.wrap(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label), break_long_words=False)
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=label,
+        subsequent_indent=" " * len(label),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

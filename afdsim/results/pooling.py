@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -16,6 +18,8 @@ _SUMMED: Final = frozenset(
 )
 """Keys that count; every other number is averaged over the seeds, and maxima are kept."""
 _RATES: Final = ("offered", "served", "queue_growth")
+_NUMBER: Final = re.compile(r"(?<![A-Za-z\d.,])\d[\d,]*(?:\.\d+)?")
+"""A number in a note; digits of names such as H100 are none."""
 
 
 def together(every: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
@@ -39,8 +43,36 @@ def together(every: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str,
         }
     if "bottleneck" in own:
         own["bottleneck"] |= bottleneck.longest(own["bottleneck"]["bounds"], own["bottleneck"]["round_trip"])
+    own["notes"] = notes([one.get("notes", ()) for one in each], seeds) or None
     own["provenance"]["seed"] = own["seeds"][0]
     return found | {"afdsim": known(own)}
+
+
+def notes(every: Sequence[Sequence[str]], seeds: Sequence[int]) -> list[str]:
+    """Return the notes of several runs; of those that differ in their numbers only, the one that counts the most."""
+    found: dict[tuple[str, int], dict[int, str]] = {}
+    for seed, own in zip(seeds, every, strict=True):
+        before = Counter[str]()
+        for note in own:
+            shape = _NUMBER.sub("#", note)
+            found.setdefault((shape, before[shape]), {})[seed] = note
+            before[shape] += 1
+    return [_most(by_seed, len(seeds)) for by_seed in found.values()]
+
+
+def _most(by_seed: Mapping[int, str], seeds: int) -> str:
+    """Return one of the notes of several seeds that say the same in numbers, and which seed says it."""
+    seed = max(by_seed, key=lambda each: _numbers(by_seed[each]))
+    text, alike = by_seed[seed], len(set(by_seed.values())) == 1
+    if alike and len(by_seed) == seeds:
+        return text
+    if alike:
+        return f"{text} (in {'seed ' + str(seed) if len(by_seed) == 1 else f'{len(by_seed)} of {seeds} seeds'})"
+    return f"{text} (in seed {seed}, the most of {len(by_seed)} seeds)"
+
+
+def _numbers(note: str) -> list[float]:
+    return [float(text.replace(",", "")) for text in _NUMBER.findall(note)]
 
 
 def _together(key: str, values: Sequence[Any]) -> Any:

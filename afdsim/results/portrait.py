@@ -25,12 +25,14 @@ from afdsim.cluster.colocated import Colocated, ExpertParallel, TensorParallel
 from afdsim.cluster.deployment import AttentionPool
 from afdsim.results.header import hanging
 from afdsim.scenario.formats import Format
-from afdsim.units import show_count
+from afdsim.units import show_count, show_many
 
 GPUS = ("L20", "A100", "H20", "H100", "H200", "B200", "MI300X")
 """Common ones, among which somebody who reads a config chooses."""
 CONTEXT = 8192
 LONG = 32_768
+INSTANCE = 8
+"""GPUs up to which every number is tried; beyond it whole servers are."""
 SERVERS = 64
 """More servers than that are not tried."""
 
@@ -73,38 +75,50 @@ def _cache(llm: Llm, precision: Precision) -> str:
 
 
 def _fits(llm: Llm, precision: Precision) -> Iterator[str]:
-    yield f"Fits      the fewest GPUs of a kind, and sequences of {CONTEXT:,} tokens in their KV cache:"
+    context = min(CONTEXT, llm.positions or CONTEXT)
+    ways = "TP or DP+EP" if _has_experts(llm) else "TP"
+    yield f"Fits      the fewest GPUs by {ways}, and sequences of {context:,} tokens in their KV cache:"
     for name in GPUS:
-        gpu = catalog.gpu(name)
-        yield f"          {name:<8}{_smallest(llm, precision, gpu)}"
+        yield f"          {name:<8}{_smallest(llm, precision, catalog.gpu(name), context)}"
 
 
-def _smallest(llm: Llm, precision: Precision, gpu: Gpu) -> str:
-    for engine in (*_tensor_parallel(llm, precision, gpu), *_expert_parallel(llm, precision, gpu)):
-        sequences = engine.kv_cache.sequences(CONTEXT) * engine.attention.ranks
+def _has_experts(llm: Llm) -> bool:
+    return any(isinstance(layer.ffn, Moe) for layer in llm.layers)
+
+
+def _smallest(llm: Llm, precision: Precision, gpu: Gpu, context: int) -> str:
+    """Return the smallest engine that holds a sequence, or what was tried."""
+    for engine in _engines(llm, precision, gpu):
+        sequences = engine.kv_cache.sequences(context) * engine.attention.ranks
         if sequences:
-            return f"{engine.gpus:>4}  ({engine}): {show_count(sequences)} sequences"
-    return "none that was tried"
+            return f"{engine.gpus:>4}  ({engine}): {show_many(sequences, 'sequence')}"
+    domain = f"up to {min(gpu.scale_up, INSTANCE)} GPUs" if gpu.scale_up > 1 else "of 1 GPU (no NVLink)"
+    return f"none: tried TP {domain}{f', DP+EP up to {SERVERS} servers' if _has_experts(llm) else ''}"
 
 
-def _tensor_parallel(llm: Llm, precision: Precision, gpu: Gpu) -> Iterator[Colocated]:
-    """Yield engines inside one NVLink domain, small ones first; experts are cut by width, or dealt out."""
-    for tp in range(1, min(gpu.scale_up, 8) + 1):
-        if degrees.attention_uneven(llm, tp) or degrees.dense_uneven(llm, tp):
-            continue
-        if not degrees.width_uneven(llm, tp):
-            yield _engine(llm, precision, _pool(gpu, tp=tp), TensorParallel())
-        elif not degrees.experts_uneven(llm, tp):
-            yield _engine(llm, precision, _pool(gpu, tp=tp), TensorParallel(ep=tp))
+def _engines(llm: Llm, precision: Precision, gpu: Gpu) -> Iterator[Colocated]:
+    """Yield engines, small ones first: of up to an instance of GPUs, and then of whole servers."""
+    experts = _has_experts(llm)
+    for gpus in range(1, INSTANCE + 1):
+        if gpus <= gpu.scale_up:
+            yield from _tensor_parallel(llm, precision, gpu, gpus)
+        if experts and gpus > 1 and not degrees.experts_uneven(llm, gpus):
+            yield _engine(llm, precision, _pool(gpu, dp=gpus), ExpertParallel())
+    each = gpu.gpus_per_server
+    for servers in range(INSTANCE // each + 1, SERVERS + 1):
+        if experts and not degrees.experts_uneven(llm, servers * each):
+            yield _engine(llm, precision, _pool(gpu, instances=servers, dp=each), ExpertParallel())
 
 
-def _expert_parallel(llm: Llm, precision: Precision, gpu: Gpu) -> Iterator[Colocated]:
-    """Yield engines of whole servers, small ones first."""
-    if not any(isinstance(layer.ffn, Moe) for layer in llm.layers):
+def _tensor_parallel(llm: Llm, precision: Precision, gpu: Gpu, tp: int) -> Iterator[Colocated]:
+    """Yield an engine inside one NVLink domain, if the model allows; experts are cut by width, or dealt out."""
+    rules = (degrees.attention_uneven, degrees.dense_uneven, degrees.shared_uneven)
+    if any(uneven(llm, tp) for uneven in rules):
         return
-    for servers in range(1, SERVERS + 1):
-        if not degrees.experts_uneven(llm, servers * gpu.gpus_per_server):
-            yield _engine(llm, precision, _pool(gpu, instances=servers, dp=gpu.gpus_per_server), ExpertParallel())
+    if not degrees.width_uneven(llm, tp):
+        yield _engine(llm, precision, _pool(gpu, tp=tp), TensorParallel())
+    elif not degrees.experts_uneven(llm, tp):
+        yield _engine(llm, precision, _pool(gpu, tp=tp), TensorParallel(ep=tp))
 
 
 def _pool(gpu: Gpu, *, instances: int = 1, dp: int = 1, tp: int = 1) -> AttentionPool:

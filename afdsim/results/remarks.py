@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from afdsim.catalog import entries as catalog
 from afdsim.catalog.hardware import Gpu, foreign_formats
+from afdsim.catalog.llm import Llm
 from afdsim.cluster.colocated import Colocated
+from afdsim.cluster.degrees import crossings
 from afdsim.cluster.deployment import Afd
 from afdsim.cost.operators import Operator
 from afdsim.cost.roofline import STATUSES, Roofline
@@ -17,28 +20,43 @@ from afdsim.engine.cell import Cell
 from afdsim.engine.desk import Demand
 from afdsim.engine.record import Record
 from afdsim.scenario.document import Scenario
+from afdsim.units import show_many
 from afdsim.workload.laws import Recorded, RequestSource
+
+BEYOND = "(max_position_embeddings)"
+"""Mark of a remark on requests that are too long for the model."""
 
 LATE = 0.05
 """Share of the requests that finish while the cluster empties from which a reader should know."""
 
 
-class Short(str):
-    """A remark on something that the deployment has too little of for what it was asked."""
-
-    __slots__ = ()
-
-
-class Told(str):
-    """A remark on what a file was read as, which belongs into every report."""
-
-    __slots__ = ()
+KERNELS: Mapping[str, str] = MappingProxyType(
+    {
+        "all_gather": "all-gather",
+        "all_reduce": "all-reduce",
+        "all_to_all": "all-to-all",
+        "bmm": "batched GEMM",
+        "core_gqa": "core attention (GQA)",
+        "core_index": "sparse attention's indexer",
+        "core_linear": "linear attention",
+        "core_mfa": "core attention (MFA)",
+        "core_mla": "core attention (MLA)",
+        "core_mqa": "core attention (MQA)",
+        "gemm": "GEMM",
+        "grouped_gemm": "grouped GEMM",
+        "reduce": "reduction",
+        "reduce_scatter": "reduce-scatter",
+        "small": "element-wise kernels",
+    }
+)
+"""Kernels of the coefficient table in words; the others are words."""
 
 
 def remarks(scenario: Scenario, cell: Cell, demand: Demand, record: Record) -> Iterator[str]:
     """Yield what a reader of the figures should know, one sentence each."""
     yield from (f"{path}: {text}" for path, text in scenario.cautions)
     yield from of_trace(scenario, demand.source)
+    yield from of_model(catalog.llm(scenario.model))
     yield from beyond(scenario, demand.source, len(record.requests))
     yield from _repeated(scenario, demand, record)
     yield from _assumed_variation(scenario)
@@ -53,7 +71,12 @@ def of_trace(scenario: Scenario, source: RequestSource) -> tuple[str, ...]:
     if trace is None or file is None:
         return ()
     told, *notes = (note.replace(trace.path, Path(trace.path).name) for note in (file.told, *file.notes))
-    return (Told(told), *notes)
+    return (told, *notes)
+
+
+def of_model(llm: Llm) -> Iterator[str]:
+    """Say what the file of a model holds that is not modelled, or leaves to defaults."""
+    yield from (f"{llm.name}: {note}" for note in llm.notes)
 
 
 def beyond(scenario: Scenario, source: RequestSource, count: int) -> Iterator[str]:
@@ -66,7 +89,7 @@ def beyond(scenario: Scenario, source: RequestSource, count: int) -> Iterator[st
     if over := int((whole > llm.positions).sum()):
         yield (
             f"{over:,} of {count:,} requests are longer than the {llm.positions:,} tokens that {llm.name} was made for "
-            f"(max_position_embeddings), the longest {int(whole.max()):,}: engines refuse them"
+            f"{BEYOND}, the longest {int(whole.max()):,}: engines refuse them"
         )
 
 
@@ -90,7 +113,10 @@ def _refused(cell: Cell, record: Record) -> Iterator[str]:
     refused = int(record.requests.refused.sum())
     if refused:
         limit = cell.deployment.kv_budget / 1e9
-        yield Short(f"{refused:,} requests refused: their context never fits the {limit:.1f} GB of KV cache of a rank")
+        yield (
+            f"{show_many(refused, 'request')} refused: {'its' if refused == 1 else 'their'} context never fits the "
+            f"{limit:.1f} GB of KV cache of a rank"
+        )
 
 
 def _short_of_memory(cell: Cell, record: Record) -> Iterator[str]:
@@ -98,7 +124,7 @@ def _short_of_memory(cell: Cell, record: Record) -> Iterator[str]:
     longest = int(max(requests.input_len + requests.output_len, default=1))
     fits, asked = deployment.kv_cache.sequences(longest), deployment.max_num_seqs
     if fits < asked:
-        yield Short(f"KV cache of a rank holds {fits:,} of max_num_seqs {asked:,} at the longest context, {longest:,}")
+        yield f"KV cache of a rank holds {fits:,} of max_num_seqs {asked:,} at the longest context, {longest:,}"
 
 
 def _warm_up(demand: Demand, record: Record) -> Iterator[str]:
@@ -124,7 +150,7 @@ def _cut_short(demand: Demand, record: Record) -> Iterator[str]:
     there = np.isnan(table.finish) & ~table.refused & table.counted
     asked = demand.closed and int(table.counted.sum()) < demand.num_requests
     if record.ended >= demand.horizon and there.any():
-        yield Short(
+        yield (
             f"{int(there.sum()):,} of {int(table.counted.sum()):,} requests had not finished at run.stop.max_sim_time: "
             "latencies are those of the others"
         )
@@ -158,7 +184,7 @@ def unmeasured(cell: Cell) -> Iterator[str]:
     for cost, gpu, operator in _operators(cell):
         row = cost.coefficient(operator, gpu)
         kind = (row.status, gpu.name, row.lender if row.status == "family" else "")
-        found.setdefault(kind, {})[operator.kernel.replace("_", " ")] = None
+        found.setdefault(kind, {})[KERNELS.get(operator.kernel, operator.kernel)] = None
     for gpu_name, status, what in cell.notes:
         found.setdefault((status, gpu_name, families[gpu_name] if status == "family" else ""), {})[what] = None
     for kind in sorted(found, key=lambda kind: -STATUSES.index(kind[0])):
@@ -167,9 +193,10 @@ def unmeasured(cell: Cell) -> Iterator[str]:
 
 
 def lacking(deployment: Afd | Colocated) -> list[str]:
-    """Return a sentence for every format that a GPU of `deployment` lacks and computes in another one."""
+    """Return a sentence for every format and every NVLink that `deployment` would need and its GPUs lack."""
     ffn = deployment.ffn.gpu if isinstance(deployment, Afd) else deployment.attention.gpu
-    return foreign_formats(deployment.llm, deployment.precision, attention=deployment.attention.gpu, ffn=ffn)
+    formats = foreign_formats(deployment.llm, deployment.precision, attention=deployment.attention.gpu, ffn=ffn)
+    return [*formats, *crossings(deployment)]
 
 
 def _told(status: str, gpu: str, lender: str, kernels: list[str]) -> Iterator[str]:

@@ -30,6 +30,7 @@ from afdsim.results.steady import Load
 from afdsim.results.summary import summary
 from afdsim.scenario import yamlfile
 from afdsim.scenario.document import Scenario, load
+from afdsim.scenario.formats import Format, answer, of_scenario
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,6 +104,8 @@ class Result:
     manifest: Manifest
     notes: tuple[str, ...] = ()
     """What a reader of the figures should know: refused requests, assumed variation, transferred coefficients."""
+    asked: tuple[Format, ...] = ()
+    """Number formats with who asked for each, of a run that was read back; else the scenario knows."""
 
     @property
     def seed(self) -> int:
@@ -110,10 +113,16 @@ class Result:
         return self.manifest.seed
 
     @cached_property
+    def formats(self) -> tuple[Format, ...]:
+        """Number formats that it ran in, by role, and who asked for each."""
+        return self.asked or of_scenario(self.scenario)
+
+    @cached_property
     def summary(self) -> dict[str, Any]:
         """Flat keys as vLLM has them, and ours under "afdsim"; the content of ``result.json``."""
         found = summary(self.run)
-        own = found["afdsim"] | {"window_s": list(self.run.window), "provenance": asdict(self.manifest)}
+        own = found["afdsim"] | {"window_s": list(self.run.window), "precision": answer(self.formats)}
+        own |= {"provenance": asdict(self.manifest)}
         return found | {"afdsim": own | ({"notes": list(self.notes)} if self.notes else {})}
 
     @cached_property
@@ -190,7 +199,8 @@ class Result:
 
     def _rest(self) -> dict[str, Any]:
         """Return what `load` needs beside the frames."""
-        return {"manifest": asdict(self.manifest), "run": _scalars(self.run), "notes": self.notes}
+        formats = [asdict(each) for each in self.formats]
+        return {"manifest": asdict(self.manifest), "run": _scalars(self.run), "notes": self.notes, "formats": formats}
 
     def _draw(self, folder: Path) -> None:
         from afdsim.results import plot_parts
@@ -214,9 +224,11 @@ class Result:
             saved = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             frames = {name: _read_frame(folder, name) for name in FRAMES}
             run, made, notes = _run(saved["run"], frames), Manifest(**saved["manifest"]), tuple(saved["notes"])
+            formats = tuple(Format(**each) for each in saved.get("formats", ()))  # older folders have none
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ScenarioError(f"{folder}: not a whole run folder: {error}; 'afdsim run -o' writes one") from None
-        return cls(scenario=load(folder / "scenario.resolved.yaml"), run=run, manifest=made, notes=notes)
+        scenario = load(folder / "scenario.resolved.yaml")
+        return cls(scenario=scenario, run=run, manifest=made, notes=notes, asked=formats)
 
     def __repr__(self) -> str:
         lines = [f"Result of {self.manifest.scenario}, seed {self.seed}"]

@@ -137,7 +137,7 @@ class _Page:
         key = f"sha256:{scenario.key[:8]}"
         plural = "s" if len(self.runs) > 1 else ""
         first = f"afdsim {__version__}  {source or scenario.name}  {key}  seed{plural} {seeds}"
-        lines = [self.ink.strong(first), *model_lines(scenario), deployment_line(scenario)]
+        lines = [self.ink.strong(first), *model_lines(scenario, self.runs[0].formats), deployment_line(scenario)]
         return [*lines, *network_line(scenario), *straggler_lines(scenario)]
 
     def latencies(self) -> list[str]:
@@ -306,8 +306,7 @@ class _Page:
         """Say what a reader should know before believing the figures."""
         made = self.runs[0].manifest
         engine = [f"engine {made.engine}: {made.engine_reason}"] if made.engine_reason else []
-        notes = dict.fromkeys((*engine, *(note for each in self.runs for note in each.notes)))
-        return [line for note in notes for line in hanging("Note ", note)]
+        return [line for note in (*engine, *self.own.get("notes", ())) for line in hanging("Note ", note)]
 
     def _pooled(self, metric: str) -> metrics.Samples:
         """Return the samples of all seeds together, in seconds."""

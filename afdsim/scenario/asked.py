@@ -129,7 +129,9 @@ class Trace(Part):
             yield "format", f"must be one of auto, {', '.join(FORMATS)} {got(self.format)}"
         elif self.time_unit and self.format != "auto" and FORMATS[self.format].unit not in (None, self.time_unit):
             yield "time_unit", contradiction(self.format, self.time_unit)
-        if not Path(self.path).is_file():
+        if Path(self.path).is_dir():
+            yield "path", f"is a folder, '{self.path}'; name the file in it"
+        elif not Path(self.path).is_file():
             yield "path", f"no such file '{self.path}'"
 
 
@@ -172,6 +174,9 @@ class Workload(Part):
             if getattr(trace, key) != default:
                 law = f"process {self.arrival.process} gives the arrivals"
                 yield f"trace.{key}", f"changes arrivals of the file, and {law}; remove it, or write 'process: trace'"
+        if trace.time_unit and not trace.start and trace.end is None:
+            law = f"process {self.arrival.process} gives them"
+            yield "trace.time_unit", f"is that of arrivals of the file, and {law}; remove it, or write 'process: trace'"
 
     def _how_many(self) -> Iterator[Fault]:
         """Check that the end of the requests is told once, in a way that the arrivals have."""

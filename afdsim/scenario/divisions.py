@@ -12,7 +12,7 @@ from typing import Any, assert_never
 from pydantic import ValidationError
 
 from afdsim.catalog import entries as catalog
-from afdsim.catalog.llm import Dense, Llm
+from afdsim.catalog.llm import Llm
 from afdsim.cluster import degrees
 from afdsim.scenario import tree
 from afdsim.scenario.part import Fault
@@ -28,14 +28,18 @@ class Way:
     candidates: tuple[int, ...]
     inside: str = ""
     """Where the value is a map: its one key that is written, the other follows from it."""
+    shards: bool = False
+    """Whether the value is a text, "tp8" or "replicated"."""
 
     def value(self, degree: int) -> Any:
         """Return what is written for a degree."""
+        if self.shards:
+            return f"tp{degree}" if degree > 1 else "replicated"
         return {self.inside: degree} if self.inside else degree
 
     def shown(self, degree: int) -> str:
         """Return it as in a file."""
-        return f"{{{self.inside}: {degree}}}" if self.inside else str(degree)
+        return f"{{{self.inside}: {degree}}}" if self.inside else str(self.value(degree))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +60,7 @@ def faults(model: str, deployment: tree.Deployment) -> Iterator[Fault]:
         others = {other.path for other in found} - {each.path}
         yield (
             each.path,
-            f"{degrees.in_words(each.what)} do not divide over {each.over}; {_way_out(llm, deployment, each, others)}",
+            f"{degrees.undivided(each.what)} over {each.over}; {_way_out(llm, deployment, each, others)}",
         )
 
 
@@ -110,13 +114,25 @@ def _of_afd(llm: Llm, afd: tree.Afd) -> Iterable[Uneven]:
         over=f"tp={pool.parallelism.tp}",
         ways=(_inside(pool, "attention.parallelism", "tp"),),
     )
+    shards = tree.degree(pool.o_proj)
+    yield Uneven(
+        path="deployment.attention.o_proj",
+        what=degrees.output_uneven(llm, shards),
+        over=pool.o_proj,
+        ways=(Way(key="attention.o_proj", now=shards, candidates=_divisors(pool.gpus_per_instance), shards=True),),
+    )
+    yield from _of_ffn(llm, ffn)
+
+
+def _of_ffn(llm: Llm, ffn: tree.FfnPool) -> Iterable[Uneven]:
     whole, (ep, tp) = ffn.across == "experts", (ffn.parallelism.ep, ffn.parallelism.tp)
     instances = Way(key="ffn.instances", now=ffn.instances, candidates=tuple(range(1, 2 * ffn.instances + 64)))
     split = _inside(ffn, "ffn.parallelism", "ep")
     groups = (ffn.instances if whole else 1) * ep
+    experts = degrees.experts_uneven(llm, groups)
     yield Uneven(
         path="deployment.ffn",
-        what=degrees.experts_uneven(llm, groups),
+        what=experts,
         over=f"instances x ep = {ffn.instances} x {ep} = {groups}" if whole and ffn.instances > 1 else f"ep={ep}",
         ways=(instances, split) if whole and ffn.instances > 1 else (split, instances),
     )
@@ -127,25 +143,33 @@ def _of_afd(llm: Llm, afd: tree.Afd) -> Iterable[Uneven]:
         over=f"tp={tp}" if whole or ffn.instances == 1 else f"instances x tp = {ffn.instances} x {tp} = {cut}",
         ways=(split,) if whole else (instances, split),
     )
+    gpus = ffn.instances * ffn.gpus_per_instance
+    each = Way(key="ffn.gpus_per_instance", now=ffn.gpus_per_instance, candidates=tuple(range(1, 17)))
+    yield Uneven(
+        path="deployment.ffn",
+        what=() if experts else degrees.dense_uneven(llm, gpus),
+        over=f"the {gpus} GPUs of the FFN pool",
+        ways=(instances, each),
+    )
 
 
 def _of_colocated(llm: Llm, engine: tree.Colocated) -> Iterable[Uneven]:
     tp, copies = engine.parallelism.tp, engine.redundant_experts
-    dense = tuple(dict.fromkeys(layer.ffn.inner for layer in llm.layers if isinstance(layer.ffn, Dense)))
-    wide = tuple(f"a dense FFN of width {width:,}" for width in dense if width % tp)
     yield Uneven(
         path="deployment.parallelism",
-        what=(*degrees.attention_uneven(llm, tp), *wide),
+        what=(*degrees.attention_uneven(llm, tp), *degrees.dense_uneven(llm, tp)),
         over=f"tp={tp}",
         ways=(_inside(engine, "parallelism", "tp"),),
     )
     groups = engine.instances * engine.gpus_per_instance - engine.shared_expert_gpus
     experts = degrees.experts_uneven(llm, groups, copies)
+    more = Way(key="redundant_experts", now=copies, candidates=tuple(range(copies + groups + 1)))
+    servers = Way(key="instances", now=engine.instances, candidates=tuple(range(1, 2 * engine.instances + 64)))
     yield Uneven(
-        path="deployment.redundant_experts",
-        what=(*experts, f"{copies} copies") if experts else (),
+        path="deployment.redundant_experts" if copies else "deployment",
+        what=(*experts, f"{copies} {'copy' if copies == 1 else 'copies'}") if experts else (),
         over=f"{groups} groups of GPUs",
-        ways=(Way(key="redundant_experts", now=copies, candidates=tuple(range(copies + groups + 1))),),
+        ways=(more, servers) if copies else (servers, more),
     )
 
 
@@ -155,7 +179,11 @@ def _of_tensor_parallel(llm: Llm, engine: tree.TensorParallel) -> Iterable[Uneve
     groups = Way(key="ep", now=ep, candidates=_divisors(gpus))
     yield Uneven(
         path="deployment.gpus",
-        what=(*degrees.attention_uneven(llm, gpus), *degrees.dense_uneven(llm, gpus)),
+        what=(
+            *degrees.attention_uneven(llm, gpus),
+            *degrees.dense_uneven(llm, gpus),
+            *degrees.shared_uneven(llm, gpus),
+        ),
         over=f"{gpus} GPUs",
         ways=(fewer,),
     )

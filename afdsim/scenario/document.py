@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from enum import IntEnum
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from afdsim import units
+from afdsim.catalog import entries as catalog
 from afdsim.errors import ScenarioError
 from afdsim.scenario import asked, complaints, divisions, leaves, tree, yamlfile
 from afdsim.scenario.part import Fault, Part
@@ -57,12 +58,12 @@ class Scenario(Part):
     @model_validator(mode="before")
     @classmethod
     def _as_stored(cls, data: Any) -> Any:
-        """Let a quantised checkpoint decide the format of weights of which nothing is said."""
+        """Let a quantised checkpoint decide the formats of weights of which nothing is said."""
         if not isinstance(data, dict) or not isinstance(data.get("precision", {}), dict):
             return data
-        given = data.get("precision", {})
-        stored = leaves.stored(data.get("model")) if given.get("ffn") is None else None
-        return data if stored is None else data | {"precision": given | {"ffn": stored}}
+        given = {role: dtype for role, dtype in data.get("precision", {}).items() if dtype is not None}
+        stored = leaves.stored(data.get("model"), given)
+        return data if stored == given else data | {"precision": stored}
 
     def faults(self) -> Iterator[Fault]:
         """Check what no single part can know."""
@@ -155,6 +156,10 @@ def load(source: Source | Scenario, overrides: Iterable[str] = ()) -> Scenario:
         document = _extended(_from_mapping(source), ())
     else:
         path = locate(source)
+        if holds_model(path):
+            raise ScenarioError(
+                f"{path}: is a model, not a scenario; afdsim check {path}, or 'model: {path}' in a scenario"
+            )
         document = _extended(yamlfile.read(path), (path.resolve(),))
         document.data.setdefault("name", path.stem)
     return _validated(_overridden(document, overrides))
@@ -188,6 +193,27 @@ def locate(source: str | Path) -> Path:
     close = units.suggestion(path.stem, shipped())
     what = "is a folder" if path.is_dir() else "no such file"
     raise ScenarioError(f"{source}: {what}, and no shipped scenario{close} (shipped: {', '.join(shipped())})")
+
+
+def holds_scenario(path: Path) -> bool:
+    """Return whether a JSON file holds a scenario, by its keys."""
+    return not {"deployment", "extends", "workload"}.isdisjoint(_json_keys(path))
+
+
+def holds_model(path: Path) -> bool:
+    """Return whether a file holds the config of a model: JSON with its keys and none of a scenario."""
+    if path.suffix != ".json" or holds_scenario(path):
+        return False
+    return not {"architectures", "model_type"}.isdisjoint(_json_keys(path))
+
+
+def _json_keys(path: Path) -> Collection[str]:
+    """Return the keys of the object in a JSON file; none where there is no such thing."""
+    try:
+        keys = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return ()
+    return keys.keys() if isinstance(keys, dict) else ()
 
 
 def schema() -> dict[str, Any]:
@@ -329,13 +355,22 @@ def _shorthand(document: Document) -> Document:
 def _anchor(document: Document) -> None:
     """Make the paths in `document` absolute, each from where it was written."""
     model = document.data.get("model")
-    if isinstance(model, str) and leaves.is_path(model):
-        document.data["model"] = str((document.folder(("model",)) / model).resolve())
+    if isinstance(model, str):
+        document.data["model"] = _model_file(model, document.folder(("model",)))
     for keys in (("workload", "trace", "path"), ("variation", "experts", "path")):
         part = document.data.get(keys[0])
         inner = part.get(keys[1]) if isinstance(part, dict) else None
         if isinstance(inner, dict) and isinstance(inner.get("path"), str) and "\0" not in inner["path"]:
             inner["path"] = str((document.folder(keys) / inner["path"]).resolve())
+
+
+def _model_file(model: str, folder: Path) -> str:
+    """Return the file of a model that is given by its file or its folder, seen from `folder`; a name as it is."""
+    path = folder / model
+    named = model.strip().casefold() in map(str.casefold, catalog.llms())
+    if "\0" in model or named or not (leaves.is_path(model) or (path / "config.json").is_file()):
+        return model
+    return str(catalog.config_file(path.resolve()))
 
 
 def _from_mapping(source: Mapping[str, Any]) -> Document:
@@ -380,14 +415,18 @@ def _colocated_faults(
     model: str, engine: tree.Colocated | tree.TensorParallel, network: tree.Network
 ) -> Iterator[Fault]:
     """Check that data-parallel ranks have experts in common, and that no network is asked for that is not there."""
-    from afdsim.catalog import entries as catalog
-
     experts = {getattr(layer.ffn, "experts", 0) for layer in catalog.llm(model).layers} - {0}
     plain = network.model_copy(update={"link": network.link.model_copy(update={"bandwidth": None})})
     if plain != tree.Network():
         yield "network", "of a colocated deployment has link.bandwidth alone; its all-to-all kernels hold the rest"
     if isinstance(engine, tree.Colocated) and not experts and engine.instances * engine.parallelism.dp > 1:
-        yield "deployment", f"{model} has no experts, so its data-parallel ranks are independent; simulate one of them"
+        tp = engine.parallelism.tp
+        one = "instances: 1, gpus_per_instance: 1" if tp == 1 else f"instances: 1, gpus_per_instance: {tp}, tp: {tp}"
+        yield (
+            "deployment",
+            f"{model} has no experts, so its data-parallel ranks are independent; simulate one of them: '{one}', or "
+            "'type: tensor_parallel' with gpus",
+        )
 
 
 def _content(path: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from afdsim.catalog import entries as catalog
 from afdsim.catalog.llm import Precision
 from afdsim.scenario.leaves import stored
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"
 """Origin of a format that nobody asked for."""
+CHECKPOINT = "checkpoint"
+"""Origin of what a quantised checkpoint decides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,26 +33,32 @@ class Format:
         return f"{self.role} {self.dtype} ({self.origin})"
 
 
-def formats(precision: Precision, origins: Mapping[str, str]) -> tuple[Format, ...]:
-    """Return what `precision` means by role; `origins` names who asked for each of its fields that was given."""
+def formats(precision: Precision, origins: Mapping[str, str], unquantised: str | None = None) -> tuple[Format, ...]:
+    """Return what `precision` means by role; `origins` names who asked for each of its fields that was given.
+
+    A default says where the checkpoint is `unquantised` in another format.
+    """
+    other = unquantised not in (None, precision.ffn)
+    weights = f"{DEFAULT}; the checkpoint is {unquantised}" if other else DEFAULT
     core = origins.get("attention") or ("as KV cache" if "kv_cache" in origins else DEFAULT)
     found = [
         Format(role="attention", dtype=precision.cache, origin=core),
-        Format(role="FFN", dtype=precision.ffn, origin=origins.get("ffn", DEFAULT)),
+        Format(role="FFN", dtype=precision.ffn, origin=origins.get("ffn", weights)),
         Format(role="KV cache", dtype=precision.cache, origin=origins.get("kv_cache", "as attention")),
     ]
     if precision.projections != precision.ffn:
-        apart = Format(role="projections", dtype=precision.projections, origin=f"beside {precision.ffn} FFN")
-        found.insert(2, apart)
+        origin = origins.get("projections", f"beside {precision.ffn} FFN")
+        found.insert(2, Format(role="projections", dtype=precision.projections, origin=origin))
     return tuple(found)
 
 
 def of_scenario(scenario: Scenario) -> tuple[Format, ...]:
     """Return the formats that a scenario runs in."""
     asked, origins = scenario.precision, scenario.origins("precision")
-    if "ffn" not in origins and stored(scenario.model):
-        origins |= {"ffn": "checkpoint"}
-    return formats(Precision(ffn=asked.ffn, kv_cache=asked.kv_cache), origins)
+    given = {role: getattr(asked, role) for role in origins}
+    precision = Precision(ffn=asked.ffn, projections=asked.projections or "", kv_cache=asked.kv_cache)
+    origins = dict.fromkeys(stored(scenario.model, given), CHECKPOINT) | origins
+    return formats(precision, origins, catalog.llm(scenario.model).unquantised)
 
 
 def sentence(found: Iterable[Format]) -> str:
@@ -58,5 +67,5 @@ def sentence(found: Iterable[Format]) -> str:
 
 
 def answer(found: Iterable[Format]) -> dict[str, dict[str, str]]:
-    """Return the same for JSON: role -> dtype and origin."""
-    return {each.role: {"dtype": each.dtype, "origin": each.origin} for each in found}
+    """Return the same for JSON: key of the scenario -> dtype and origin."""
+    return {each.role.casefold().replace(" ", "_"): {"dtype": each.dtype, "origin": each.origin} for each in found}

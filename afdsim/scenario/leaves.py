@@ -150,6 +150,21 @@ class Text(_Leaf):
 
 
 @dataclass(frozen=True, slots=True)
+class Sharding(Text):
+    """Over how many GPUs something is cut: ``tp8``, or ``replicated``."""
+
+    pattern: str = r"replicated|tp[1-9]\d{0,3}"
+    wanted: str = "'replicated' or 'tp<n>', e.g. 'tp8'"
+
+    def read(self, value: Any) -> str:
+        """Check it; a bare number is told how it is written."""
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+            written = f"tp{value}" if value > 1 else "replicated"
+            raise ValueError(f"must be {self.wanted} {got(value)}; write '{written}'")
+        return Text.read(self, value)
+
+
+@dataclass(frozen=True, slots=True)
 class GpuName(Text):
     """The name of a GPU of the catalog, spelled as there."""
 
@@ -246,16 +261,17 @@ class NoFailures(_Leaf):
         return {"type": "array", "maxItems": 0}
 
 
-def stored(model: object) -> str | None:
-    """Return the dtype of the weights of a quantised checkpoint; None for others, and where there is no such model."""
+def stored(model: object, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the formats that are given, completed by those of a quantised checkpoint; as they are without a model."""
     from afdsim.catalog import entries as catalog
+    from afdsim.catalog.llm import as_stored
 
     try:
-        return catalog.llm(model).weights if isinstance(model, str) else None
+        return as_stored(catalog.llm(model), given) if isinstance(model, str) else dict(given)
     except CatalogError:
-        return None
+        return dict(given)
 
 
 def is_path(model: str) -> bool:
-    """Return whether a model is given by a file, not by a name."""
+    """Return whether a model is given by a file or a folder, not by a name."""
     return "/" in model or "\\" in model or model.endswith(".json")

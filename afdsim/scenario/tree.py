@@ -13,15 +13,15 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from afdsim.scenario.leaves import Amount, Choice, Flag, GpuName, Real, Text, Whole, got
+from afdsim.scenario.leaves import Amount, Choice, Flag, GpuName, Real, Sharding, Text, Whole, got
 from afdsim.scenario.part import Fault, Length, Part, Sigma, Time
 
 Gpu = Annotated[str, GpuName()]
 DType = Literal["fp8", "bf16", "int8", "fp4"]
 Width = Annotated[DType, Choice(get_args(DType))]
-WeightType = Literal["fp8", "bf16", "int8", "fp4", "int4"]
+WeightType = Literal["fp8", "bf16", "int8", "fp4", "int4", "w8a16"]
 WeightWidth = Annotated[WeightType, Choice(get_args(WeightType))]
-Shards = Annotated[str, Text(r"replicated|tp[1-9]\d{0,3}", "'replicated' or 'tp<n>', e.g. 'tp8'")]
+Shards = Annotated[str, Sharding()]
 Share = Annotated[float, Real(0.0, 1.0, positive=True)]
 Kernels = tuple[Annotated[str, Text(wanted="a kernel library, e.g. 'flashinfer'")], ...]
 
@@ -32,8 +32,10 @@ class Precision(Part):
     attention: Width = "fp8"
     """Core attention and its KV cache; default: as `kv_cache`."""
     ffn: WeightWidth = "fp8"
-    """Weights and GEMMs: FFN and projections (an FP4 model keeps its projections in FP8). Default: that of a quantised
-    checkpoint, where `model` is a config.json that says so."""
+    """Weights and GEMMs: FFN and projections. Default: that of a quantised checkpoint, where `model` is a config.json
+    that says so."""
+    projections: WeightWidth | None = None
+    """Projections where theirs is another format; default: as `ffn` (FP8 beside FP4), or that of the checkpoint."""
     kv_cache: Width = "fp8"
     """KV cache, which decides the kernel of core attention; default: as `attention`."""
 
@@ -102,7 +104,7 @@ class AttentionPool(Part):
         yield from _product(self.parallelism.dp, self.parallelism.tp, self.gpus_per_instance, "dp")
         if self.instances % self.groups:
             yield "groups", f"{self.groups} groups do not divide the {self.instances} instances"
-        if self.gpus_per_instance % _degree(self.o_proj):
+        if self.gpus_per_instance % degree(self.o_proj):
             yield "o_proj", f"{self.o_proj} does not divide the {self.gpus_per_instance} GPUs of an instance"
         yield from _vocabulary(self, self.gpus_per_instance, self.parallelism.tp)
 
@@ -265,13 +267,10 @@ class TensorParallel(_Engine):
         """Check that the GPUs reach one another, and that the expert groups divide them."""
         yield from super().faults()
         from afdsim.catalog import entries as catalog
+        from afdsim.cluster.degrees import beyond_domain
 
-        gpu = catalog.gpu(self.gpu)
-        if self.gpus > gpu.scale_up:
-            yield (
-                "gpus",
-                f"must be <= {gpu.scale_up}, the NVLink domain of {gpu.name} {got(self.gpus)}",
-            )
+        if text := beyond_domain(catalog.gpu(self.gpu), self.gpus):
+            yield "gpus", text
         yield from _vocabulary(self, self.gpus, self.gpus)
         if self.gpus % self.ep:
             yield "ep", f"must divide gpus, {self.gpus} {got(self.ep)}"
@@ -410,19 +409,22 @@ def _with_parallelism(data: Any, narrow: str, wide: str) -> Any:
     return {**data, "parallelism": {narrow: 1, wide: gpus, **given}}
 
 
-def _degree(placement: str) -> int:
+def degree(placement: str) -> int:
+    """Return the GPUs that "tp<n>" means; 1 for "replicated"."""
     return int(placement.removeprefix("tp").replace("replicated", "1"))
 
 
 def _vocabulary(pool: AttentionPool | _Engine, gpus: int, tp: int) -> Iterator[Fault]:
     """Check that whoever cuts the vocabulary is whole ranks of one instance."""
+    known = ", ".join(f"'tp{n}'" for n in range(max(tp, 2), gpus + 1) if gpus % n == 0 and n % tp == 0)
+    use = f"use {known} or 'replicated'" if known else "use 'replicated'"
     for key in ("lm_head", "embedding"):
         placement = getattr(pool, key)
-        degree = 1 if placement is None else _degree(placement)
-        if gpus % degree:
-            yield key, f"{placement} does not divide the {gpus} GPUs of an instance"
-        elif degree > 1 and degree % tp:
-            yield key, f"{placement} splits a rank of {tp} GPUs; use 'tp{tp}' or a multiple, or 'replicated'"
+        parts = 1 if placement is None else degree(placement)
+        if gpus % parts:
+            yield key, f"{placement} does not divide the {gpus} GPUs of an instance; {use}"
+        elif parts > 1 and parts % tp:
+            yield key, f"{placement} splits a rank of {tp} GPUs; {use}"
 
 
 def _measured(kernels: Kernels) -> Iterator[Fault]:

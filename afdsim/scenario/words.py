@@ -39,7 +39,6 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     # deployment
     ("batch_size max_batch_size a_batch_size decode_bs", ("deployment.max_num_seqs",)),
     ("batch_size_cap max_running_requests", ("deployment.max_num_seqs",)),
-    ("mem_fraction_static memory_margin_fraction", ("deployment.gpu_memory_utilization",)),
     ("num_ubatches num_micro_batches microbatches enable_dbo", _OVERLAP),
     ("dp_size data_parallel_size attention_dp_size", _DP),
     ("tp_size tensor_parallel_size moe_tp_size", _TP),
@@ -99,6 +98,15 @@ _TOPICS: tuple[tuple[str, str], ...] = (
     (
         "kv_transfer kv_transfer_config kv_connector kv_transfer_bandwidth disaggregation_transfer_backend",
         "transfer of KV caches is not modelled: they are in place on arrival; 'network.link' joins attention and FFN",
+    ),
+    (
+        "mem_fraction_static",
+        "a share of HBM for weights and KV cache alone is not modelled: without activations, it is a little lower than "
+        "'deployment.gpu_memory_utilization', which includes them",
+    ),
+    (
+        "memory_margin_fraction",
+        "a share of HBM that is left free is not modelled: 'deployment.gpu_memory_utilization' is 1 minus it",
     ),
     (
         "swap_space cpu_offload_gb cpu_offload kv_offload kv_offloading_size hierarchical_cache hicache lmcache",

@@ -22,7 +22,6 @@ from afdsim.engine.books import CAUSES
 from afdsim.errors import ScenarioError
 from afdsim.results.header import WIDTH, deployment_line, model_line, straggler_lines
 from afdsim.results.metrics import shown_in
-from afdsim.results.remarks import Short, Told
 from afdsim.results.result import Result, pooled, to_json, write_text
 from afdsim.results.terminal import Ink, table
 from afdsim.scenario.document import Scenario, Source, load
@@ -179,20 +178,11 @@ class Comparison:
         return "\n\n".join("\n".join(block) for block in blocks if block)
 
     def _own_notes(self) -> Iterator[str]:
-        """Say what files were read as, what every deployment has too little of, and what is noted of some of them."""
-        noted = {
-            name: list(dict.fromkeys(note for run in runs for note in run.notes)) for name, runs in self.runs.items()
-        }
-        common = set.intersection(*map(set, noted.values()))
-        yield from dict.fromkeys(
-            note for notes in noted.values() for note in notes if note in common and isinstance(note, Told)
-        )
-        yield from (
-            f"{name}: {note}"
-            for name, notes in noted.items()
-            for note in notes
-            if note not in common or isinstance(note, Short)
-        )
+        """Say once what is noted of all deployments, and of whom what is noted of some."""
+        noted = {name: summary["afdsim"].get("notes", ()) for name, summary in self.summaries.items()}
+        of = {note: [name for name, own in noted.items() if note in own] for notes in noted.values() for note in notes}
+        yield from (note for note, names in of.items() if len(names) == len(noted))
+        yield from (f"{', '.join(names)}: {note}" for note, names in of.items() if len(names) < len(noted))
 
     def __repr__(self) -> str:
         lines = self.text().splitlines()
@@ -206,9 +196,9 @@ class Comparison:
 
     def _heads(self) -> list[str]:
         """Say what every deployment is, with every key in which they differ."""
-        scenarios = {name: runs[0].scenario for name, runs in self.runs.items()}
-        keys = differing(list(scenarios.values()))
-        return [line for name, scenario in scenarios.items() for line in _head(name, scenario, keys)]
+        first = {name: runs[0] for name, runs in self.runs.items()}
+        keys = differing([run.scenario for run in first.values()])
+        return [line for name, run in first.items() for line in _head(name, run, keys)]
 
     def _rows(self) -> list[list[str]]:
         rows = []
@@ -298,7 +288,7 @@ def compare(
     loaded = [load(each) for each in scenarios]
     if seeds is not None:
         loaded = [each.vary("run.seeds", list(seeds)) for each in loaded]
-    same, notes = _under_one_workload(loaded)
+    same, notes = under_one_workload(loaded)
     one = partial(simulate, cost=cost, network=network, progress=progress)
     runs = {name: [one(each, seed=seed) for seed in each.run.seeds] for name, each in same.items()}
     tuned = _tuned(same, runs, (cost, network)) if tune else {}
@@ -316,7 +306,7 @@ def _tuned(
     return {name: each for name, each in found.items() if each is not None}
 
 
-def _under_one_workload(loaded: Sequence[Scenario]) -> tuple[dict[str, Scenario], tuple[str, ...]]:
+def under_one_workload(loaded: Sequence[Scenario]) -> tuple[dict[str, Scenario], tuple[str, ...]]:
     """Scenarios by name, each with the workload, limit and run of the first, and what that changed."""
     first, given = loaded[0], loaded[0].resolved()
     notes, found = [], {}
@@ -345,11 +335,13 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, ob
             yield f"{prefix}{key}", value
 
 
-def _head(name: str, scenario: Scenario, keys: Sequence[str]) -> list[str]:
+def _head(name: str, run: Result, keys: Sequence[str]) -> list[str]:
     """Return a name and, hanging from it, what it is; below the name where that is long."""
+    scenario = run.scenario
     own, label = scenario.resolved(), f"{name}: "
-    texts = [deployment_line(scenario), model_line(scenario), " ".join(map(str.strip, straggler_lines(scenario)))]
-    keys = [key for key in keys if _used(key, scenario)]
+    texts = [deployment_line(scenario), model_line(scenario, run.formats)]
+    texts += filter(None, [" ".join(map(str.strip, straggler_lines(scenario)))])
+    keys = [key for key in keys if key != "model" and _used(key, scenario)]
     for part in dict.fromkeys(key.partition(".")[0] for key in keys):
         value, paths = own.get(part), [key.partition(".")[2] for key in keys if key.partition(".")[0] == part]
         told = _told(value, paths) if isinstance(value, Mapping) else str(value)

@@ -141,7 +141,7 @@ def scenario(survey: Survey, model: str, pair: tuple[Gpu, Gpu], context: int, as
         "version": 1,
         "name": "pair",
         "model": model,
-        "precision": {"ffn": precision.ffn, "kv_cache": precision.cache},
+        "precision": {"ffn": precision.ffn, "projections": precision.projections, "kv_cache": precision.cache},
         "deployment": {
             "type": "afd",
             "attention": {"gpu": attention.name, "instances": asked.attention, "gpus_per_instance": GPUS},

@@ -24,6 +24,7 @@ from afdsim.cluster.network import Network
 from afdsim.cost.roofline import CostModel
 from afdsim.errors import ModelError, ScenarioError, SimulationError
 from afdsim.scenario.document import Scenario, Source, load
+from afdsim.simulation import refuse_beyond
 from afdsim.studies.grid import Grid, Point, Zips, grid
 from afdsim.studies.points import Cache, Models, Outcome, code, compute
 from afdsim.studies.pool import Pool
@@ -129,6 +130,8 @@ class Sweep:
     cache: Cache
     resume: bool = True
     models: Models = field(default_factory=Models)
+    strict: bool = False
+    """Whether points fail that have requests longer than their model was made for."""
     tally: Tally = field(init=False)
 
     def __post_init__(self) -> None:
@@ -195,7 +198,7 @@ class Sweep:
         chosen, scenario = None, None
         for point in self.grid.points():
             if point.chosen is not chosen:
-                chosen, scenario = point.chosen, _scenario(self.grid, point.chosen)
+                chosen, scenario = point.chosen, _scenario(self.grid, point.chosen, strict=self.strict)
             yield self._job(point, scenario)
 
     def _job(self, point: Point, scenario: Scenario | str | None) -> _Job:
@@ -248,12 +251,15 @@ class Sweep:
             report(self.tally)
 
 
-def _scenario(points: Grid, values: tuple[object, ...]) -> Scenario | str:
+def _scenario(points: Grid, values: tuple[object, ...], *, strict: bool) -> Scenario | str:
     """Return the scenario of a point, or why there is none."""
     try:
-        return points.scenario(values)
+        found = points.scenario(values)
+        if strict:
+            refuse_beyond(found, points.seeds)
     except ScenarioError as error:
         return str(error)
+    return found
 
 
 def _digest(points: Grid, point: Point) -> str:

@@ -13,7 +13,7 @@ import json
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, TextIO, TypeAlias, cast
@@ -68,25 +68,42 @@ class Records:
     """Makes the function from a record to the values of some columns."""
     place: str = ":{}"
     """Where a record is, to be put behind the name of the file."""
+    note: str = ""
+    """What is odd about the file."""
 
 
 @contextmanager
 def opened(path: Path, known: Known) -> Iterator[Records]:
     """Open a file of records; `known` decides between readings of one text. ScenarioError says why it cannot be."""
+    if path.is_dir():
+        raise ScenarioError(f"{path}: cannot be read: is a folder; name the file in it")
+    plain = False
     try:
+        plain = path.suffix == ".gz" and not _is_packed(_head(path))
         with _text(path) as file:
-            yield _records(file, known, path)
+            found = _records(file, known, path)
+            yield replace(found, note="is named .gz and is not packed: read as it is") if plain else found
     except (OSError, EOFError, zlib.error, UnicodeError, csv.Error) as error:
-        raise ScenarioError(f"{path}: {_unreadable(error)}") from None
+        neither = plain and isinstance(error, UnicodeError)
+        what = "is named .gz and is no gzip file, nor text; fetch it again" if neither else _unreadable(error)
+        raise ScenarioError(f"{path}: {what}") from None
 
 
 # bytes -> text ------------------------------------------------------------------------------------------------------
 
 
-def _text(path: Path) -> TextIO:
+def _head(path: Path) -> bytes:
     with path.open("rb") as file:
-        head = file.read(HEAD)
-    packed = head.startswith(GZIP)
+        return file.read(HEAD)
+
+
+def _is_packed(head: bytes) -> bool:
+    return head.startswith(GZIP)
+
+
+def _text(path: Path) -> TextIO:
+    head = _head(path)
+    packed = _is_packed(head)
     if packed:
         with gzip.open(path) as unpacked:
             head = unpacked.read(HEAD)

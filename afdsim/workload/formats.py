@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +35,12 @@ def _tokens(value: Any) -> int:
     return int(number)
 
 
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise ValueError  # noqa: TRY004 - a row that cannot be used, as any other text
+    return float(value)
+
+
 def _is_zero(value: Any) -> bool:
     """Whether an output is none, however it is written: 0, "0.0", " 0"."""
     try:
@@ -62,6 +69,8 @@ class TraceFormat:
     """What arrivals count in, a key of `UNITS` or `DATES`; None: the files do not tell."""
     marks: tuple[str, ...] = ()
     """One of these columns at least is there too, in formats that share `columns` with another."""
+    timeless: tuple[str, ...] = ()
+    """One of these columns at least is there where arrivals are not, in formats whose lengths anybody may name so."""
     foreign: tuple[str, ...] = ()
     """None of these columns is there, because they are another format's."""
     whole: bool = False
@@ -70,12 +79,19 @@ class TraceFormat:
     """From the written input and output length to tokens."""
     failed: Callable[[Any], bool] | None = None
     """Whether the written output is that of a request that failed, where the format has such requests."""
-    failure: str = "failed requests (no output tokens)"
+    failure: str = "failed request{s} (no output tokens)"
+    """What such a request is, with the place of the s of several."""
     note: str = ""
     """What a reader of the figures should know of every file of the format."""
 
 
 _ALIKE: Final = ("timestamp", "input_length", "output_length")
+_LIKE_ARRIVALS: Final = re.compile(
+    r"arriv|time_?stamp|start_?time|submit|issued|(created|sent|received|requested)_?at|request_?time"
+    r"|^(t|ts|time|date|datetime)(\b|_(s|sec|ms|us|ns)$)",
+    re.IGNORECASE,
+)
+"""Names of columns that hold arrivals more likely than anything else."""
 _CHATS: Final = ("chat_id", "parent_chat_id", "turn")
 
 FORMATS: Final = MappingProxyType(
@@ -120,6 +136,7 @@ FORMATS: Final = MappingProxyType(
             source="github.com/inference-sim/inference-sim, TraceV2",
             columns=("arrival_time_us", "input_tokens", "output_tokens"),
             unit="us",
+            timeless=("client_id", "tenant_id", "slo_class", "streaming"),
             failed=_is_zero,
         ),
         "vllm-bench": TraceFormat(
@@ -134,7 +151,7 @@ FORMATS: Final = MappingProxyType(
             unit="s",
             tokens=(_of_turn(0), _of_turn(1)),
             failed=_has_no_answer,
-            failure="conversations without a question and an answer",
+            failure="conversation{s} without a question and an answer",
             note=f"tokens are estimated: {BYTES_PER_TOKEN} bytes of UTF-8 a token, rounded up, of the first turn and "
             "the answer to it; long ones are kept (vLLM's sampler drops prompts above 1,024 tokens)",
         ),
@@ -188,13 +205,46 @@ def fitting(columns: Collection[str]) -> Iterator[str]:
 
 
 def _fits(form: TraceFormat, names: set[str]) -> bool:
-    marked = not form.marks or bool(names.intersection(form.marks))
+    wanted = form.marks or (form.timeless if form.columns[0] not in names else ())
+    marked = not wanted or bool(names.intersection(wanted))
     return names.issuperset(form.columns[1:]) and marked and names.isdisjoint(form.foreign)
 
 
 def known(columns: Collection[str]) -> bool:
     """Return whether columns hold the lengths of a format."""
     return any(form.columns[1] in columns and form.columns[2] in columns for form in FORMATS.values())
+
+
+def demand_no_arrivals(name: str, columns: Sequence[str], path: Path) -> None:
+    """Refuse a file without the arrivals of its format, but with a column that looks like other arrivals."""
+    form, lengths = FORMATS[name], FORMATS[name].columns[1:]
+    if not form.columns[0] or form.columns[0] in columns:
+        return
+    if like := next((each for each in columns if _LIKE_ARRIVALS.search(each) and each not in lengths), None):
+        raise ScenarioError(
+            f"{path}: has the lengths of {name} and {like}, which looks like arrivals; {_renamed(form, like, lengths)}"
+        )
+
+
+def _renamed(form: TraceFormat, like: str, lengths: tuple[str, ...]) -> str:
+    """Return how arrivals under another name are written: as of the format, of another one, or with their unit."""
+    unit = _unit_in(like)
+    given = f"time_unit: {unit}" if unit else "time_unit"
+    if owner := _owner(like):
+        return f"rename {','.join(lengths)} to {','.join(owner[1:])}"
+    if form.unit is None:
+        return f"rename {like} to {form.columns[0]}, and give {given}"
+    general = f"rename the columns to {','.join(_ALIKE)} and give {given}"
+    if unit and unit != form.unit:
+        return general
+    counts = "holds dates and times" if form.unit == DATES else f"counts in {form.unit}"
+    return f"rename {like} to {form.columns[0]} if it {counts}" + ("" if unit else f", or {general}")
+
+
+def _unit_in(name: str) -> str | None:
+    """Return the unit that a name ends with: ``ms`` of "ts_ms" and of "Time (ms)"."""
+    found = re.search(r"(?:_|\(| in )(s|sec|ms|us|ns)\)?$", name.casefold())
+    return None if found is None else found[1].replace("sec", "s")
 
 
 def unit_of(name: str, asked: str | None, path: Path) -> str:
@@ -215,8 +265,12 @@ def contradiction(name: str, asked: str) -> str:
     """Return what to say where a unit is asked for that a format has not."""
     form = FORMATS[name]
     told = "are dates and times" if form.unit == DATES else f"count in {form.unit}"
-    shared = form.columns == _ALIKE
-    out = f", or give 'format: generic' with time_unit: {asked}" if shared else "; trace.time_scale stretches gaps"
+    if form.columns == _ALIKE:
+        out = f", or give 'format: generic' with time_unit: {asked}"
+    elif form.unit == DATES:
+        out = "; trace.time_scale stretches gaps"
+    else:
+        out = f", or rename the columns to {','.join(_ALIKE)} if they count in {asked}"
     return f"time_unit {asked} contradicts the format {name}, whose arrivals {told}; remove time_unit{out}"
 
 
@@ -225,7 +279,20 @@ def clock(unit: str) -> Clock:
     if unit == DATES:
         return _dates()
     per_second = UNITS[unit]
-    return float if per_second == 1.0 else lambda value: float(value) / per_second
+    return _number if per_second == 1.0 else lambda value: _number(value) / per_second
+
+
+def is_date(value: Any) -> bool:
+    """Return whether a value is a date and a time of day, as ISO 8601 writes them."""
+    try:
+        return isinstance(value, str) and "-" in value.strip()[1:] and bool(datetime.fromisoformat(value.strip()))
+    except ValueError:
+        return False
+
+
+def dated() -> str:
+    """Return how arrivals that are dates are written."""
+    return f"dates and times are those of azure: name the columns {','.join(FORMATS['azure'].columns)}"
 
 
 def _dates() -> Clock:
@@ -282,9 +349,26 @@ def _found(records: Records) -> str:
     name, missing = min(
         ((key, _missing(form, columns)) for key, form in FORMATS.items()), key=lambda pair: len(pair[1])
     )
-    near = f"{name} lacks {missing[0]}; " if len(missing) == 1 and len(set(FORMATS[name].columns)) == 3 else ""
-    own = ",".join(FORMATS["afdsim"].columns)
-    return f"found {_shown(columns)} in {records.shape}; {near}rename the columns, for example to {own}"
+    lengths = len(missing) == 1 and missing[0] in FORMATS[name].columns[1:]
+    near = lengths and len(set(FORMATS[name].columns)) == 3
+    fix = f"{name} lacks {missing[0]}; rename the column that holds it" if near else f"rename {_example(columns)}"
+    return f"found {_shown(columns)} in {records.shape}; {fix}"
+
+
+def _example(columns: Collection[str]) -> str:
+    """Return how columns that no format has may be named, by what looks like arrivals among them."""
+    like = next(filter(_LIKE_ARRIVALS.search, columns), None)
+    if like is None:
+        alone = ",".join(FORMATS["afdsim"].columns[1:])
+        return f"the columns, for example to {','.join(_ALIKE)}, and give time_unit; without arrivals: to {alone}"
+    if owner := _owner(like):
+        return f"the lengths, for example to {','.join(owner[1:])}"
+    return f"the columns, for example to {','.join(_ALIKE)}, and give time_unit: {_unit_in(like) or 's, ms, us or ns'}"
+
+
+def _owner(arrival: str) -> tuple[str, ...]:
+    """Return the columns of the format whose arrivals have a name; nothing where there is none that tells a unit."""
+    return next((each.columns for each in FORMATS.values() if each.columns[0] == arrival and each.unit), ())
 
 
 def _missing(form: TraceFormat, columns: Collection[str]) -> list[str]:
@@ -300,7 +384,7 @@ def _is_number(name: str) -> bool:
 
 
 def _shown(columns: Collection[str]) -> str:
-    found = ",".join(columns)
+    found = ",".join(name or "(unnamed)" for name in columns)
     shown = found[:80] + ("..." if len(found) > 80 else "")
     return shown if shown.isprintable() else ascii(shown)
 

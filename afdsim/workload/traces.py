@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 
 from afdsim.errors import ScenarioError
-from afdsim.units import show_rate, show_time
+from afdsim.units import show_many, show_rate, show_time
 from afdsim.workload import files
 from afdsim.workload.formats import (
     DATES,
@@ -22,7 +22,10 @@ from afdsim.workload.formats import (
     Clock,
     TraceFormat,
     clock,
+    dated,
+    demand_no_arrivals,
     fractions,
+    is_date,
     known,
     no_arrivals,
     recognise,
@@ -125,6 +128,8 @@ class _Reading:
     place: str
     guessed: bool
     """Whether the unit was told by the columns alone."""
+    note: str
+    """What is odd about the file."""
 
     @property
     def form(self) -> TraceFormat:
@@ -186,11 +191,12 @@ class _Rows:
         """The lengths alone, in the order of the file."""
         self._refuse(skip_bad_rows)
         input_len, output_len = np.array(self.input_len, np.int64), np.array(self.output_len, np.int64)
+        of = f"{_requests(len(input_len))} of {means(input_len, output_len)}"
         return Recorded(
             input_len=input_len,
             output_len=output_len,
             notes=self.notes(),
-            told=f"{self.path}: read as {self.how.name} (lengths only): {_measured(input_len, output_len)}; {FROM_LAW}",
+            told=f"{self.path}: read as {self.how.name} (lengths only): {of}; {FROM_LAW}",
         )
 
     def _refuse(self, skip_bad_rows: bool) -> None:
@@ -203,7 +209,7 @@ class _Rows:
                 f"clean the file, or check format: (read as {self.how.name})"
             )
         if not self.input_len:
-            left = f" but {self.failed:,} {self.how.form.failure}" if self.failed else ""
+            left = f" but {self._failures()}" if self.failed else ""
             raise ScenarioError(f"{self.path}: holds no requests{left}")
 
     def _refuse_fractions(self, arrival: Floats) -> None:
@@ -229,20 +235,23 @@ class _Rows:
                 "file, or check format: and time_unit:"
             )
 
+    def _failures(self) -> str:
+        return f"{self.failed:,} {self.how.form.failure.format(s='s' if self.failed > 1 else '')}"
+
     def _place(self, row: int) -> str:
         return self.how.place.format(self.lines[row])
 
     def notes(self) -> tuple[str, ...]:
         """What was left out, and what is to be known of every file of the format."""
-        note = self.how.form.note
-        return (*self._left_out(), *([f"{self.path}: {note}"] if note else []))
+        found = filter(None, (self.how.note, self.how.form.note))
+        return (*self._left_out(), *(f"{self.path}: {note}" for note in found))
 
     def _left_out(self) -> Iterator[str]:
         yield from (f"{fault}: skipped" for fault in self.bad[:BAD_ROWS_NAMED])
         if len(self.bad) > BAD_ROWS_NAMED:
             yield f"{self.path}: {len(self.bad):,} rows skipped in all"
         if self.failed:
-            yield f"{self.path}: {self.failed:,} {self.how.form.failure} left out"
+            yield f"{self.path}: {self._failures()} left out"
 
     def _disorder(self, arrival: Floats) -> Iterator[str]:
         late = int(np.count_nonzero(arrival < np.maximum.accumulate(arrival)))
@@ -258,14 +267,36 @@ def _read(path: Path, name: str, time_unit: str | None, way_out: str) -> _Rows:
         raise ScenarioError(f"unknown time_unit '{time_unit}'; known: {', '.join(UNITS)}")
     with files.opened(path, known) as records:
         found = recognise(records, name, path)
+        demand_no_arrivals(found, records.columns, path)
+        _refuse_twins(found, records, path)
         if way_out and FORMATS[found].columns[0] not in records.columns:
             raise ScenarioError(no_arrivals(found, records, path, way_out))
+        if way_out and FORMATS[found].unit is None and time_unit is None:
+            _refuse_dates(records, path)
         unit = unit_of(found, time_unit, path) if way_out else ""
-        rows = _Rows(
-            path, _Reading(name=found, unit=unit, place=records.place, guessed=name == "auto" and time_unit is None)
-        )
+        guessed = name == "auto" and time_unit is None
+        how = _Reading(name=found, unit=unit, place=records.place, guessed=guessed, note=records.note)
+        rows = _Rows(path, how)
         rows.collect(records)
     return rows
+
+
+def _refuse_twins(name: str, records: files.Records, path: Path) -> None:
+    """Refuse a header that names a column twice of which one is needed."""
+    for column in FORMATS[name].columns:
+        if (count := records.columns.count(column)) > 1:
+            raise ScenarioError(f"{path}: has {count} columns {column}; rename all but one")
+
+
+def _refuse_dates(records: files.Records, path: Path) -> None:
+    """Refuse dates where arrivals count in a unit that nobody told."""
+    pick = records.pick(FORMATS["generic"].columns)
+    try:
+        value = next((pick(record)[0] for _, record in records.rows), None)
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return
+    if is_date(value):
+        raise ScenarioError(f"{path}: timestamp {str(value)[:40]} is a date; {dated()}")
 
 
 def _row(values: tuple[Any, ...], told: Clock | None, form: TraceFormat) -> _Row:
@@ -282,8 +313,19 @@ def _field(what: str, value: Any, convert: Callable[[Any], Any]) -> Any:
     except _BadRowError:
         raise
     except (ValueError, TypeError, AttributeError, OverflowError):
-        comma = " (a comma in a number: write a point)" if re.fullmatch(r"\s*[-+\d.]+,\d+\s*", str(value)) else ""
-        raise _BadRowError(f"{what} {str(value).strip()[:40] or 'missing'}{comma}") from None
+        raise _BadRowError(f"{what} {str(value).strip()[:40] or 'missing'}{_misread(what, value)}") from None
+
+
+def _misread(what: str, value: Any) -> str:
+    """Return what may be meant by a text that is no number."""
+    text = str(value).strip()
+    if what == "arrival" and is_date(value):
+        return f" ({dated()})"
+    if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(\.\d*)?", text):
+        plain = text.replace(",", "")
+        point = f", or {text.replace(',', '.')} for a fraction" if what == "arrival" and text.count(",") == 1 else ""
+        return f" (a comma that separates thousands: write {plain}{point})"
+    return " (a comma in a number: write a point)" if re.fullmatch(r"[-+\d.]+,\d+", text) else ""
 
 
 def _possible(seconds: float) -> float:
@@ -303,13 +345,13 @@ def _counted(count: int, span: float) -> str:
     return f"{requests} in {lasting}, {show_rate(count / span)}"
 
 
-def _measured(input_len: Ints, output_len: Ints) -> str:
-    means = f"{input_len.mean():,.1f} tokens in and {output_len.mean():,.1f} out on average"
-    return f"{_requests(len(input_len))} of {means}"
+def means(input_len: Ints, output_len: Ints) -> str:
+    """Return ``114.5 tokens in and 34.5 out on average``."""
+    return f"{input_len.mean():,.1f} tokens in and {output_len.mean():,.1f} out on average"
 
 
 def _requests(count: int) -> str:
-    return f"{count:,} request{'s' if count > 1 else ''}"
+    return show_many(count, "request")
 
 
 # rows -> the part asked for -----------------------------------------------------------------------------------------

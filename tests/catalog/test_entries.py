@@ -175,8 +175,8 @@ def _read(keys):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("qwen3_32b", {"model_type": "gpt2"}, r'model_type: "gpt2" is not known \(known: apertus, .*step3p5\)'),
-        ("qwen3_32b", {"model_type": ...}, "model_type: null is not known"),
+        ("qwen3_32b", {"model_type": "gpt2"}, r'model_type: "gpt2" is not known \(.*known are \d+ types of llama, '),
+        ("qwen3_32b", {"model_type": ...}, "model_type: missing; "),
         ("qwen3_32b", {"model_type": ["qwen3"]}, "is not known"),
         ("qwen3_32b", {"hidden_size": ...}, "hidden_size: missing; a qwen3 config needs it"),
         ("qwen3_32b", {"vocab_size": ...}, "vocab_size: missing"),
@@ -219,8 +219,8 @@ def test_a_malformed_config_gets_one_clear_message(config, name, changes, messag
     ("text", "message"),
     [
         (b"{", "config.json:1:2: is no JSON"),
-        (b"", "is no JSON"),
-        (b"\xff\xfe\x00", "is no JSON text in UTF-8"),
+        (b"", "is empty"),
+        (b"\xff\xfe\x00", "is no JSON text in UTF-16"),
         (b"[" * 100_000, "is no JSON"),
         (b"[1]", "must hold a JSON object"),
         (b"null", "must hold a JSON object"),
@@ -253,3 +253,17 @@ def test_no_mutation_of_a_config_ends_in_a_traceback(name, data):
         keys[key] = data.draw(JSON)
     with suppress(CatalogError):
         assert len(_read(keys).layers) == keys["num_hidden_layers"]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("H20-3e", "H20-141GB"), ("h20 3E", "H20-141GB"), ("A100_80GB", "A100"), ("RTX 6000 Pro", "RTX PRO 6000")],
+)
+def test_another_name_of_a_gpu_is_told_which_is_meant(name, meant):
+    with pytest.raises(CatalogError, match=f"unknown GPU '{name}'; did you mean '{meant}'\\?"):
+        catalog.gpu(name)
+
+
+def test_other_names_are_of_gpus_that_are_here():
+    assert set(catalog.OTHER_NAMES.values()) <= set(catalog.gpus())
+    assert not {name.casefold() for name in catalog.gpus()} & set(catalog.OTHER_NAMES)

@@ -36,7 +36,7 @@ def test_every_gpu_computes_in_every_known_dtype(gpu):
 
 
 def test_an_unknown_dtype_is_refused_with_the_known_ones(gpu):
-    with pytest.raises(CatalogError, match="known dtypes: fp4, fp8, int8, int4, bf16"):
+    with pytest.raises(CatalogError, match="known dtypes: fp4, fp8, int8, int4, w8a16, bf16"):
         gpu.peak("int2")
 
 
@@ -49,7 +49,7 @@ def test_ampere_and_ascend_run_fp8_weights_as_int8():
 def test_int4_is_unpacked_to_bf16_everywhere(gpu):
     assert gpu.native("int4") == "bf16"
     assert stand_in(gpu, "int4") == (
-        f"{gpu.name} unpacks int4 weights: computes in bf16, weights keep the bytes of int4; assumed"
+        f"{gpu.name} unpacks int4 weights: computes in bf16, weights keep the bytes of int4, unpacking is not counted; assumed"
     )
 
 
@@ -71,26 +71,34 @@ def test_a_format_that_a_gpu_has_needs_no_stand_in(gpu):
             "H100",
             "H100",
             {"ffn": "fp4"},
-            ["H100 has no FP4 units: computes in fp8, weights keep the bytes of fp4; assumed"],
+            [
+                "H100 has no FP4 units: computes in fp8, weights keep the bytes of fp4, unpacking is not counted; assumed"
+            ],
         ),
         ("H100", "B200", {"ffn": "fp4"}, []),
         (
             "A800",
             "H20",
             {"kv_cache": "bf16"},
-            ["A800 has no FP8 units: computes in int8, weights keep the bytes of fp8; assumed"],
+            [
+                "A800 has no FP8 units: computes in int8, weights keep the bytes of fp8, unpacking is not counted; assumed"
+            ],
         ),
         (
             "A800",
             "H20",
             {},
-            ["A800 has no FP8 units: computes in int8, weights and KV cache keep the bytes of fp8; assumed"],
+            [
+                "A800 has no FP8 units: computes in int8, weights and KV cache keep the bytes of fp8, unpacking is not counted; assumed"
+            ],
         ),
         (
             "A800",
             "A800",
             {"ffn": "bf16"},
-            ["A800 has no FP8 units: computes in int8, the KV cache keeps the bytes of fp8; assumed"],
+            [
+                "A800 has no FP8 units: computes in int8, the KV cache keeps the bytes of fp8, unpacking is not counted; assumed"
+            ],
         ),
     ],
 )

@@ -28,6 +28,10 @@ from afdsim.catalog.llm import (
     Mfa,
     Mla,
     Precision,
+    Split,
+    as_stored,
+    attention_weight_bytes,
+    ffn_weight_bytes,
     kv_bytes,
     kv_bytes_per_token,
     state_bytes,
@@ -161,3 +165,17 @@ def test_the_independent_count_sees_what_changes_layers() -> None:
 
     assert count.cache == shape["kv_bytes_per_token"] / 2
     assert count.total != pytest.approx(shape["modeling"], rel=MODELING)
+
+
+@pytest.mark.parametrize(
+    ("name", "attention", "ffn"),
+    [("gpt-oss-120b", 4.3, 60.9), ("kimi-k2-thinking", 17.4, 572.5), ("deepseek-v3", 16.4, 657.7)],
+)
+def test_a_checkpoint_takes_the_gigabytes_that_it_has(tmp_path, name, attention, ffn):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(load(Path(__file__).with_name("shapes") / f"{name}.json")["config"]))
+    llm = read(path)
+    precision = Precision(**as_stored(llm, {}))
+
+    assert attention_weight_bytes(llm, precision) / 1e9 == pytest.approx(attention, abs=0.1)
+    assert ffn_weight_bytes(llm, precision, Split()) / 1e9 == pytest.approx(ffn, abs=0.1)

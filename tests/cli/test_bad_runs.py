@@ -132,7 +132,7 @@ def test_a_trace_with_other_columns_says_which_were_expected(replay):
     assert done.stderr == (
         f"{path}: expected columns TIMESTAMP,ContextTokens,GeneratedTokens (azure), or those of mooncake, bailian, "
         "burstgpt, vidur, llmservingsim, blis, vllm-bench, sharegpt, afdsim, generic; found ts,in,out in a CSV; rename "
-        "the columns, for example to arrival_s,input_len,output_len\n"
+        "the columns, for example to timestamp,input_length,output_length, and give time_unit: s, ms, us or ns\n"
     )
 
 
@@ -198,8 +198,8 @@ def test_an_unknown_kind_of_model_names_those_that_are_known(file):
 
     assert done.exit_code == 2
     assert done.stderr.startswith(f"{path}:2:8: model: ")
-    assert "llama5" in done.stderr
-    assert "deepseek_v3" in done.stderr
+    assert '"llama5" is not known (nearest in name, with other layers: llama, llama4;' in done.stderr
+    assert "deepseek" in done.stderr
 
 
 def test_a_folder_with_something_else_in_it_is_kept(tmp_path):

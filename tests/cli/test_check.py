@@ -19,6 +19,24 @@ LLAMA = {
 }
 
 
+QWEN57B = {
+    "model_type": "qwen2_moe",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "moe_intermediate_size": 2560,
+    "shared_expert_intermediate_size": 20480,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "num_experts": 64,
+    "num_experts_per_tok": 8,
+    "decoder_sparse_step": 1,
+    "vocab_size": 151936,
+    "max_position_embeddings": 32768,
+    "tie_word_embeddings": False,
+}
+
+
 def afdsim(*words):
     return CliRunner().invoke(main, list(map(str, words)), prog_name="afdsim")
 
@@ -53,13 +71,69 @@ def test_a_config_is_told_in_one_screen(config):
 
     assert done.exit_code == 0
     assert "llama-7b: 32 layers, hidden 4,096, vocabulary 32,000, made for 4,096 tokens" in done.stdout
-    assert "32 x GQA 32 heads, 32 KV x 128; dense FFN of 11,008" in done.stdout
+    assert "32 x MHA 32 heads x 128; dense FFN of 11,008" in done.stdout
     assert "6.74 B parameters: 13.5 GB in BF16" in done.stdout
     assert "262.1 kB per token in FP8: 8.590 GB for 32,768 tokens" in done.stdout
     assert "attention fp8 (default), FFN fp8 (default)" in done.stdout
     assert "H100       1  (TP1 H100)" in done.stdout
     assert len(done.stdout.splitlines()) < 24
     assert max(map(len, done.stdout.splitlines()[:-1])) <= 96
+
+
+def fits(done):
+    """Return the lines of the GPUs that hold a model, by GPU."""
+    lines = done.stdout.partition("Fits ")[2].splitlines()[1:8]
+    return {line.split()[0]: line.split(maxsplit=1)[1] for line in lines}
+
+
+def test_sequences_are_no_longer_than_the_model_was_made_for(config):
+    assert "by TP, and sequences of 4,096 tokens" in afdsim("check", config()).stdout
+    assert "sequences of 8,192 tokens" in afdsim("check", config(max_position_embeddings=131072)).stdout
+
+
+def test_fewer_gpus_than_a_server_are_tried_with_experts_spread(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(QWEN57B))
+    found = fits(afdsim("check", path))
+
+    assert found["L20"].startswith("2  (DP2+EP2 L20): ")
+    assert found["H100"].startswith("1  (TP1 H100): ")
+
+
+@pytest.mark.parametrize("gpus", [2, 4])
+def test_what_fits_is_a_scenario(tmp_path, gpus):
+    (tmp_path / "config.json").write_text(json.dumps(QWEN57B))
+    (tmp_path / "s.yaml").write_text(
+        f"model: {tmp_path}/config.json\n"
+        f"deployment: {{type: colocated, gpu: L20, instances: 1, gpus_per_instance: {gpus}, max_num_seqs: 4}}\n"
+        "workload: {arrival: {process: closed_loop}, input_len: 8000, output_len: 4, num_requests: 8}\n"
+    )
+
+    assert afdsim("check", tmp_path / "s.yaml").exit_code == 0
+
+
+def test_what_was_tried_is_told_where_nothing_fits(config):
+    large = afdsim("check", config(num_hidden_layers=320, hidden_size=8192, intermediate_size=65536))
+
+    assert fits(large)["L20"] == "none: tried TP of 1 GPU (no NVLink)"
+    assert fits(large)["H100"] == "none: tried TP up to 8 GPUs"
+    experts = afdsim("check", "kimi-k2", "--precision", "ffn=bf16")
+    assert fits(experts)["L20"].startswith("128  (DP128+EP128 L20): 256 sequences")
+
+
+def test_one_sequence_is_no_plural(config):
+    llama70b = {
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "max_position_embeddings": 131072,
+    }
+    found = fits(afdsim("check", config(**llama70b)))
+
+    assert found["A100"] == "1  (TP1 A100): 1 sequence"
 
 
 def test_a_folder_and_a_name_are_models_too(config):

@@ -52,6 +52,41 @@ def test_cost_of_chosen_models_and_contexts():
     assert {row["attention_gpu"] for row in found["afd"]} == {"H20"}
 
 
+def test_a_model_or_gpu_that_is_named_twice_is_one():
+    once = answer("cost", "--model", "step3", "--gpu", "H800", "--context", "8192")
+
+    assert answer("cost", "--model", "step3,Step3", "--gpu", "H800,h800", "--context", "8192") == once
+
+
+@pytest.fixture
+def configs(tmp_path):
+    """Folders of three models: llama, the same in INT4, and another one called llama."""
+    keys = {"hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 2, "num_attention_heads": 8}
+    keys |= {"num_key_value_heads": 8, "vocab_size": 1024, "model_type": "llama", "max_position_embeddings": 99999}
+    awq = {"quantization_config": {"quant_method": "awq", "bits": 4}}
+    for name, more in (("a/llama", {}), ("a/llama-awq", awq), ("b/llama", {"vocab_size": 2048})):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text(json.dumps(keys | more))
+    return tmp_path
+
+
+def test_several_models_are_compared_in_one_format_and_whose_checkpoint_is_not_followed_is_noted(configs):
+    asked = ("cost", "--gpu", "H20", "--context", "30000", "--tpot", "1ms", "--model")
+    both = f"{configs}/a/llama,{configs}/a/llama-awq"
+    note = "several models are compared in one format, fp8, not in that of the checkpoint of llama-awq (int4)"
+
+    assert answer(*asked, f"{configs}/a/llama-awq")["precision"]["ffn"] == {"dtype": "int4", "origin": "checkpoint"}
+    assert any(each.startswith(note) for each in answer(*asked, both)["notes"])
+    assert not any(note in each for each in answer(*asked, both, "--precision", "ffn=fp8")["notes"])
+    assert max(map(len, run(*asked, both).stdout.splitlines())) <= 110
+
+
+def test_two_models_of_one_name_are_refused(configs):
+    done = run("cost", "--model", f"{configs}/a/llama,{configs}/b/llama", code=2)
+
+    assert "are two models called llama; rename one of the files" in done.stderr
+
+
 def test_weak_hardware_of_the_paper():
     found = answer("cost", "--model", "step3", "--gpu", "L20,L4,H20", "--context", "8000")
     weak = {row["gpu"]: (row["largest_batch"], row["ffn_cards"]) for row in found["weak_hardware"]}
@@ -186,7 +221,7 @@ def test_either_format_of_core_attention_means_both():
     one, other = answer(*asked, "attention=bf16"), answer(*asked, "kv_cache=bf16")
 
     assert one | {"precision": None} == other | {"precision": None}
-    assert one["precision"]["KV cache"] == {"dtype": "bf16", "origin": "as attention"}
+    assert one["precision"]["kv_cache"] == {"dtype": "bf16", "origin": "as attention"}
     assert other["precision"]["attention"] == {"dtype": "bf16", "origin": "as KV cache"}
 
 
@@ -201,7 +236,7 @@ def test_cost_and_explain_say_the_formats_in_force_and_who_asked_for_them():
 
 
 def test_what_stands_in_for_a_format_that_the_gpu_lacks_is_noted_and_assumed():
-    note = "H100 has no FP4 units: computes in fp8, weights keep the bytes of fp4; assumed"
+    note = "H100 has no FP4 units: computes in fp8, weights keep the bytes of fp4, unpacking is not counted; assumed"
     asked = (
         "explain",
         "--model",
@@ -227,8 +262,14 @@ def test_what_stands_in_for_a_format_that_the_gpu_lacks_is_noted_and_assumed():
 @pytest.mark.parametrize(
     ("dtype", "note"),
     [
-        ("fp4", "H800 has no FP4 units: computes in fp8, weights keep the bytes of fp4; assumed"),
-        ("int4", "H800 unpacks int4 weights: computes in bf16, weights keep the bytes of int4; assumed"),
+        (
+            "fp4",
+            "H800 has no FP4 units: computes in fp8, weights keep the bytes of fp4, unpacking is not counted; assumed",
+        ),
+        (
+            "int4",
+            "H800 unpacks int4 weights: computes in bf16, weights keep the bytes of int4, unpacking is not counted; assumed",
+        ),
     ],
 )
 def test_run_and_check_note_it_too(dtype, note):
@@ -237,7 +278,7 @@ def test_run_and_check_note_it_too(dtype, note):
 
     assert note in notes
     assert any(
-        each.startswith("kernel times assumed, not measured, on H800") and "grouped gemm" in each for each in notes
+        each.startswith("kernel times assumed, not measured, on H800") and "grouped GEMM" in each for each in notes
     )
     assert note in run("check", *asked).stderr
 
@@ -343,6 +384,14 @@ def test_explain_tells_a_siblings_table_from_a_measured_one():
         (("explain", "small", "--model", "step3"), "explain takes a SCENARIO or --model"),
         (("explain", "--model", "step3", "--gpu", "H800"), "explain --model also needs --batch, --context"),
         (("explain", "small", "--tp", "2"), "change them with --set"),
+        (
+            ("explain", "--model", "step3", "--gpu", "H100", "--batch", 1, "--context", 1, "--tp", 16),
+            "--tp: must be <= 8, the NVLink domain of H100 (got 16)",
+        ),
+        (
+            ("explain", "--model", "step3", "--gpu", "L20", "--batch", 1, "--context", 1, "--tp", 2),
+            "--tp: must be <= 1, the NVLink domain of L20, which has no NVLink (got 2)",
+        ),
         (("explain", "small", "--precision", "ffn=bf16"), "change them with --set"),
         (("explain", "small", "--kernels", "flashinfer"), "change them with --set"),
         (

@@ -1,5 +1,6 @@
 """`afdsim sweep` shows its answer; `afdsim init --sweep` and `afdsim list sweeps` show how one is written."""
 
+import json
 import re
 from pathlib import Path
 
@@ -60,6 +61,49 @@ def heads(stdout):
 def on(**sla):
     """The option that gives the base an SLA."""
     return f"--set=sla={{{', '.join(f'{name}: {value}' for name, value in sla.items())}}}"
+
+
+# what it rests on ---------------------------------------------------------------------------------------------------
+
+
+def test_what_the_base_rests_on_is_told_above_the_table_and_kept(command, tmp_path):
+    done = command(LATENCIES, "--set", "precision.kv_cache=bf16", "--set", "deployment.ffn.gpu=H100")
+
+    assert done.stderr.startswith("Precision attention bf16 (as KV cache), FFN fp8 (default), KV cache bf16 (--set)\n")
+    assert (tmp_path / "out/notes.txt").read_text().startswith("precision attention bf16 (as KV cache), FFN fp8")
+
+
+def test_what_an_axis_may_change_is_told_of_the_base_alone(command):
+    done = command("base: tiny.yaml\naxes: {precision.ffn: [fp8, bf16]}\n")
+
+    assert "KV cache fp8 (as attention) (of the base; an axis may change that)" in " ".join(done.stderr.split())
+
+
+@pytest.fixture
+def long(tmp_path, command):
+    """A sweep over lengths of which one is beyond what the model was made for."""
+    keys = {"hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 2, "num_attention_heads": 8}
+    keys |= {"num_key_value_heads": 8, "vocab_size": 1024, "max_position_embeddings": 4096, "model_type": "llama"}
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text(json.dumps(keys))
+    (tmp_path / "long.yaml").write_text(
+        "model: m\ndeployment: {type: tensor_parallel, gpu: H100, gpus: 2, max_num_seqs: 4}\n"
+        "workload: {arrival: {process: closed_loop}, input_len: 100, output_len: 4, num_requests: 8}\n"
+    )
+    return lambda *words: command("base: long.yaml\naxes: {workload.input_len: [100, 5000]}\n", *words)
+
+
+def test_rows_beyond_the_model_are_counted(long):
+    assert "1 of 2 rows have requests beyond max_position_embeddings: see the column notes" in long().stderr
+
+
+def test_points_beyond_the_model_fail_by_strict(long, tmp_path):
+    done = long("--strict")
+    (error,) = sweeps.read(tmp_path / "out")["error"].dropna()
+
+    assert done.exit_code == 1
+    assert "8 of 8 requests are longer than the 4,096 tokens that m was made for" in error
+    assert error.endswith("--strict refuses that")
 
 
 # the answer ---------------------------------------------------------------------------------------------------------

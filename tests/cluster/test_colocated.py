@@ -100,7 +100,7 @@ def test_a_tensor_parallel_model_that_does_not_fit_names_the_key():
         (engine(shared_expert_gpus=32), "deployment.shared_expert_gpus: must be < 32"),
         (
             engine(instances=3),
-            "256 experts and 0 copies do not divide over 24 groups of GPUs; nearest for deployment.redundant_experts: 8",
+            "256 experts and 0 copies do not divide over 24 groups of GPUs; nearest for deployment.instances: 2 or 4",
         ),
         (engine(kernels=["nope"]), "deployment.kernels: no kernel was measured for 'nope'"),
         (engine(parallelism={"dp": 3, "tp": 2}), "dp x tp = 3 x 2 = 6 but an instance has 8 GPUs"),

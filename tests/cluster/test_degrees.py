@@ -1,13 +1,28 @@
 """Degrees of parallelism that a model allows."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from afdsim.catalog import entries as catalog
 from afdsim.catalog.llm import Dense, Gqa, Layer, Linear, Llm, Mamba, Moe
-from afdsim.cluster.degrees import attention_uneven, demand, dense_uneven, experts_uneven, nearest, width_uneven
+from afdsim.cluster.degrees import (
+    attention_uneven,
+    crossings,
+    demand,
+    dense_uneven,
+    experts_uneven,
+    nearest,
+    output_uneven,
+    shared_uneven,
+    undivided,
+    width_uneven,
+)
+from afdsim.engine.lowering import deployment
 from afdsim.errors import CatalogError
+from afdsim.scenario.document import load
 
 
 def model(attention, ffn=None, hidden=3584):
@@ -54,7 +69,21 @@ def test_widths_and_experts_are_cut_in_whole_parts():
     assert experts_uneven(llm, 10) == ("48 experts",)
     assert experts_uneven(llm, 10, copies=2) == ()
     assert width_uneven(llm, 5) == ("experts of width 1,344",)
-    assert dense_uneven(llm, 8) == ("a shared expert of width 100",)
+    assert shared_uneven(llm, 8) == ("a shared expert of width 100",)
+    assert dense_uneven(llm, 8) == ()
+    assert dense_uneven(QWEN7B, 24) == ("a dense FFN of width 18,944",)
+
+
+def test_output_projections_are_cut_by_heads_alone():
+    assert output_uneven(QWEN7B, 7) == ()
+    assert output_uneven(QWEN7B, 8) == ("28 query heads",)
+    assert output_uneven(model(Linear(heads=24, groups=5, head_dim=128)), 8) == ()
+
+
+def test_one_thing_does_not_and_several_do_not_divide():
+    assert undivided(("a dense FFN of width 5",)) == "a dense FFN of width 5 does not divide"
+    assert undivided(("28 query heads",)) == "28 query heads do not divide"
+    assert undivided(("a hidden size of 5", "3 experts")) == "a hidden size of 5 and 3 experts do not divide"
 
 
 @given(st.integers(1, 64), st.integers(1, 64))
@@ -71,7 +100,7 @@ def test_nearest_degrees_are_allowed_and_nothing_lies_between(degree, count):
 def test_a_bare_model_is_cut_evenly_or_told_the_nearest(name, tp, ep):
     llm = catalog.llm(name)
     try:
-        demand(llm, tp=tp, ep=ep)
+        demand(llm, catalog.gpu("GB200"), tp=tp, ep=ep)
     except CatalogError as error:
         option, _, values = str(error).partition("nearest for --")[2].partition(": ")
         for value in map(int, values.split(" or ") if values else ()):
@@ -84,7 +113,54 @@ def test_a_bare_model_is_cut_evenly_or_told_the_nearest(name, tp, ep):
 def refused(llm, option, **degrees):
     """Whether a bare model is refused because of one of its options."""
     try:
-        demand(llm, **degrees)
+        demand(llm, catalog.gpu("GB200"), **degrees)
     except CatalogError as error:
         return str(error).startswith(f"--{option} ")
     return False
+
+
+@pytest.mark.parametrize(
+    ("gpu", "tp", "text"),
+    [
+        ("H100", 16, "--tp: must be <= 8, the NVLink domain of H100 (got 16)"),
+        ("RTX PRO 6000", 2, "--tp: must be <= 1, the NVLink domain of RTX PRO 6000, which has no NVLink (got 2)"),
+        ("L20", 2, "--tp: must be <= 1, the NVLink domain of L20, which has no NVLink (got 2)"),
+    ],
+)
+def test_tensor_parallelism_stays_inside_a_domain(gpu, tp, text):
+    with pytest.raises(CatalogError, match=re.escape(text)):
+        demand(catalog.llm("deepseek-v3"), catalog.gpu(gpu), tp=tp, ep=1)
+    demand(catalog.llm("deepseek-v3"), catalog.gpu(gpu), tp=1, ep=16)
+
+
+def test_no_degree_beyond_the_domain_is_advised():
+    with pytest.raises(CatalogError, match=r"nearest for --tp: 4$"):
+        demand(QWEN7B, catalog.gpu("H100"), tp=8, ep=1)
+
+
+def pools(attention, ffn, **more):
+    """Return Step-3 on one attention instance and some FFN instances."""
+    asked = {
+        "type": "afd",
+        "attention": {"gpu": attention, "instances": 1, **more},
+        "ffn": ffn,
+        "max_num_seqs": 8,
+    }
+    workload = {"arrival": {"process": "closed_loop"}, "input_len": 256, "output_len": 4, "num_requests": 16}
+    return deployment(load({"model": "step3", "deployment": asked, "workload": workload}))
+
+
+def test_collectives_without_nvlink_and_uneven_shared_experts_are_told():
+    assert list(crossings(pools("H100", {"gpu": "H100", "instances": 2}))) == []
+    assert list(crossings(pools("L20", {"gpu": "L20", "instances": 4}))) == [
+        "L20 has no NVLink: the collectives of the 8 GPUs of an FFN instance go over PCIe; assumed"
+    ]
+    assert list(crossings(pools("L20", {"gpu": "H100", "instances": 2}, parallelism={"tp": 4}))) == [
+        "L20 has no NVLink: the collectives of the 4 GPUs of an attention rank go over PCIe; assumed"
+    ]
+    assert list(crossings(pools("H100", {"gpu": "H100", "instances": 1, "gpus_per_instance": 16}))) == [
+        "the 16 GPUs of an FFN instance are more than the NVLink domain of H100, 8, and priced as one; assumed"
+    ]
+    assert list(crossings(pools("H100", {"gpu": "H100", "instances": 3}))) == [
+        "a shared expert of width 5,120 does not divide over the 24 FFN GPUs: counted as cut evenly, without padding"
+    ]

@@ -48,6 +48,9 @@ def llm(request):
     return catalog.llm(request.param)
 
 
+MODELS = tuple(map(catalog.llm, catalog.llms()))
+
+
 def operators(llm, tokens, many, precision=FP8, split=MAIN):
     """Return every operator of every kind of layer, `tokens` on attention and `many` on FFN GPUs."""
     found = [*boundary_operators(llm, tokens, precision=precision), reduction_operator(llm, tokens, 2)]
@@ -66,30 +69,32 @@ def seconds(operator, gpu, cost=COST):
 
 
 @pytest.mark.parametrize("precision", [FP8, BF16, Precision(attention="int8", ffn="fp4", kv_cache="int8")])
-def test_one_more_token_never_costs_less(llm, gpu, precision):
-    for operator in operators(llm, TOKENS, MANY, precision):
-        assert (np.diff(seconds(operator, gpu)) >= 0).all(), operator.name
+def test_one_more_token_never_costs_less(gpu, precision):
+    for llm in MODELS:
+        for operator in operators(llm, TOKENS, MANY, precision):
+            assert (np.diff(seconds(operator, gpu)) >= 0).all(), (llm.name, operator.name)
 
 
-def test_one_more_context_token_never_costs_less(llm, gpu):
+def test_one_more_context_token_never_costs_less(gpu):
     context = np.arange(0.0, 30_000.0)
-    for layer, tp in product(set(llm.layers), (1, 4)):
+    for layer, tp in product({layer for llm in MODELS for layer in llm.layers}, (1, 4)):
         operator = core_operator(layer, 64.0, context, precision=FP8, tp=tp)
         assert (np.diff(seconds(operator, gpu)) >= 0).all()
 
 
 @pytest.mark.parametrize("query_tokens", [1, 2, 3])
-def test_one_more_query_token_never_costs_less(llm, gpu, query_tokens):
+def test_one_more_query_token_never_costs_less(gpu, query_tokens):
     def at(count):
         return core_operator(llm.layers[-1], 64.0 * count, 64 * 4096.0, precision=FP8, query_tokens=count)
 
-    # A full tile holds one more query for nothing, to the rounding of its padding factor.
-    assert seconds(at(query_tokens + 1), gpu) >= seconds(at(query_tokens), gpu) * (1 - 1e-12)
+    for llm in MODELS:
+        # A full tile holds one more query for nothing, to the rounding of its padding factor.
+        assert seconds(at(query_tokens + 1), gpu) >= seconds(at(query_tokens), gpu) * (1 - 1e-12), llm.name
 
 
 @pytest.mark.parametrize("precision", [FP8, BF16])
-def test_nothing_beats_the_roofline(llm, gpu, precision):
-    for operator in operators(llm, TOKENS, MANY, precision):
+def test_nothing_beats_the_roofline(gpu, precision):
+    for operator in (each for llm in MODELS for each in operators(llm, TOKENS, MANY, precision)):
         if operator.kernel in COLLECTIVES:
             continue
         peak = gpu.flops["bf16"] if operator.dtype == "fp32" else gpu.peak(operator.dtype)
@@ -209,13 +214,13 @@ PRICED = {"bf16": BF16, "fp8": FP8, **{each: Precision(ffn=each) for each in ("f
 
 
 @pytest.mark.parametrize("formats", PRICED)
-def test_every_kernel_of_every_model_is_priced_on_every_gpu(llm, gpu, formats):
+def test_every_kernel_of_every_model_is_priced_on_every_gpu(gpu, formats):
     """On a GPU of which nothing was measured all is transferred or assumed, and says from whom."""
     precision = PRICED[formats]
     cells = (Split(instances=2, ep=1, tp=8), Split(instances=1, ep=8, tp=1))
     found = [
         (operator, COST.coefficient(operator, gpu))
-        for split in cells
+        for llm, split in product(MODELS, cells)
         for operator in operators(llm, TOKENS[:3], MANY[:3], precision, split)
     ]
     new = gpu.nearest is not None

@@ -1,17 +1,32 @@
 """What does not fit is told what would; every change that is named is fed back here, and the smaller one refused."""
 
+import json
+import re
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import afdsim
 from afdsim.catalog import entries as catalog
-from afdsim.engine.advice import advised, final_length, shown
+from afdsim.engine.advice import _larger, advised, final_length, shown
 from afdsim.engine.desk import too_long
 from afdsim.engine.lowering import deployment
 from afdsim.errors import AfdsimError, CapacityError, ScenarioError
 from afdsim.scenario.document import load
 from afdsim.simulation import placed
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": False,
+}
 
 
 def scenario(model, asked, *, input_len=256, ffn="fp8"):
@@ -105,7 +120,52 @@ def test_what_no_change_mends_says_so():
     _, error = refusal(scenario("kimi-k2", tensor("L4", 1), input_len=100_000_000, ffn="bf16"))
 
     assert error.advice == ()
-    assert str(error).endswith("; no change of one or two keys makes it fit")
+    assert str(error).endswith(
+        "; none of deployment.gpus, deployment.gpu, precision.ffn alone or in pairs makes it fit"
+    )
+
+
+def test_a_small_share_of_memory_is_raised_first():
+    asked = tensor("H100", 2, gpu_memory_utilization=0.05)
+    base, error = refusal(scenario("qwen3-32b", asked))
+
+    ((path, value),) = error.advice[0].items()
+    assert path == "deployment.gpu_memory_utilization"
+    assert 0.05 < value <= 0.9
+    checked(base.varied(error.advice[0]))
+    with pytest.raises(CapacityError):
+        checked(base.vary(path, round(value - 0.05, 2)))
+
+
+def test_beside_another_key_a_share_of_memory_is_the_default():
+    base, error = refusal(scenario("kimi-k2", tensor("H100", 8, gpu_memory_utilization=0.05)))
+
+    assert error.advice == ({"deployment.gpu_memory_utilization": 0.9, "deployment.gpu": "H20-141GB"},)
+    checked(base.varied(error.advice[0]))
+
+
+@pytest.mark.parametrize("given", ["attention", "kv_cache"])
+def test_a_narrower_cache_is_tried_where_the_cache_is_short(given):
+    data = scenario("qwen3-32b", tensor("H100", 2), input_len=500_000) | {"precision": {given: "bf16"}}
+    base, error = refusal(data)
+
+    assert {f"precision.{given}": "fp8"} in error.advice
+    checked(base.vary(f"precision.{given}", "fp8"))
+
+
+def test_no_input_is_advised_that_the_model_was_not_made_for(tmp_path):
+    path = tmp_path / "llama.json"
+    path.write_text(json.dumps(LLAMA))
+    _, error = refusal(scenario(str(path), tensor("H100", 1), input_len=10**15))
+
+    assert {"workload.input_len": 131_070} in error.advice
+    assert re.search(r"1,000,000,000,000,002 tokens need [\d,.]+ PB of KV cache", str(error))
+
+
+def test_larger_gpus_of_an_architecture_come_first():
+    assert _larger("L4")[0] == "L20"
+    assert _larger("H100")[:3] == ["H20", "H20-141GB", "H200"]
+    assert _larger("B200")[:3] == ["GB200", "B300", "GB300"]
 
 
 def test_two_keys_are_named_where_no_single_one_does():
@@ -141,10 +201,11 @@ def test_values_are_shown_as_set_takes_them():
     count=st.sampled_from([1, 2, 4, 8]),
     kind=st.sampled_from([tensor, colocated]),
     input_len=st.sampled_from([16, 4096, 1_000_000]),
+    share=st.sampled_from([0.05, 0.5, 0.9, 1.0]),
 )
-def test_advice_on_any_engine_fits(model, gpu, count, kind, input_len):
+def test_advice_on_any_engine_fits(model, gpu, count, kind, input_len, share):
     try:
-        base = load(scenario(model, kind(gpu, count), input_len=input_len))
+        base = load(scenario(model, kind(gpu, count, gpu_memory_utilization=share), input_len=input_len))
     except ScenarioError:
         assume(False)
     try:

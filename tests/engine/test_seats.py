@@ -141,10 +141,9 @@ def test_sums_of_contexts_are_those_of_the_sequences_that_sit(scenario):
         for request in office.seated:
             row = book.requests[request]
             taken, pace = step - row[seats.JOINED], seats.pace_of(places, book.requests, request)
-            for w, window in enumerate(places.windows):
-                grown = min(taken, seats.growth(places, book.requests, request, w)) * pace
-                start = min(row[seats.CONTEXT], window) * places.scale
-                expected[w, row[seats.SEAT]] += start + grown
+            read = int(row[seats.CONTEXT]) * places.scale + int(taken * pace)
+            for w, window in enumerate(map(int, places.windows)):
+                expected[w, row[seats.SEAT]] += min(read, window * places.scale)
 
         assert np.array_equal(book.contexts, expected)
 

@@ -129,6 +129,26 @@ def test_a_saved_result_reads_back_equal(result, tmp_path):
         pd.testing.assert_frame_equal(getattr(loaded, name), getattr(result, name), check_dtype=False)
 
 
+def test_the_formats_and_who_asked_for_them_are_kept(small, tmp_path):
+    from afdsim.scenario.document import load
+
+    asked = load(small, overrides=["precision.kv_cache=bf16"])
+    result = synthetic.result(asked)
+    loaded = Result.load(result.save(tmp_path / "run"))
+
+    assert result.summary["afdsim"]["precision"]["ffn"] == {"dtype": "fp8", "origin": "default"}
+    assert result.summary["afdsim"]["precision"]["kv_cache"] == {"dtype": "bf16", "origin": "--set"}
+    assert loaded.formats == result.formats
+    assert "FFN fp8 (default), KV cache bf16 (--set)" in terminal(loaded)
+
+
+def test_several_seeds_have_their_notes_together(small):
+    runs = [synthetic.result(small, seed, notes=("event is assumed", f"{9 - seed} are late")) for seed in (3, 4)]
+
+    assert pooled(runs)["afdsim"]["notes"] == ["event is assumed", "6 are late (in seed 3, the most of 2 seeds)"]
+    assert "Note 6 are late (in seed 3, the most of 2 seeds)" in terminal(runs)
+
+
 def test_a_run_folder_holds_what_it_promises(result, tmp_path):
     files = set(contents(result.save(tmp_path / "run", log=("wall time: 1 s",))))
 

@@ -131,7 +131,22 @@ def test_the_report_json_and_check_say_as_what_a_trace_was_read(lengths, tmp_pat
 
     assert f"Note {told}\n" in run.stdout
     assert told in json.loads(answer.stdout)["afdsim"]["notes"]
-    assert f"Trace {told}\n" in check.stdout
+    assert f"Trace {told}; 102.5 tokens in and 22.5 out on average" in " ".join(check.stdout.split())
+
+
+def test_a_folder_is_no_trace(lengths, tmp_path):
+    with pytest.raises(ScenarioError, match=r"workload\.trace\.path: is a folder, .*; name the file in it"):
+        lengths(LAWS[0]).vary("workload.trace.path", str(tmp_path))
+
+
+def test_a_unit_of_arrivals_that_nobody_reads_is_refused(lengths):
+    base = lengths(LAWS[0], TIMED)
+
+    with pytest.raises(
+        ScenarioError, match=r"workload\.trace\.time_unit: is that of arrivals of the file, and process"
+    ):
+        base.vary("workload.trace.time_unit", "s")
+    assert base.varied({"workload.trace.time_unit": "s", "workload.trace.end": "2s"}).workload.trace.time_unit == "s"
 
 
 def test_no_shipped_scenario_fixes_a_format():

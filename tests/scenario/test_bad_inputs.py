@@ -164,7 +164,9 @@ ROWS = (
     ("  max_num_seqs: 384", "  max_num_seqs: 384\n  gpu_memory_utilization: 90",
      "18:27: deployment.gpu_memory_utilization: must be a number > 0 and <= 1 (got 90)"),
     ("  max_num_seqs: 384", "  max_num_seqs: 384\n  mem_fraction_static: 0.88",
-     "18:3: deployment.mem_fraction_static: unknown key 'mem_fraction_static'; afdsim calls it 'gpu_memory_utilization'"),
+     "18:3: deployment.mem_fraction_static: unknown key 'mem_fraction_static'; a share of HBM for weights and "
+     "KV cache alone is not modelled: without activations, it is a little lower than "
+     "'deployment.gpu_memory_utilization', which includes them"),
     ("  max_num_seqs: 384", "  max_num_seqs: 384\n  gap: 1ms",
      "18:8: deployment.gap: is a pause of drained pipelines; add 'boundary: drain' or remove it"),
     ("  max_num_seqs: 384", "  max_num_seqs: 384\n  mtp: {draft: 1, acceptance: 1.8}",

@@ -11,6 +11,7 @@ from afdsim.catalog import entries as catalog
 from afdsim.errors import ScenarioError
 from afdsim.scenario import yamlfile
 from afdsim.scenario.document import load
+from afdsim.studies.grid import grid
 
 WORKLOAD = {"arrival": {"process": "closed_loop"}, "input_len": 256, "output_len": 4, "num_requests": 16}
 QWEN7B = {
@@ -103,7 +104,7 @@ REFUSED = [
     ("step3", afd(ffn={"instances": 3, "across": "width"}), "do not divide over instances x tp = 3 x 8 = 24"),
     ("qwen3-235b", afd({"gpus_per_instance": 6, "parallelism": {"dp": 1}}), "64 query heads and 4 KV heads do not"),
     ("deepseek-v3", colocated(instances=3), "256 experts and 0 copies do not divide over 24 groups of GPUs"),
-    ("deepseek-v3", colocated(redundant_experts=1), "256 experts and 1 copies do not divide over 32 groups of GPUs"),
+    ("deepseek-v3", colocated(redundant_experts=1), "256 experts and 1 copy do not divide over 32 groups of GPUs"),
     ("dbrx", colocated(gpus_per_instance=10, parallelism={"tp": 5}, redundant_experts=24), "a hidden size of 6,144"),
     ("step3", tensor(ep=3, gpus=6), "48 experts"),
     ("qwen3-30b-a3b", tensor(gpus=6), "a hidden size of 2,048, 32 query heads and 4 KV heads do not divide over 6"),
@@ -155,6 +156,81 @@ def test_advice_on_any_deployment_is_sound(model, kind, counts):
 def test_a_cut_of_the_vocabulary_that_is_advised_loads():
     data = scenario("qwen3-235b", afd({"parallelism": {"tp": 4}, "lm_head": "tp2"}))
 
-    assert "use 'tp4' or a multiple, or 'replicated'" in refusal(data)
+    assert "tp2 splits a rank of 4 GPUs; use 'tp4', 'tp8' or 'replicated'" in refusal(data)
     for value in ("tp4", "tp8", "replicated"):
         assert refusal(fed_back(data, "deployment.attention.lm_head", value)) is None
+    one = scenario("qwen3-235b", tensor(lm_head="tp4"))
+    assert refusal(one).endswith("tp4 splits a rank of 8 GPUs; use 'tp8' or 'replicated'")
+    assert refusal(scenario("qwen3-235b", tensor(lm_head="tp3"))).endswith("; use 'tp8' or 'replicated'")
+
+
+@pytest.mark.parametrize(("number", "text"), [(8, "tp8"), (1, "replicated")])
+def test_a_bare_number_of_shards_is_told_how_it_is_written(number, text):
+    data = scenario("qwen3-235b", tensor(lm_head=number))
+
+    assert refusal(data).endswith(f"(got {number}); write '{text}'")
+    assert refusal(fed_back(data, "deployment.lm_head", text)) is None
+
+
+def test_output_projections_are_cut_by_whole_heads():
+    data = scenario("qwen3-235b", afd({"gpus_per_instance": 6, "o_proj": "tp6"}))
+
+    assert refusal(data) == (
+        "deployment.attention.o_proj: 64 query heads do not divide over tp6; "
+        "nearest for deployment.attention.o_proj: tp2"
+    )
+    assert refusal(fed_back(data, "deployment.attention.o_proj", "tp2")) is None
+    alone = fed_back(
+        data, "deployment.attention", {"gpu": "H100", "instances": 1, "gpus_per_instance": 3, "o_proj": "tp3"}
+    )
+    assert refusal(alone).endswith("nearest for deployment.attention.o_proj: replicated")
+
+
+def test_dense_layers_are_cut_over_the_whole_ffn_pool(qwen7b):
+    data = scenario(qwen7b, afd(ffn={"instances": 3}))
+
+    assert refusal(data) == (
+        "deployment.ffn: a dense FFN of width 18,944 does not divide over the 24 GPUs of the FFN pool; "
+        "nearest for deployment.ffn.instances: 2 or 4"
+    )
+    for instances in (2, 4):
+        assert refusal(fed_back(data, "deployment.ffn.instances", instances)) is None
+
+
+def test_fewer_servers_are_nearer_than_copies_of_experts():
+    data = scenario("deepseek-v3", colocated(instances=43, gpus_per_instance=1))
+
+    assert advice(refusal(data)) == [("deployment.instances", 32), ("deployment.instances", 64)]
+    copied = fed_back(data, "deployment.redundant_experts", 3)
+    assert advice(refusal(copied)) == [("deployment.redundant_experts", 2), ("deployment.redundant_experts", 45)]
+
+
+@pytest.mark.parametrize(
+    ("model", "base", "path"),
+    [("deepseek-v3", colocated(instances=2), "deployment.instances"), ("qwen7b", afd(), "deployment.ffn.instances")],
+)
+def test_a_number_of_instances_that_does_not_divide_is_a_failed_point_of_a_sweep(model, base, path, qwen7b):
+    found = grid(load(scenario(qwen7b if model == "qwen7b" else model, base)), {path: [2, 3, 4]})
+
+    assert len(found) == 3
+    with pytest.raises(ScenarioError, match="divide over"):
+        found.scenario((3,))
+
+
+def test_ranks_without_experts_in_common_are_told_how_one_is_simulated(qwen7b):
+    data = scenario(qwen7b, colocated(gpus_per_instance=8, parallelism={"tp": 4}))
+    found = refusal(data)
+
+    assert "simulate one of them: 'instances: 1, gpus_per_instance: 4, tp: 4', or 'type: tensor_parallel'" in found
+    one = colocated(instances=1, gpus_per_instance=4, parallelism={"tp": 4})
+    assert refusal(scenario(qwen7b, one)) is None
+    assert refusal(scenario(qwen7b, colocated(instances=1, gpus_per_instance=1))) is None
+
+
+def test_gpus_without_nvlink_are_no_tensor_parallel_group():
+    assert refusal(scenario("qwen3-32b", tensor(gpu="L20", gpus=2))) == (
+        "deployment.gpus: must be <= 1, the NVLink domain of L20, which has no NVLink (got 2)"
+    )
+    assert refusal(scenario("qwen3-32b", tensor(gpus=16))) == (
+        "deployment.gpus: must be <= 8, the NVLink domain of H100 (got 16)"
+    )

@@ -63,5 +63,5 @@ def test_what_was_given_is_never_called_a_default(given):
     }
     found = answer(formats(Precision(attention="bf16"), origins))
 
-    for role, name in (("attention", "attention"), ("ffn", "FFN"), ("kv_cache", "KV cache")):
-        assert (found[name]["origin"] == origins[role]) if role in origins else (found[name]["origin"] not in given)
+    for role in ("attention", "ffn", "kv_cache"):
+        assert (found[role]["origin"] == origins[role]) if role in origins else (found[role]["origin"] not in given)

@@ -108,3 +108,10 @@ def test_a_key_in_the_wrong_place_is_told_its_place():
 def test_a_kind_of_deployment_that_is_not_modelled_is_told():
     with pytest.raises(ScenarioError, match="unknown type 'prefill'; prefill is not modelled"):
         load("small", overrides=["deployment.type=prefill"])
+
+
+def test_shares_of_memory_that_are_counted_otherwise_are_no_other_name():
+    assert told("deployment.memory_margin_fraction").endswith("'deployment.gpu_memory_utilization' is 1 minus it")
+    assert "without activations, it is a little lower than 'deployment.gpu_memory_util" in told(
+        "deployment.mem_fraction_static"
+    )

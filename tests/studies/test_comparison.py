@@ -322,13 +322,60 @@ def test_a_comparison_is_96_columns_wide(name):
     assert "attention[7] x1.1" in one_line(head)
 
 
-def test_what_a_side_has_too_little_of_is_told_of_every_side_and_else_only_what_is_not_alike():
+def test_what_is_noted_of_all_is_told_once_and_of_some_with_their_names():
     full = small_closed(**{"workload.input_len": 3_000_000})
-    text = one_line(afdsim.compare(full, full.varied({"name": "b", "variation.step": 0.1}), tune=False).text())
+    b, c = ({"name": name, "variation.step": 0.1} for name in "bc")
+    text = one_line(afdsim.compare(full, full.varied(b), full.varied(c), tune=False).text())
 
-    assert len(re.findall(r"(small|b): KV cache of a rank holds [\d,]+ of max_num_seqs 48", text)) == 2
-    assert text.count("assumed variation") == 2
-    assert "kernel times" not in text
+    assert len(re.findall(r"(?<!: )KV cache of a rank holds [\d,]+ of max_num_seqs 48", text)) == 1
+    assert text.count("kernel times assumed, not measured, on H800") == 1
+    assert "small: assumed variation (sigma of lognormal multipliers): event 0.05, step 0.02" in text
+    assert "b, c: assumed variation (sigma of lognormal multipliers): event 0.05, step 0.1" in text
+
+
+def closed(folder, name, gpus, path="no_such_file.csv"):
+    """Write a scenario that replays a trace on some GPUs."""
+    file = folder / f"{name}.yaml"
+    file.write_text(
+        f"model: llama-7b\ndeployment: {{type: tensor_parallel, gpu: H100, gpus: {gpus}, max_num_seqs: 8}}\n"
+        f"workload: {{trace: {{path: {path}}}}}\n"
+    )
+    return str(file)
+
+
+@pytest.fixture
+def replayed(tmp_path):
+    """Two deployments of a model for 4,096 tokens, whose traces are not there, and a trace with one request beyond."""
+    (tmp_path / "llama-7b").mkdir()
+    keys = {"hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 2, "num_attention_heads": 8}
+    keys |= {"num_key_value_heads": 8, "vocab_size": 1024, "max_position_embeddings": 4096, "model_type": "llama"}
+    (tmp_path / "llama-7b" / "config.json").write_text(json.dumps(keys))
+    rows = [f"{second},{4095 if second == 3 else 100},4" for second in range(8)]
+    (tmp_path / "t.csv").write_text("\n".join(["arrival_s,input_len,output_len", *rows]) + "\n")
+    two = closed(tmp_path, "two", 2), closed(tmp_path, "four", 4)
+    return *two, "--no-tune", "--set", f"workload.trace.path={tmp_path / 't.csv'}"
+
+
+def test_a_trace_that_is_replaced_need_not_be_there(replayed):
+    text = one_line(told(*replayed))
+
+    assert "replaced by that of" not in text
+    assert text.count("t.csv: read as afdsim (s): 8 requests") == 1
+    assert text.count("1 of 8 requests are longer than the 4,096 tokens that llama-7b was made for") == 1
+
+
+def test_requests_beyond_a_model_are_refused_by_strict(replayed):
+    done = CliRunner().invoke(main, ["compare", *replayed, "--strict"])
+
+    assert done.exit_code == 2
+    assert "workload: 1 of 8 requests are longer than the 4,096 tokens that llama-7b was made for" in done.stderr
+    assert "--strict refuses that" in done.stderr
+
+
+def test_one_file_twice_has_nothing_replaced():
+    text = told("small", "small", "--no-tune", "--set", "workload.num_requests=8", "--set-a", "sla.tpot=9ms")
+
+    assert "replaced by that of" not in text
 
 
 def small_closed(**changes):

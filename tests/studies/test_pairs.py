@@ -9,6 +9,7 @@ import afdsim
 from afdsim.catalog import entries as catalog
 from afdsim.cost import theory
 from afdsim.cost.survey import Survey
+from afdsim.engine.lowering import deployment
 from afdsim.errors import CapacityError
 from afdsim.studies.pairs import runs, scenario, sizes
 
@@ -100,3 +101,19 @@ def test_the_longest_context_that_is_advised_is_the_longest_that_does(context):
 def test_where_no_context_does_none_is_advised():
     with pytest.raises(CapacityError, match=r"; no --context does on L4$"):
         sizes(survey(), catalog.llm("kimi-k2"), (catalog.gpu("L4"), H800), 8192)
+
+
+@pytest.mark.parametrize("model", ["step3", "dbrx", "qwen3-235b"])
+@pytest.mark.parametrize("gpu", ["H800", "H20", "L20"])
+@pytest.mark.parametrize("context", [2048, 16384])
+def test_what_a_pair_is_sized_for_fits_its_memory(model, gpu, context):
+    llm, asked = catalog.llm(model), catalog.gpu(gpu)
+    survey = Survey(llms=(llm,), gpus=(asked,), contexts=(context,))
+    try:
+        found = sizes(survey, llm, (asked, asked), context)
+    except CapacityError:
+        return
+    pair = afdsim.load(scenario(survey, model, (asked, asked), context, found))
+    longest = pair.workload.input_len.value + pair.workload.output_len.value
+
+    assert deployment(pair).kv_cache.sequences(longest) >= pair.deployment.max_num_seqs

@@ -102,6 +102,8 @@ def test_failures_of_burstgpt_are_counted_however_zero_is_written(tmp_path):
     path = write(tmp_path, EXCERPTS["burstgpt"][0].replace("GPT-4,417,0,", "GPT-4,417.0,0.0,"))
 
     assert read_trace(path).notes == (f"{path}: 2 failed requests (no output tokens) left out",)
+    one = write(tmp_path, EXCERPTS["burstgpt"][0].replace("GPT-4,417,0,", "GPT-4,417,1,"), "one")
+    assert read_trace(one).notes == (f"{one}: 1 failed request (no output tokens) left out",)
 
 
 def test_a_note_says_that_turns_of_a_chat_are_independent(tmp_path):
@@ -128,7 +130,7 @@ def test_conversations_are_counted_by_a_rule_that_is_stated(tmp_path):
     assert columns(found) == ([11], [5])
     lines = "".join(json.dumps({"id": n, "conversations": each}) + "\n" for n, each in enumerate(([], talk, silent)))
     assert columns(read_lengths(write(tmp_path, lines, "lines"))) == ([11], [5])
-    assert found.notes[0] == f"{path}: 1 conversations without a question and an answer left out"
+    assert found.notes[0] == f"{path}: 1 conversation without a question and an answer left out"
     assert "tokens are estimated: 4 bytes of UTF-8 a token, rounded up" in found.notes[1]
     with pytest.raises(
         ScenarioError, match=r"read as sharegpt: has lengths and no arrivals \(conversations have no times"
@@ -169,6 +171,63 @@ def test_lengths_without_arrivals_are_read_in_every_format(name, tmp_path):
         read_lengths(path, window=(0.0, 1.0))
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ("arrival_s,input_tokens,output_tokens", "rename the lengths, for example to input_len,output_len"),
+        ("arrival_time,input_tokens,output_tokens", "time_unit: s, ms, us or ns"),
+        (
+            "ts_ms,isl,osl",
+            "rename the columns, for example to timestamp,input_length,output_length, and give time_unit: ms",
+        ),
+        (
+            "arrival_time,input_len,output_len",
+            "rename arrival_time to arrival_s if it counts in s, or rename the columns to",
+        ),
+        (
+            "timestamp_ms,input_len,output_len",
+            "afdsim and timestamp_ms, which looks like arrivals; rename the columns to",
+        ),
+        ("Time (ms),input_len,output_len", "input_length,output_length and give time_unit: ms"),
+        ("time_s,input_len,output_len", "rename time_s to arrival_s if it counts in s"),
+        ("arrived,num_prefill_tokens,num_decode_tokens", "rename arrived to arrived_at if it counts in s"),
+        ("timestamp_us,input_length,output_length", "rename timestamp_us to timestamp, and give time_unit: us"),
+        ("arrival_s,input_length,output_length", "rename input_length,output_length to input_len,output_len"),
+        ("time,ContextTokens,GeneratedTokens", "rename time to TIMESTAMP if it holds dates and times"),
+    ],
+)
+def test_arrivals_under_another_name_are_never_left_out(columns, message, tmp_path):
+    path = write(tmp_path, f"{columns}\n0,100,10\n28133,100,10\n")
+
+    for read in (read_trace, read_lengths):
+        with pytest.raises(ScenarioError) as caught:
+            read(path)
+        assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "column", ["request_id", "time_to_first_token", "latency", "total_tokens", "Elapsed time", "e2e_s"]
+)
+def test_other_columns_do_not_look_like_arrivals(column, tmp_path):
+    path = write(tmp_path, f"{column},input_len,output_len\n1,100,10\n")
+
+    assert columns(read_lengths(path)) == ([100], [10])
+
+
+def test_lengths_that_anybody_may_name_so_are_no_format(tmp_path):
+    path = write(tmp_path, "input_tokens,output_tokens\n100,10\n")
+
+    with pytest.raises(ScenarioError, match=r"found input_tokens,output_tokens in a CSV; .*: to input_len,output_len$"):
+        read_lengths(path)
+    assert columns(read_lengths(path, "blis")) == ([100], [10])
+
+
+def test_what_a_refusal_advises_is_read(tmp_path):
+    path = write(tmp_path, "timestamp,input_length,output_length\n0,100,10\n28133,100,10\n")
+
+    assert read_trace(path, time_unit="ms").arrival[-1] == 28.133
+
+
 def test_a_window_of_lengths_is_told_by_their_arrivals(tmp_path):
     path = write(tmp_path, text(records("azure", [(3000, 7, 8), (0, 5, 6), (9000, 1, 1)]), "comma"))
     found = read_lengths(path, window=(0.0, 4.0))
@@ -201,6 +260,30 @@ def test_three_columns_that_two_formats_share_are_refused_without_a_unit(arrival
         assert f"read as generic ({unit}): " in given.told
     assert read_trace(path, "mooncake").arrival[-1] == pytest.approx(arrivals[-1] * 1e-3)
     assert read_trace(path, "bailian").arrival[-1] == arrivals[-1]
+
+
+def test_dates_are_those_of_azure(tmp_path):
+    rows = "2024-05-12T00:00:00,100,10\n2024-05-12T00:00:05,100,10\n"
+    path = write(tmp_path, f"timestamp,input_length,output_length\n{rows}")
+    name = "name the columns TIMESTAMP,ContextTokens,GeneratedTokens"
+
+    with pytest.raises(ScenarioError, match=f"timestamp 2024-05-12T00:00:00 is a date; .*{name}"):
+        read_trace(path)
+    with pytest.raises(ScenarioError, match=f":2: arrival 2024-05-12T00:00:00 .*{name}"):
+        read_trace(path, time_unit="s")
+    assert read_trace(write(tmp_path, f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}")).arrival.tolist() == [
+        0.0,
+        5.0,
+    ]
+
+
+def test_a_unit_of_named_arrivals_is_changed_with_their_name(tmp_path):
+    path = write(tmp_path, "arrival_s,input_len,output_len\n0,100,10\n")
+
+    with pytest.raises(
+        ScenarioError, match=r"remove time_unit, or rename the columns to timestamp,.* if they count in ms"
+    ):
+        read_trace(path, time_unit="ms")
 
 
 def test_fractions_are_no_milliseconds_of_mooncake(tmp_path):

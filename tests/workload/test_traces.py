@@ -122,6 +122,9 @@ def test_a_byte_order_mark_and_blank_lines_do_no_harm(tmp_path):
         ("noon,5,5", "arrival noon"),
         ("1,5,", "output tokens missing"),
         ('"1,5",5,5', "arrival 1,5 (a comma in a number: write a point)"),
+        ('1,"1,553",5', "input tokens 1,553 (a comma that separates thousands: write 1553)"),
+        ('1,5,"1,234,567"', "output tokens 1,234,567 (a comma that separates thousands: write 1234567)"),
+        ('"1,553",5,5', "arrival 1,553 (a comma that separates thousands: write 1553, or 1.553 for a fraction)"),
         ("1,5", "the row lacks a column or is damaged"),
     ],
 )
@@ -170,9 +173,10 @@ def test_more_than_one_bad_row_in_a_hundred_is_no_trace(tmp_path):
         (
             "ts,in,out\n1,2,3\n",
             r"expected columns TIMESTAMP,.*\(azure\), or those of mooncake, .*; found ts,in,out in a CSV; rename the "
-            "columns, for example to arrival_s,input_len,output_len",
+            "columns, for example to timestamp,input_length,output_length, and give time_unit: s, ms, us or ns",
         ),
-        ("TIMESTAMP,ContextTokens\n", "azure lacks GeneratedTokens; rename the columns"),
+        ("TIMESTAMP,ContextTokens\n", "azure lacks GeneratedTokens; rename the column that holds it"),
+        (",num_prefill_tokens,x\n0,5,5\n", r"found \(unnamed\),num_prefill_tokens,x in a CSV"),
         ("7,374,44\n8,396,109\n", "found 7,374,44: values without a header"),
         (AZURE, "holds no requests"),
         ("arrived_at|num_prefill_tokens|num_decode_tokens\n", r"columns are separated by '\|'; write a comma, a semi"),
@@ -211,7 +215,7 @@ def test_a_file_that_is_no_trace_gets_one_clear_message(tmp_path, content, messa
 def test_a_missing_file_a_folder_and_unknown_words(tmp_path):
     with pytest.raises(ScenarioError, match=r"none.csv: no such file"):
         read_trace(tmp_path / "none.csv")
-    with pytest.raises(ScenarioError, match=r"cannot be read"):
+    with pytest.raises(ScenarioError, match=r"cannot be read: is a folder; name the file in it"):
         read_trace(tmp_path)
     with pytest.raises(ScenarioError, match=r"unknown trace format 'azur'; known: auto, azure"):
         read_trace(DATA / "azure.csv", format="azur")
@@ -284,6 +288,30 @@ def test_spaces_quotes_and_odd_ends_of_lines_do_no_harm(tmp_path):
 def test_true_is_no_number_of_tokens(tmp_path):
     with pytest.raises(ScenarioError, match=": item 1: input tokens True; 1 of 1 rows"):
         read_trace(write(tmp_path, '[{"arrival_s": 0, "input_len": true, "output_len": 1}]'))
+
+
+def test_true_is_no_arrival(tmp_path):
+    path = write(tmp_path, '[{"arrival_s": true, "input_len": 5, "output_len": 1}]')
+
+    with pytest.raises(ScenarioError, match=": item 1: arrival True; 1 of 1 rows"):
+        read_trace(path)
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    path = write(tmp_path, "arrival_s,input_len,output_len,input_len\n0,100,10,7\n")
+
+    with pytest.raises(ScenarioError, match="has 2 columns input_len; rename all but one"):
+        read_trace(path)
+    assert len(read_trace(write(tmp_path, "arrival_s,input_len,output_len,,\n0,100,10,7,8\n"))) == 1
+
+
+def test_a_name_that_says_gzip_of_a_file_that_is_none_is_told(tmp_path):
+    plain = write(tmp_path, "arrival_s,input_len,output_len\n0,100,10\n", "a.csv.gz")
+    damaged = write(tmp_path, b"arrival_s,input_len\xff\xff\n0,100,10\n", "b.csv.gz")
+
+    assert read_trace(plain).notes == (f"{plain}: is named .gz and is not packed: read as it is",)
+    with pytest.raises(ScenarioError, match=r"b.csv.gz: is named .gz and is no gzip file, nor text; fetch it again"):
+        read_trace(damaged)
 
 
 def test_what_is_left_of_a_cut_trace_is_told(tmp_path):

@@ -14,7 +14,7 @@ MORE = {
     "bailian": {"chat_id": 7, "parent_chat_id": -1, "type": "text", "turn": 1, "hash_ids": [3]},
     "burstgpt": {"Model": "GPT-4", "Total tokens": 9, "Log Type": "API log"},
     "vidur": {"num_total_tokens": 9, "pd_ratio": 5.0},
-    "blis": {"request_id": 3, "status": "ok"},
+    "blis": {"request_id": 3, "slo_class": "standard", "status": "ok"},
 }
 """Columns beside those of requests, by format."""
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t"}

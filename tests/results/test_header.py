@@ -1,0 +1,52 @@
+"""Lines that head a report."""
+
+from pathlib import Path
+
+import pytest
+
+from afdsim.results.header import WIDTH, deployment_line, hanging, memory_lines, model_name, network_line
+from afdsim.scenario.document import load
+
+
+def test_a_file_is_named_from_the_working_directory_on_or_with_its_folder(tmp_path, monkeypatch):
+    file = tmp_path / "models" / "qwen" / "config.json"
+    away = model_name(str(file))
+    monkeypatch.chdir(tmp_path)
+
+    assert away == str(Path("qwen/config.json"))
+    assert model_name(str(file)) == str(Path("models/qwen/config.json"))
+    assert model_name("step3") == "step3"
+
+
+def test_no_line_ends_at_a_hyphen():
+    lines = hanging("Note ", "all-to-all " * 40)
+
+    assert all(line.endswith("all-to-all") for line in lines)
+    assert max(map(len, lines)) <= WIDTH
+
+
+def test_two_rates_of_nics_fit_the_page():
+    two = {"deployment.attention.gpu": "RTX PRO 6000", "deployment.ffn.gpu": "H20-141GB"}
+    lines = network_line(load("small").varied(two))
+
+    assert max(map(len, lines)) <= WIDTH
+    assert "(catalog, RTX PRO 6000) and 200 Gb/s (catalog, H20-141GB) x 0.8 achieved" in " ".join(
+        " ".join(lines).split()
+    )
+
+
+@pytest.mark.parametrize(("gpus", "words"), [(1, "(1 GPU)"), (2, "(2 GPUs)")])
+def test_one_is_no_plural(gpus, words):
+    deployment = {"type": "colocated", "gpu": "H800", "instances": 1, "gpus_per_instance": gpus, "max_num_seqs": 1}
+    scenario = load("small").varied({"deployment": deployment})
+
+    assert words in deployment_line(scenario)
+
+
+def test_one_sequence_is_no_plural(small):
+    from afdsim.engine.lowering import deployment
+
+    afd = deployment(small)
+    most = max(length for length in range(2_000_000, 40_000_000, 50_000) if afd.kv_cache.sequences(length) == 1)
+
+    assert f" 1 sequence of {most:,} tokens" in "".join(memory_lines(afd, most))
