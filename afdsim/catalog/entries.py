@@ -111,7 +111,14 @@ def read_llm(name: str, entry: Mapping[str, Any]) -> Llm:
         for count, pattern in entry["layers"]
         for pair in ([pattern] if isinstance(pattern, str) else pattern) * count
     )
-    return Llm(name=name, hidden=entry["hidden"], vocab=entry["vocab"], layers=layers, source=entry["source"])
+    return Llm(
+        name=name,
+        hidden=entry["hidden"],
+        vocab=entry["vocab"],
+        layers=layers,
+        source=entry["source"],
+        positions=entry.get("positions"),
+    )
 
 
 def _part(fields: Mapping[str, Any]) -> Any:

@@ -202,6 +202,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "cohere": Family(read=PLAIN),
         "cohere2": Family(read=stack(mixers.interleaved(4), ffns.all_dense), spell=COHERE),
         "seed_oss": Family(read=PLAIN),
+        "panguembedded": Family(read=PLAIN),
         "exaone4": Family(read=stack(mixers.interleaved(4), ffns.all_dense), spell=PATTERN),
         "smollm3": Family(read=stack(mixers.roped, ffns.all_dense)),
         "ernie4_5": Family(read=PLAIN),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from afdsim.catalog import quantisation
 from afdsim.catalog.config import Config, meant, same, shown
 from afdsim.errors import CatalogError
 
@@ -40,6 +41,8 @@ CHANGES_LAYERS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     | dict.fromkeys(("index_topk", "index_n_heads", "index_head_dim", "index_topk_blocks"), NOTHING)
     | {"index_topk_freq": ONE}
     | dict.fromkeys(("sparse_attention_config", "sparse_config", "moba_config", "nsa_config"), NOTHING)
+    | dict.fromkeys(("window_size", "attention_window", "local_attention_window", "sliding_windows"), NOTHING)
+    | dict.fromkeys(("attention_layers", "full_attention_layers", "linear_layers", "use_nsa", "mla_config"), NOTHING)
     # Heads that differ by layer, gates, shared caches.
     | dict.fromkeys(("swa_num_attention_heads", "swa_num_key_value_heads", "swa_head_dim", "swa_v_head_dim"), NOTHING)
     | dict.fromkeys(("attention_other_setting", "num_sliding_attention_heads", "num_attention_groups"), NOTHING)
@@ -71,6 +74,11 @@ CHANGES_LAYERS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     | dict.fromkeys(("moe_num_shared_experts", "shared_expert_intermediate_size"), NOTHING)
     | dict.fromkeys(("shared_intermediate_size", "moe_shared_expert_intermediate_size"), NOTHING)
     | dict.fromkeys(("share_expert_dim", "share_expert_dims"), NOTHING)
+    | dict.fromkeys(("n_shared_expert", "shared_expert_num", "shared_experts", "moe_shared_intermediate_size"), NOTHING)
+    | dict.fromkeys(("num_moe_experts", "n_experts"), ONE)
+    | dict.fromkeys(("moe", "moe_config", "ffn_config", "attn_config"), NOTHING)
+    # One matrix for embedding and LM head, in other words than tie_word_embeddings.
+    | dict.fromkeys(("tie_embeddings", "tie_embedding"), NOTHING)
     # Which layers are dense.
     | dict.fromkeys(("first_k_dense_replace", "num_dense_layers", "moe_layer_num_skipped"), NOTHING)
     | dict.fromkeys(("mlp_only_layers", "moe_layers_enum", "moe_layers", "moe_layer_start_index"), NOTHING)
@@ -84,6 +92,9 @@ CHANGES_LAYERS: Mapping[str, tuple[Any, ...]] = MappingProxyType(
 
 A list whose entries all change nothing changes nothing.
 """
+
+ZERO_SAYS = ("moe_layer_end_index",)
+"""Keys of which 0 is an answer: the first layer."""
 
 ALIASES: tuple[frozenset[str], ...] = tuple(
     frozenset(keys.split("|"))
@@ -148,9 +159,11 @@ def quiet(key: str, value: Any) -> bool:
     >>> quiet("sliding_window", None), quiet("layer_types", ["full_attention"]), quiet("moe_layer_freq", 2)
     (True, True, False)
     """
-    if isinstance(value, list):
-        return all(quiet(key, item) for item in value)
-    return value in (None, False, 0, "", {}) or value in CHANGES_LAYERS[key]
+    if isinstance(value, list):  # 0 in a list is the number of a layer, or a kind
+        return all(item in (None, "") or item in CHANGES_LAYERS[key] for item in value)
+    if value == 0 and not isinstance(value, bool):
+        return key not in ZERO_SAYS
+    return value in (None, False, "", {}) or value in CHANGES_LAYERS[key]
 
 
 def neutral(key: str, value: Any) -> bool:
@@ -251,6 +264,7 @@ def _nearest(config: Config, loud: list[str], readers: Mapping[str, Collection[s
 def _unknown(config: Config) -> list[str]:
     """Return a note on the keys that are neither read nor known, with what they may be slips of."""
     known = config.asked | set(CHANGES_LAYERS)
+    known |= set(quantisation.KEYS)
     odd = [key for key in config.keys if key not in known and not HARMLESS.fullmatch(key)]
     absent = sorted(config.asked - set(config.keys))
     slips = ((key, meant(key, absent)) for key in odd)

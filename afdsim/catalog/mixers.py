@@ -75,11 +75,19 @@ def typed(config: Config, words: Sequence[str], window: int | None) -> list[Atte
     """Return full or windowed attention as ``layer_types`` says, else as `words` do."""
     kinds = config.kinds("layer_types", ("full_attention", "sliding_attention", "chunked_attention")) or words
     near = sum(kind != "full_attention" for kind in kinds)
+    _demand_window(config, "layer_types", window, near=kinds.count("sliding_attention"))
     said = (config.keys.get(key) for key in PLACES if key in config.asked)
     if window and near and all(value is None for value in said):
         config.assume("layer_types", f"with a window in {near} of {len(kinds)}")
     whole, local = gqa(config), gqa(config, window=window)
     return [whole if kind == "full_attention" else local for kind in kinds]
+
+
+def _demand_window(config: Config, key: str, window: int | None, *, near: int) -> None:
+    """Refuse layers that a list calls windowed where the file gives no window, or leaves it switched off."""
+    if near and window is None and config.get(key) is not None:
+        why = "calls layers windowed, but no window is in force (sliding_window, use_sliding_window)"
+        raise config.refuse(key, f"{why}: give it, or call them full in a copy")
 
 
 def every(config: Config, period: int) -> list[str]:
@@ -270,6 +278,7 @@ def step_mixed(config: Config) -> list[Attention]:
     gate = 1 if config.flag("use_head_wise_attn_gate", default=True) else 0
     whole = gqa(config, gate=gate)
     local = replace(_step_local(config, whole), window=config.window("sliding_window"))
+    _demand_window(config, "layer_types", local.window, near=kinds.count("sliding_attention"))
     _demand_heads(config, {i: local.heads for i, kind in enumerate(kinds) if kind == "sliding_attention"})
     return [whole if kind == "full_attention" else local for kind in kinds]
 
@@ -318,7 +327,9 @@ def mimo_mixed(config: Config) -> list[Attention]:
         window=window,
         v_dim=config.whole("swa_v_head_dim", whole.values),
     )
-    return [local if near else whole for near in _mimo_local(config)]
+    where = _mimo_local(config)
+    _demand_window(config, "hybrid_layer_pattern", window, near=sum(where))
+    return [local if near else whole for near in where]
 
 
 def _mimo_local(config: Config) -> list[bool]:

@@ -70,6 +70,9 @@ TORCHAO: Mapping[str, str] = {
 QUANTO: Mapping[str, str] = {"int4": "int4", "int8": "w8a16", "float8": "w8a16"}
 """Dtype by ``weights`` of Quanto, where activations are not quantised alike."""
 
+ASKS: Mapping[str, str] = {"modelopt": "quant_algo", "compressed-tensors": "config_groups"}
+"""Methods that say nothing without another key."""
+
 BY_BITS = ("gptq", "gptq_marlin", "awq", "awq_marlin", "auto-round", "auto_round", "metal", "intel/auto-round")
 """Integer methods whose file states the bits; MLX names none and states bits and group size."""
 
@@ -87,6 +90,7 @@ SKIPPED = (
 WIDE = "bf16"
 """Dtype of what is not quantised."""
 ATTENTION = "attention projections"
+AT_ATTENTION = r"attn|attention|\b[qkvo]_proj"
 PARTS: Mapping[str, str] = {
     r"attn|attention|\b[qkvo]_proj|in_proj|out_proj|mamba": ATTENTION,
     r"shared_experts?(?!_gate)|shared_mlp": "shared experts",
@@ -127,10 +131,11 @@ def scheme(where: str, found: Any) -> Scheme | None:
     mixed = sorted(set(widths) - {narrowest})
     notes = [f"parts of the checkpoint are {', '.join(mixed)}, not {narrowest}"] if mixed else []
     wide = _kept_wide(found)
+    own = _of_attention(where, found) or narrowest
     notes += [f"the checkpoint leaves {' and '.join(wide)} wider than {narrowest}"] if wide else []
     return Scheme(
         weights=narrowest,
-        projections=WIDE if ATTENTION in wide else narrowest,
+        projections=WIDE if ATTENTION in wide else own,
         bits=_stored_bits(found, narrowest),
         notes=(*notes, *_cache(found)),
     )
@@ -149,6 +154,8 @@ def _stored_bits(found: Mapping[str, Any], dtype: str) -> float:
     """Return the bits of one weight with its scales: BF16 scales (and zero points) of INT4, FP8 ones of FP4."""
     if dtype not in ("int4", "fp4"):
         return 8.0 * WIDTH[dtype]
+    if str(found.get("quant_method")).lower() in ("bitsandbytes", "bnb"):  # an FP32 maximum per 64, itself in 8 bits
+        return 4.127 if found.get("bnb_4bit_use_double_quant") else 4.5
     group = _group_size(found) or (128 if dtype == "int4" else 32 if "mxfp4" in str(found).lower() else 16)
     zeros = 4.0 if found.get("zero_point") or found.get("sym") is False else 0.0
     return 4.0 + ((16.0 if dtype == "int4" else 8.0) + zeros) / group
@@ -162,8 +169,22 @@ def _group_size(found: Mapping[str, Any]) -> int | None:
         if isinstance(groups, dict)
         else []
     )
-    sizes = [part.get("group_size") for part in (found, *parts) if isinstance(part, dict)]
+    overall = found.get("global_quant_config")
+    parts += [overall.get("weight")] if isinstance(overall, dict) else []
+    keys = ("group_size", "q_group_size")
+    sizes = [part.get(key) for part in (found, *parts) if isinstance(part, dict) for key in keys]
     return next((size for size in sizes if isinstance(size, int) and size > 0), None)
+
+
+def _of_attention(where: str, found: Mapping[str, Any]) -> str | None:
+    """Return the dtype of the group of compressed-tensors that is aimed at attention alone."""
+    groups = found.get("config_groups")
+    for group in groups.values() if isinstance(groups, dict) else ():
+        targets = group.get("targets") if isinstance(group, dict) else None
+        aimed = isinstance(targets, list) and targets and all(re.search(AT_ATTENTION, str(each)) for each in targets)
+        if aimed and isinstance(group.get("weights"), dict):
+            return _numbers(f"{where}.config_groups", group)
+    return None
 
 
 def _widths(where: str, found: Mapping[str, Any]) -> list[str]:
@@ -173,8 +194,12 @@ def _widths(where: str, found: Mapping[str, Any]) -> list[str]:
     if isinstance(found.get("config_groups"), dict):
         return _groups(where, found["config_groups"])
     method = str(found.get("quant_method") or found.get("mode") or "").lower()
+    if method in ASKS:
+        raise CatalogError(f"{where}.{ASKS[method]}: missing; a scheme of {method} needs it")
     if method in METHODS:
         return [METHODS[method]]
+    if method in BY_BITS and str(found.get("data_type", "int")).startswith(("mx_fp", "nv_fp")):
+        return [_bits(where, found, ("bits",), FLOAT_BITS)]
     if method in BY_BITS or (found.get("quant_method") is None and "group_size" in found):
         return [_bits(where, found, ("bits", "w_bit", "wbits", "nbits"), WEIGHT_ONLY)]
     forms = {"bitsandbytes": _bitsandbytes, "bnb": _bitsandbytes}

@@ -21,9 +21,9 @@ from afdsim.units import show_bytes, show_time
 if TYPE_CHECKING:
     from afdsim.cost.anatomy import Anatomy, Part
     from afdsim.cost.roofline import Roofline
-    from afdsim.scenario.document import Scenario
     from afdsim.scenario.formats import Format
     from afdsim.studies.validation import Case, Verdict
+    from afdsim.workload.laws import RequestSource
 
 
 def register(group: click.Group) -> None:
@@ -116,10 +116,10 @@ def _explain_scenario(name: str, *, overrides: tuple[str, ...], **asked: Any) ->
     from afdsim.cluster.deployment import Afd
     from afdsim.cost.anatomy import explain_afd, explain_colocated
     from afdsim.engine.lowering import deployment
-    from afdsim.results.remarks import lacking, of_model
+    from afdsim.results.remarks import lacking, of_model, of_trace
     from afdsim.scenario.document import load
     from afdsim.scenario.formats import of_scenario
-    from afdsim.simulation import placed
+    from afdsim.simulation import placed, requested
 
     own = ("gpu", "precision", "kernels", "layer")
     if any(asked[key] not in (None, ()) for key in own) or asked["tp"] != 1 or asked["ep"] != 1:
@@ -130,7 +130,8 @@ def _explain_scenario(name: str, *, overrides: tuple[str, ...], **asked: Any) ->
         found.check_memory()
     except CapacityError as error:
         raise placed(error, scenario) from None
-    context = asked["context"] or _mean_context(scenario)
+    source = requested(scenario, scenario.run.seeds[0])
+    context = asked["context"] or _mean_context(source)
     batch = asked["batch"] or found.micro_batch_slots[0]
     cost = _roofline(asked["coefficients"])
     taken_apart = (
@@ -138,17 +139,15 @@ def _explain_scenario(name: str, *, overrides: tuple[str, ...], **asked: Any) ->
         if isinstance(found, Afd)
         else explain_colocated(found, batch=batch, context=context, cost=cost)
     )
-    notes = [*of_model(found.llm), *lacking(found)]
+    notes = [*of_trace(scenario, source), *of_model(found.llm), *lacking(found)]
     return _Explained(anatomy=taken_apart, formats=of_scenario(scenario), notes=notes)
 
 
-def _mean_context(scenario: Scenario) -> int:
-    """Return the mean context at which a scenario decodes its tokens: input plus half of the output."""
+def _mean_context(source: RequestSource) -> int:
+    """Return the mean context at which requests decode their tokens: input plus half of the output."""
     import numpy as np
 
-    from afdsim.simulation import requested
-
-    prompts, outputs = requested(scenario, scenario.run.seeds[0]).columns(1000)
+    prompts, outputs = source.columns(1000)
     return max(1, round(float(np.average(prompts + (outputs - 1) / 2, weights=outputs))))
 
 

@@ -24,10 +24,18 @@ def load_noted(scenario: str, overrides: tuple[str, ...], *, strict: bool = Fals
     for note in loaded.notes:
         warn(note)
     if strict:
-        from afdsim.simulation import refuse_beyond
-
-        refuse_beyond(loaded)
+        _hold_to_its_length(loaded)
     return loaded
+
+
+def _hold_to_its_length(scenario: Scenario) -> None:
+    """Refuse requests longer than the model was made for, or say that nothing tells how long that is."""
+    from afdsim.catalog import entries as catalog
+    from afdsim.simulation import refuse_beyond
+
+    if (llm := catalog.llm(scenario.model)).positions is None:
+        warn(f"--strict: nothing says for how many tokens {llm.name} was made")
+    refuse_beyond(scenario)
 
 
 def warn(text: str) -> None:

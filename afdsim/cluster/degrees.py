@@ -10,12 +10,19 @@ colocated instance share a server, and `crossings` says what its collectives are
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from heapq import nsmallest
+from itertools import product
 
 from afdsim.catalog.hardware import Gpu
 from afdsim.catalog.llm import Attention, Dense, Gqa, Linear, Llm, Mamba, Mfa, Mla, Moe
 from afdsim.cluster.deployment import Afd, Served
 from afdsim.errors import CatalogError
+
+_TRIES = 500
+"""Combinations of degrees that are tried, the nearest first, so that a refusal comes at once."""
+
+_NEAR = 80
+"""Values of each degree that are combined, for the same reason."""
 
 
 def in_words(things: Iterable[str]) -> str:
@@ -118,17 +125,50 @@ def beyond_domain(gpu: Gpu, tp: int) -> str | None:
     return f"must be <= {gpu.scale_up}, the NVLink domain of {gpu.name}{none} (got {tp})"
 
 
+def together(
+    now: Sequence[int], candidates: Sequence[Iterable[int]], allowed: Callable[[tuple[int, ...]], bool]
+) -> tuple[int, ...] | None:
+    """Return as many other degrees, nearest to those `now` in sum, that are allowed together; None if none are found.
+
+    >>> together((6, 3), (range(1, 9), range(1, 9)), lambda values: 8 % values[0] == values[0] % values[1] == 0)
+    (4, 2)
+    """
+    pairs = zip(now, candidates, strict=True)
+    others = [sorted({*some} - {n}, key=lambda other, n=n: abs(other - n))[:_NEAR] for n, some in pairs]  # type: ignore[misc]
+    near = nsmallest(
+        _TRIES, product(*others), key=lambda values: sum(abs(a - b) for a, b in zip(values, now, strict=True))
+    )
+    return next(filter(allowed, near), None)
+
+
 def demand(llm: Llm, gpu: Gpu, *, tp: int, ep: int) -> None:
     """Raise `CatalogError` where a bare model cannot be cut over `tp` GPUs of a kind and `ep` groups of them."""
     if text := beyond_domain(gpu, tp):
         raise CatalogError(f"--tp: {text}")
-    rules = (("tp", tp, partial(_tp_wrong, llm, ep=ep)), ("ep", ep, partial(_ep_wrong, llm, tp=tp)))
-    for option, degree, wrong in rules:
-        if found := wrong(degree):
-            most = min(2 * degree, gpu.scale_up) if option == "tp" else 2 * degree
-            near = nearest(degree, range(1, most + 1), lambda n, wrong=wrong: not wrong(n))  # type: ignore[misc]
-            fix = f"nearest for --{option}: {' or '.join(map(str, near))}" if near else "take other degrees"
-            raise CatalogError(f"--{option} {degree}: {in_words(found)} of {llm.name} do not divide; {fix}")
+    if found := _tp_wrong(llm, tp, ep=ep):
+        wrong, first = f"--tp {tp}", 0
+    elif found := _ep_wrong(llm, ep, tp=tp):
+        wrong, first = f"--ep {ep}", 1
+    else:
+        return
+    fix = _bare_fix(llm, gpu, (tp, ep), first)
+    raise CatalogError(f"{wrong}: {in_words(found)} of {llm.name} do not divide; {fix}")
+
+
+def _bare_fix(llm: Llm, gpu: Gpu, now: tuple[int, int], first: int) -> str:
+    """Return the nearest degrees of a bare model: of the option at `first`, or of the other, or of both together."""
+    choices = (range(1, min(2 * now[0], gpu.scale_up) + 1), range(1, 2 * now[1] + 1))
+
+    def allowed(degrees: tuple[int, ...]) -> bool:
+        tp, ep = degrees
+        return not _tp_wrong(llm, tp, ep=ep) and not _ep_wrong(llm, ep, tp=tp)
+
+    for place in (first, 1 - first):
+        near = nearest(now[place], choices[place], lambda n, place=place: allowed((*now[:place], n, *now[place + 1 :])))  # type: ignore[misc]
+        if near:
+            return f"nearest for --{('tp', 'ep')[place]}: {' or '.join(map(str, near))}"
+    pair = together(now, choices, allowed)
+    return f"nearest: --tp {pair[0]} with --ep {pair[1]}" if pair else "take other degrees"
 
 
 def _tp_wrong(llm: Llm, tp: int, *, ep: int) -> tuple[str, ...]:

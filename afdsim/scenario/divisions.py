@@ -1,13 +1,15 @@
 """What of a model does not divide over a deployment as it is written, and the nearest values with which it does.
 
-A value is called nearest only after the deployment was built with it: every other rule of the tree holds there too.
+A value is called nearest only after the deployment was built with it and nothing of it was uneven any more: every other
+rule holds there too. Where no key helps alone, several are named that help together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, assert_never
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any, TypeAlias, assert_never
 
 from pydantic import ValidationError
 
@@ -31,6 +33,11 @@ class Way:
     shards: bool = False
     """Whether the value is a text, "tp8" or "replicated"."""
 
+    @property
+    def pool(self) -> str:
+        """Whose key it is: "attention" or "ffn"; empty if the deployment has no pools."""
+        return self.key.rpartition(".")[0]
+
     def value(self, degree: int) -> Any:
         """Return what is written for a degree."""
         if self.shards:
@@ -40,6 +47,16 @@ class Way:
     def shown(self, degree: int) -> str:
         """Return it as in a file."""
         return f"{{{self.inside}: {degree}}}" if self.inside else str(self.value(degree))
+
+
+Fix: TypeAlias = tuple[Way, tuple[int, ...]]
+"""A key, and its nearest values that help."""
+
+Values: TypeAlias = Sequence[tuple[Way, int]]
+"""Keys, and what each is set to."""
+
+Rules: TypeAlias = Callable[[tree.Deployment], Iterable[Fault]]
+"""What the rest of a scenario says to a deployment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,44 +69,80 @@ class Uneven:
     ways: tuple[Way, ...]
 
 
-def faults(model: str, deployment: tree.Deployment) -> Iterator[Fault]:
-    """Yield every degree that the model does not allow, with the nearest that it does."""
+def faults(model: str, deployment: tree.Deployment, elsewhere: Rules) -> Iterator[Fault]:
+    """Yield every degree that the model does not allow, the first with what mends all; `elsewhere` has other rules."""
     llm = catalog.llm(model)
-    found = tuple(uneven(llm, deployment))
-    for each in found:
-        others = {other.path for other in found} - {each.path}
-        yield (
-            each.path,
-            f"{degrees.undivided(each.what)} over {each.over}; {_way_out(llm, deployment, each, others)}",
-        )
+    llm = replace(llm, layers=tuple(dict.fromkeys(llm.layers)))  # each kind once: many degrees may be tried
+    if not (found := tuple(uneven(llm, deployment))):
+        return
+    mended = _mended(llm, deployment, found, elsewhere)
+    for place, each in enumerate(found):
+        none = f"no other value of deployment.{each.ways[0].key} alone does"
+        fix = none if mended is None else f"mended together with {found[0].path}" if place else mended
+        yield each.path, f"{degrees.undivided(each.what)} over {each.over}; {fix}"
 
 
-def _way_out(llm: Llm, deployment: tree.Deployment, fault: Uneven, others: set[str]) -> str:
-    """Return the nearest values of the first key that helps."""
-    for way in fault.ways:
-        near = degrees.nearest(
-            way.now,
-            way.candidates,
-            lambda degree, way=way: _sound(llm, deployment, way, degree, others),  # type: ignore[misc]
-        )
+def _mended(llm: Llm, deployment: tree.Deployment, found: Sequence[Uneven], elsewhere: Rules) -> str | None:
+    """Return the nearest values of one key, or else of several together, with which nothing is uneven any more."""
+    known = {path for path, _ in elsewhere(deployment)}
+    ways: dict[str, dict[str, Way]] = {}
+    for way in (way for each in found for way in each.ways):
+        ways.setdefault(way.pool, {}).setdefault(way.key, way)
+    fixes: list[Fix] = []
+    for pool, keys in ways.items():
+        others = tuple((way, near[0]) for way, near in fixes)
+
+        def allowed(values: Values, pool: str = pool, others: Values = others) -> bool:
+            varied = _with(deployment, [*others, *values])
+            if varied is None or any(way.pool == pool for each in uneven(llm, varied) for way in each.ways):
+                return False
+            return {path for path, _ in elsewhere(varied)} <= known
+
+        if not (more := _fix(tuple(keys.values()), allowed)):
+            return None
+        fixes += more
+    return _shown(fixes)
+
+
+def _fix(ways: Sequence[Way], allowed: Callable[[Values], bool]) -> list[Fix]:
+    """Return the first key that helps alone with its nearest values, or two or three that help together."""
+    for way in ways:
+        near = degrees.nearest(way.now, way.candidates, lambda degree, way=way: allowed([(way, degree)]))  # type: ignore[misc]
         if near:
-            return f"nearest for deployment.{way.key}: {' or '.join(map(way.shown, near))}"
-    return f"no other value of deployment.{fault.ways[0].key} alone does"
+            return [(way, near)]
+    for count in range(2, min(len(ways), 3) + 1):
+        for some in combinations(ways, count):
+            together = degrees.together(
+                [way.now for way in some],
+                [way.candidates for way in some],
+                lambda values, some=some: allowed(tuple(zip(some, values, strict=True))),  # type: ignore[misc]
+            )
+            if together:
+                return [(way, (degree,)) for way, degree in zip(some, together, strict=True)]
+    return []
 
 
-def _sound(llm: Llm, deployment: tree.Deployment, way: Way, degree: int, others: set[str]) -> bool:
-    """Whether the deployment can be built with the degree, and nothing is uneven but what is so already elsewhere."""
+def _shown(fixes: Sequence[Fix]) -> str:
+    """Return the advice in words."""
+    if len(fixes) == 1:
+        ((way, near),) = fixes
+        return f"nearest for deployment.{way.key}: {' or '.join(map(way.shown, near))}"
+    return f"nearest: {' with '.join(f'deployment.{way.key}={way.shown(near[0])}' for way, near in fixes)}"
+
+
+def _with(deployment: tree.Deployment, values: Values) -> tree.Deployment | None:
+    """Return the deployment with other degrees, None where it cannot be built."""
     data = deployment.model_dump(mode="json", exclude_none=True)
-    *parents, last = way.key.split(".")
-    part = data
-    for key in parents:
-        part = part[key]
-    part[last] = way.value(degree)
+    for way, degree in values:
+        *parents, last = way.key.split(".")
+        part = data
+        for key in parents:
+            part = part[key]
+        part[last] = way.value(degree)
     try:
-        varied = type(deployment).model_validate(data)
+        return type(deployment).model_validate(data)
     except ValidationError:
-        return False
-    return {each.path for each in uneven(llm, varied)} <= others
+        return None
 
 
 def uneven(llm: Llm, deployment: tree.Deployment) -> Iterator[Uneven]:
@@ -155,11 +208,12 @@ def _of_ffn(llm: Llm, ffn: tree.FfnPool) -> Iterable[Uneven]:
 
 def _of_colocated(llm: Llm, engine: tree.Colocated) -> Iterable[Uneven]:
     tp, copies = engine.parallelism.tp, engine.redundant_experts
+    each = Way(key="gpus_per_instance", now=engine.gpus_per_instance, candidates=tuple(range(1, 17)))
     yield Uneven(
         path="deployment.parallelism",
         what=(*degrees.attention_uneven(llm, tp), *degrees.dense_uneven(llm, tp)),
         over=f"tp={tp}",
-        ways=(_inside(engine, "parallelism", "tp"),),
+        ways=(_inside(engine, "parallelism", "tp"), each),
     )
     groups = engine.instances * engine.gpus_per_instance - engine.shared_expert_gpus
     experts = degrees.experts_uneven(llm, groups, copies)
@@ -176,7 +230,7 @@ def _of_colocated(llm: Llm, engine: tree.Colocated) -> Iterable[Uneven]:
 def _of_tensor_parallel(llm: Llm, engine: tree.TensorParallel) -> Iterable[Uneven]:
     gpus, ep = engine.gpus, engine.ep
     fewer = Way(key="gpus", now=gpus, candidates=tuple(range(1, catalog.gpu(engine.gpu).scale_up + 1)))
-    groups = Way(key="ep", now=ep, candidates=_divisors(gpus))
+    groups = Way(key="ep", now=ep, candidates=fewer.candidates)
     yield Uneven(
         path="deployment.gpus",
         what=(
@@ -185,7 +239,7 @@ def _of_tensor_parallel(llm: Llm, engine: tree.TensorParallel) -> Iterable[Uneve
             *degrees.shared_uneven(llm, gpus),
         ),
         over=f"{gpus} GPUs",
-        ways=(fewer,),
+        ways=(fewer, groups),
     )
     yield Uneven(
         path="deployment.ep",
@@ -198,7 +252,7 @@ def _of_tensor_parallel(llm: Llm, engine: tree.TensorParallel) -> Iterable[Uneve
 def _inside(pool: tree.AttentionPool | tree.FfnPool | tree.Colocated, key: str, name: str) -> Way:
     """Return the way to cut the GPUs of an instance otherwise."""
     now = int(getattr(pool.parallelism, name))
-    return Way(key=key, now=now, candidates=_divisors(pool.gpus_per_instance), inside=name)
+    return Way(key=key, now=now, candidates=tuple(range(1, max(16, pool.gpus_per_instance) + 1)), inside=name)
 
 
 def _divisors(count: int) -> tuple[int, ...]:

@@ -67,20 +67,24 @@ class Scenario(Part):
 
     def faults(self) -> Iterator[Fault]:
         """Check what no single part can know."""
-        pools = _instances(self.deployment)
+        yield from self._misfits(self.deployment)
+        yield from divisions.faults(self.model, self.deployment, self._misfits)
+
+    def _misfits(self, deployment: tree.Deployment) -> Iterator[Fault]:
+        """Yield what of the rest does not fit a deployment."""
+        pools = _instances(deployment)
         for target in self.variation.straggler:
             pool, index = target.rstrip("]").split("[")
             if pool not in pools:
                 words = " and ".join(f"'{name}[i]'" for name in pools)
-                yield f"variation.straggler.{target}", f"a {self.deployment.type} deployment has {words}"
+                yield f"variation.straggler.{target}", f"a {deployment.type} deployment has {words}"
             elif int(index) >= pools[pool]:
                 yield f"variation.straggler.{target}", f"{pool} has instances 0..{pools[pool] - 1}"
         arrival = self.workload.arrival
-        if isinstance(arrival, asked.ClosedLoop) and (arrival.concurrency or 0) > self.deployment.slots:
-            yield "workload.arrival.concurrency", f"must be <= {self.deployment.slots:,}, all slots of the deployment"
-        if not isinstance(self.deployment, tree.Afd):
-            yield from _colocated_faults(self.model, self.deployment, self.network)
-        yield from divisions.faults(self.model, self.deployment)
+        if isinstance(arrival, asked.ClosedLoop) and (arrival.concurrency or 0) > deployment.slots:
+            yield "workload.arrival.concurrency", f"must be <= {deployment.slots:,}, all slots of the deployment"
+        if not isinstance(deployment, tree.Afd):
+            yield from _colocated_faults(self.model, deployment, self.network)
 
     @cached_property
     def key(self) -> str:

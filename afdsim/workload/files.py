@@ -10,10 +10,11 @@ import codecs
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, TextIO, TypeAlias, cast
@@ -52,6 +53,10 @@ BLANK: Final = " ,;\t\r\n"
 """What a line without content consists of."""
 DEPTH: Final = 3
 """Objects in objects in which an array of records is looked for."""
+SESSION: Final = "sub_requests"
+"""Key of an object that is a session: the array under it is of one session's requests, no file's."""
+YAML: Final = re.compile(r"(---|%YAML\b.*|[\w.-]+:(\s+([^,;\t]*|[\[{].*))?)$")
+"""A first line that begins a YAML file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +75,8 @@ class Records:
     """Where a record is, to be put behind the name of the file."""
     note: str = ""
     """What is odd about the file."""
+    lists: Mapping[str, int] = field(default_factory=dict)
+    """How long the lists of plain values are in a JSON object of columns, equally long or not."""
 
 
 @contextmanager
@@ -180,6 +187,7 @@ def _table(file: TextIO, first: str, known: Known, path: Path) -> Records:
     separator = next((mark for mark, names in headers.items() if known(names)), None)
     if separator is None:
         _refuse_separator(first, known, path)
+        _refuse_yaml(first, path)
         separator = max(SEPARATORS, key=lambda mark: len(headers[mark]))
     file.seek(0)
     reader = csv.reader(file, delimiter=separator, skipinitialspace=True)
@@ -203,6 +211,13 @@ def _refuse_separator(first: str, known: Known, path: Path) -> None:
     for mark in OTHERS:
         if known(_cells(" ".join(first.split()), mark)):
             raise ScenarioError(f"{path}: columns are separated by {mark!r}; write a comma, a semicolon or a tab")
+
+
+def _refuse_yaml(first: str, path: Path) -> None:
+    if path.suffix in {".yaml", ".yml"} or YAML.match(first.strip()):
+        raise ScenarioError(
+            f"{path}: is YAML, and no table; if it is the header of a TraceV2 (blis), name the CSV beside it"
+        )
 
 
 def _objects(file: TextIO, first: str, known: Known, path: Path) -> Records:
@@ -242,7 +257,7 @@ def _array(items: Any, known: Known, path: Path, where: str = "") -> Records:
     if not isinstance(first, dict):
         found = "nothing" if first is None else f"{type(first).__name__}s"
         raise ScenarioError(f"{path}: is {shape} of {found}; expected objects, one a request")
-    if len(items) == 1 and _columns_of(first, known):
+    if len(items) == 1 and known(_lists(first)):
         return _single(first, known, path)
     rows = iter(enumerate(items, 1))
     return Records(shape=shape, columns=tuple(first), rows=rows, pick=_from_object, place=": item {}")
@@ -254,9 +269,10 @@ def _from_object(columns: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
 
 def _single(found: Any, known: Known, path: Path) -> Records:
     """A JSON object: of columns, or with an array of records somewhere inside, or a record itself."""
+    lists = {key: len(items) for key, items in _lists(found).items()}
     if columns := _columns_of(found, known):
-        return _of_columns(columns)
-    if not known(found):
+        return replace(_of_columns(columns), lists=lists)
+    if not known(found) and SESSION not in found:
         arrays = dict(_arrays(found, DEPTH))
         fitting = [name for name, items in arrays.items() if known(items[0])]
         if len(fitting) == 1 or (len(arrays) == 1 and not fitting):
@@ -265,16 +281,27 @@ def _single(found: Any, known: Known, path: Path) -> Records:
         if fitting:
             raise ScenarioError(f"{path}: holds several lists of requests: {', '.join(fitting)}; keep one of them")
     rows = iter([(1, found)])
-    return Records(shape="a JSON object", columns=tuple(found), rows=rows, pick=_from_object, place=": item {}")
+    shape, names = "a JSON object", tuple(found)
+    return Records(shape=shape, columns=names, rows=rows, pick=_from_object, place=": item {}", lists=lists)
 
 
 def _columns_of(record: Any, known: Known) -> dict[str, list[Any]]:
     """Columns of a JSON object: lists of plain values, equally long, with the names of a format; else nothing."""
     alike = dict[int, dict[str, list[Any]]]()
-    for key, items in record.items() if isinstance(record, dict) else ():
-        if isinstance(items, list) and items and not any(isinstance(item, dict | list) for item in items):
+    for key, items in _lists(record).items():
+        if items:
             alike.setdefault(len(items), {})[key] = items
     return next((columns for columns in alike.values() if known(columns)), {})
+
+
+def _lists(record: Any) -> dict[str, list[Any]]:
+    """Lists of plain values in a JSON object, by their names, however long."""
+    items = record.items() if isinstance(record, dict) else ()
+    return {
+        key: value
+        for key, value in items
+        if isinstance(value, list) and not any(isinstance(item, dict | list) for item in value)
+    }
 
 
 def _of_columns(columns: Mapping[str, list[Any]]) -> Records:
@@ -290,9 +317,11 @@ def _of_columns(columns: Mapping[str, list[Any]]) -> Records:
 
 
 def _arrays(found: Any, depth: int, prefix: str = "") -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yield the arrays of objects in an object, by their dotted names."""
+    """Yield the arrays of objects in an object, by their dotted names; a session is an array of itself."""
     for key, value in found.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             yield f"{prefix}{key}", value
+        elif isinstance(value, dict) and SESSION in value:
+            yield f"{prefix}{key}", [value]
         elif isinstance(value, dict) and depth > 1:
             yield from _arrays(value, depth - 1, f"{prefix}{key}.")

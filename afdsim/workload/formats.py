@@ -28,6 +28,10 @@ BYTES_PER_TOKEN: Final = 4
 """Of text without counts: about 4 characters of English a token (OpenAI, "What are tokens and how to count them?")."""
 
 
+class BadRowError(ValueError):
+    """Says which field of a row cannot be used, and its value."""
+
+
 def _tokens(value: Any) -> int:
     number = float(value)
     if isinstance(value, bool) or not (number.is_integer() and 1 <= number <= MAX_TOKENS):
@@ -50,11 +54,20 @@ def _is_zero(value: Any) -> bool:
 
 
 def _of_turn(number: int) -> Callable[[Any], int]:
-    return lambda turns: _tokens(math.ceil(len(turns[number]["value"].encode()) / BYTES_PER_TOKEN))
+    return lambda turns: _tokens(math.ceil(len(_said(turns[number]).encode()) / BYTES_PER_TOKEN))
+
+
+def _said(turn: Any) -> Any:
+    """Return the text of a turn, as ShareGPT writes it (from, value) or OpenAI (role, content)."""
+    for key in ("value", "content"):
+        if isinstance(turn, dict) and key in turn:
+            return turn[key]
+    has = ",".join(turn)[:40] or "nothing" if isinstance(turn, dict) else f"no keys ({type(turn).__name__})"
+    raise BadRowError(f"a turn of the conversation has {has}; expected from,value or role,content")
 
 
 def _has_no_answer(turns: Any) -> bool:
-    return isinstance(turns, list) and (len(turns) < 2 or not all(turn["value"] for turn in turns[:2]))
+    return isinstance(turns, list) and (len(turns) < 2 or not all(_said(turn) for turn in turns[:2]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +159,7 @@ FORMATS: Final = MappingProxyType(
             failed=_is_zero,
         ),
         "sharegpt": TraceFormat(
-            source="huggingface.co/datasets/anon8231489123/ShareGPT_Vicuna_unfiltered",
+            source="huggingface.co/datasets/anon8231489123/ShareGPT_Vicuna_unfiltered, turns of OpenAI's keys too",
             columns=("", "conversations", "conversations"),
             unit="s",
             tokens=(_of_turn(0), _of_turn(1)),
@@ -208,6 +221,19 @@ def _fits(form: TraceFormat, names: set[str]) -> bool:
     wanted = form.marks or (form.timeless if form.columns[0] not in names else ())
     marked = not wanted or bool(names.intersection(wanted))
     return names.issuperset(form.columns[1:]) and marked and names.isdisjoint(form.foreign)
+
+
+def demand_even(name: str, records: Records, path: Path) -> None:
+    """Refuse a JSON object of columns in which those of a format are not equally long, or empty."""
+    form = FORMATS[name]
+    found = {column: records.lists[column] for column in form.columns if column in records.lists}
+    if not form.columns[0] or len(found) < 2:
+        return
+    if len(set(found.values())) > 1:
+        counts = ", ".join(f"{count:,} {column}" for column, count in found.items())
+        raise ScenarioError(f"{path}: read as {name}: the lists are unequal ({counts}); each needs one entry a request")
+    if not any(found.values()):
+        raise ScenarioError(f"{path}: holds no requests ({' and '.join(found)} are empty)")
 
 
 def known(columns: Collection[str]) -> bool:
@@ -299,13 +325,31 @@ def _dates() -> Clock:
     """Seconds since the first timestamp that is read; digits beyond the microsecond are cut."""
     base: datetime | None = None
 
-    def seconds(text: str) -> float:
+    def seconds(value: Any) -> float:
         nonlocal base
-        moment = datetime.fromisoformat(text.strip())
+        moment = _moment(value)
         base = base or moment
+        if (moment.tzinfo is None) != (base.tzinfo is None):
+            has = "no zone, and the first has one" if moment.tzinfo is None else "a zone, and the first has none"
+            raise BadRowError(f"arrival {str(value).strip()[:40]} has {has}")
         return (moment - base).total_seconds()
 
     return seconds
+
+
+def _moment(value: Any) -> datetime:
+    """Return the date and time that is written; a number is none, though some pass for dates without hyphens."""
+    text = str(value).strip()
+    if value is None or not text:
+        raise ValueError
+    number = _is_number(text)
+    try:
+        if not number:
+            return datetime.fromisoformat(text)
+    except ValueError:
+        pass
+    why = "is a number, azure has dates as" if number else "is no ISO date, as"
+    raise BadRowError(f"arrival {text[:40]} {why} 2023-11-16 18:17:03")
 
 
 def fractions(path: Path, place: str, value: float) -> str:
@@ -341,6 +385,9 @@ def _fits_none(records: Records) -> str:
 
 def _found(records: Records) -> str:
     columns = records.columns
+    if not columns:
+        which = "object" if records.shape == "a JSON object" else f"first object in {records.shape}"
+        return f"the {which} is empty"
     causes = [text for column, text in CAUSES.items() if column in columns]
     if causes:
         return f"found {causes[0]}"

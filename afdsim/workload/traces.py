@@ -19,10 +19,12 @@ from afdsim.workload.formats import (
     DATES,
     FORMATS,
     UNITS,
+    BadRowError,
     Clock,
     TraceFormat,
     clock,
     dated,
+    demand_even,
     demand_no_arrivals,
     fractions,
     is_date,
@@ -108,10 +110,6 @@ def spread(trace: Trace) -> Trace:
 # the file -> rows ---------------------------------------------------------------------------------------------------
 
 
-class _BadRowError(ValueError):
-    """Says which field of a row cannot be used, and its value."""
-
-
 class _Row(NamedTuple):
     arrival: float
     input_len: int
@@ -130,6 +128,8 @@ class _Reading:
     """Whether the unit was told by the columns alone."""
     note: str
     """What is odd about the file."""
+    lacks: str
+    """What to say of arrivals that are wanted and not there, once the lengths were read; else nothing."""
 
     @property
     def form(self) -> TraceFormat:
@@ -157,7 +157,7 @@ class _Rows:
                     self.failed += 1
                     continue
                 row = _row(values, told, form)
-            except _BadRowError as fault:
+            except BadRowError as fault:
                 self.bad.append(f"{self.path}{self.how.place.format(line)}: {fault}")
             except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
                 place = self.how.place.format(line)
@@ -174,6 +174,8 @@ class _Rows:
     def trace(self, skip_bad_rows: bool) -> Trace:
         """Sort the rows by arrival, rows at the same time as they stand in the file."""
         self._refuse(skip_bad_rows)
+        if self.how.lacks:
+            raise ScenarioError(self.how.lacks)
         arrival = np.array(self.arrival)
         order = np.argsort(arrival, kind="stable")
         self._refuse_fractions(arrival)
@@ -267,15 +269,16 @@ def _read(path: Path, name: str, time_unit: str | None, way_out: str) -> _Rows:
         raise ScenarioError(f"unknown time_unit '{time_unit}'; known: {', '.join(UNITS)}")
     with files.opened(path, known) as records:
         found = recognise(records, name, path)
+        demand_even(found, records, path)
         demand_no_arrivals(found, records.columns, path)
         _refuse_twins(found, records, path)
-        if way_out and FORMATS[found].columns[0] not in records.columns:
-            raise ScenarioError(no_arrivals(found, records, path, way_out))
-        if way_out and FORMATS[found].unit is None and time_unit is None:
+        timed = bool(way_out) and FORMATS[found].columns[0] in records.columns
+        if timed and FORMATS[found].unit is None and time_unit is None:
             _refuse_dates(records, path)
-        unit = unit_of(found, time_unit, path) if way_out else ""
+        unit = unit_of(found, time_unit, path) if timed else ""
         guessed = name == "auto" and time_unit is None
-        how = _Reading(name=found, unit=unit, place=records.place, guessed=guessed, note=records.note)
+        lacks = no_arrivals(found, records, path, way_out) if way_out and not timed else ""
+        how = _Reading(name=found, unit=unit, place=records.place, guessed=guessed, note=records.note, lacks=lacks)
         rows = _Rows(path, how)
         rows.collect(records)
     return rows
@@ -310,10 +313,10 @@ def _row(values: tuple[Any, ...], told: Clock | None, form: TraceFormat) -> _Row
 def _field(what: str, value: Any, convert: Callable[[Any], Any]) -> Any:
     try:
         return convert(value)
-    except _BadRowError:
+    except BadRowError:
         raise
     except (ValueError, TypeError, AttributeError, OverflowError):
-        raise _BadRowError(f"{what} {str(value).strip()[:40] or 'missing'}{_misread(what, value)}") from None
+        raise BadRowError(f"{what} {str(value).strip()[:40] or 'missing'}{_misread(what, value)}") from None
 
 
 def _misread(what: str, value: Any) -> str:
@@ -332,7 +335,7 @@ def _possible(seconds: float) -> float:
     if not math.isfinite(seconds):
         raise ValueError
     if abs(seconds) > MAX_SECONDS:
-        raise _BadRowError(f"arrival {seconds:g} s is beyond {MAX_SECONDS:g} s and cannot be meant")
+        raise BadRowError(f"arrival {seconds:g} s is beyond {MAX_SECONDS:g} s and cannot be meant")
     return seconds
 
 

@@ -363,3 +363,66 @@ def test_static_scales_of_autofp8_are_those_of_an_fp8_cache(read):
     scheme = {"quant_method": "fp8", "activation_scheme": "static", "kv_cache_scheme": "static"}
 
     assert read(LLAMA, quantization_config=scheme).notes == ("the checkpoint has static scales for a KV cache of FP8",)
+
+
+# What a list says with a 0, and windows that are not there
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("mixtral", "attn_type_list", [0, 1]),
+        ("minimax_m2", "attn_type_list", [0, 0]),
+        ("qwen3_moe", "moe_layer_freq", [0, 1]),
+        ("mixtral", "mlp_only_layers", [0]),
+        ("mixtral", "full_attn_idxs", [0]),
+        ("qwen3_moe", "moe_layer_end_index", 0),
+        ("llama", "tie_embeddings", True),
+        ("llama", "full_attention_layers", [3]),
+        ("llama", "use_nsa", True),
+    ],
+)
+def test_zero_in_a_list_is_a_layer_or_a_kind(read, name, key, value):
+    with pytest.raises(CatalogError, match=f"{key}: .* is not understood for {name}"):
+        read({**MINIMAL[name], **WHOLE, key: value})
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "smollm3"])
+@pytest.mark.parametrize("switched", [{}, {"use_sliding_window": False, "sliding_window": 2048}])
+def test_windowed_layers_without_a_window_are_refused(read, name, switched):
+    keys = {**MINIMAL[name], **WHOLE, "layer_types": ["sliding_attention"] * MINIMAL[name]["num_hidden_layers"]}
+
+    with pytest.raises(CatalogError, match=r"layer_types: .* calls layers windowed, but no window is in force"):
+        read({**keys, **switched})
+
+
+@pytest.mark.parametrize(
+    ("scheme", "bits"),
+    [
+        ({"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp4", "group_size": 32}}}, 4.25),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, 4.5),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_use_double_quant": True}, 4.127),
+        ({"quant_method": "awq", "bits": 4, "q_group_size": 64, "zero_point": True}, 4 + 20 / 64),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True}, 4.5),
+        ({"quant_method": "mxfp4"}, 4.25),
+        ({"quant_algo": "NVFP4", "group_size": 16}, 4.5),
+        ({"quant_method": "fp8"}, 8.0),
+    ],
+)
+def test_weights_count_with_their_scales(read, scheme, bits):
+    assert read({**LLAMA, "quantization_config": scheme}).bits == bits
+
+
+def test_a_group_aimed_at_attention_is_the_format_of_projections(read):
+    attention = {"targets": ["re:.*self_attn.*"], "weights": {"num_bits": 8, "type": "float"}}
+    experts = {"targets": ["re:.*experts.*"], "weights": {"num_bits": 4, "type": "float", "group_size": 16}}
+    groups = {"group_0": attention, "group_1": experts}
+    found = read({**LLAMA, "quantization_config": {"quant_method": "compressed-tensors", "config_groups": groups}})
+
+    assert (found.weights, found.projections) == ("fp4", "fp8")
+
+
+@pytest.mark.parametrize(("method", "key"), [("modelopt", "quant_algo"), ("compressed-tensors", "config_groups")])
+def test_a_scheme_without_its_key_says_which(read, method, key):
+    with pytest.raises(CatalogError, match=f"quantization_config.{key}: missing"):
+        read({**LLAMA, "quantization_config": {"quant_method": method}})

@@ -289,7 +289,7 @@ def test_a_degree_that_does_not_divide_is_refused_with_the_nearest(file, verb):
     assert done.exit_code == 2
     assert (
         f"{path}:3:16: deployment.parallelism: a hidden size of 7,168 and 128 query heads do not divide over tp=3; "
-        "nearest for deployment.parallelism: {tp: 2}\n"
+        "nearest: deployment.parallelism={tp: 2} with deployment.gpus_per_instance=4\n"
     ) in done.stderr
 
 

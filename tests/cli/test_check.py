@@ -182,3 +182,14 @@ def test_requests_beyond_the_model_are_refused_by_strict(scenario, command):
     assert "long.yaml:3:" in done.stderr
     assert "workload: 8 of 8 requests are longer than the 4,096 tokens" in done.stderr
     assert afdsim(command, scenario(input_len=4000), "--strict").exit_code == 0
+
+
+def test_models_of_the_catalog_have_limits_too_and_strict_says_where_it_cannot_tell():
+    long = ("--set", "workload.input_len=200000", "--strict")
+    told = afdsim("check", "small", *long, "--set", "model=qwen3-32b")
+    silent = afdsim("check", "small", *long)
+
+    assert told.exit_code == 2
+    assert "longer than the 40,960 tokens that qwen3-32b was made for" in told.stderr
+    assert silent.exit_code == 0
+    assert "--strict: nothing says for how many tokens step3-small was made" in silent.stderr

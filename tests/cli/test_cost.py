@@ -317,6 +317,17 @@ def test_a_scenario_is_explained_at_its_mean_context():
     assert near < at_mean < far
 
 
+def test_explain_says_as_what_a_trace_was_read(tmp_path):
+    path = tmp_path / "lengths.csv"
+    path.write_text("input_len,output_len\n100,10\n300,30\n")
+    lengths = ("workload.input_len=null", "workload.output_len=null", f"workload.trace={{path: {path}}}")
+    asked = ("explain", "small", *(part for each in lengths for part in ("--set", each)))
+    told = "lengths.csv: read as afdsim (lengths only): 2 requests of 200.0 tokens in and 20.0 out on average"
+
+    assert any(note.startswith(told) for note in answer(*asked)["notes"])
+    assert f"Note {told}" in run(*asked).stdout
+
+
 def test_explain_prints_the_rows_that_are_padded():
     asked = ("explain", "--model", "qwen3-32b", "--gpu", "H20", "--batch", 64, "--context", 8192)
     bf16 = (*asked, "--precision", "kv_cache=bf16")

@@ -57,10 +57,18 @@ def refusal(data):
     return None
 
 
+def changes(message):
+    """Return what a message advises, each a {path: value} that is meant to help by itself."""
+    alone = re.findall(r"nearest for ([\w.]+): (.+)$", message, flags=re.MULTILINE)
+    together = re.findall(r"nearest: (.+)$", message, flags=re.MULTILINE)
+    texts = [{path: text} for path, values in alone for text in values.split(" or ")]
+    texts += [dict(one.split("=") for one in several.split(" with ")) for several in together]
+    return [{path: yamlfile.parse(text, "advice").data for path, text in each.items()} for each in texts]
+
+
 def advice(message):
-    """Return what a message advises: (path, value)."""
-    found = re.findall(r"nearest for ([\w.]+): (.+)$", message, flags=re.MULTILINE)
-    return [(path, yamlfile.parse(text, "advice").data) for path, values in found for text in values.split(" or ")]
+    """Return the values of single keys that a message advises: (path, value)."""
+    return [pair for each in changes(message) if len(each) == 1 for pair in each.items()]
 
 
 def fed_back(data, path, value):
@@ -72,6 +80,13 @@ def fed_back(data, path, value):
         part = part[key]
     part[last] = value
     return varied
+
+
+def mended(data, change):
+    """Return a scenario with several values put in."""
+    for path, value in change.items():
+        data = fed_back(data, path, value)
+    return data
 
 
 @pytest.fixture
@@ -106,7 +121,7 @@ REFUSED = [
     ("deepseek-v3", colocated(instances=3), "256 experts and 0 copies do not divide over 24 groups of GPUs"),
     ("deepseek-v3", colocated(redundant_experts=1), "256 experts and 1 copy do not divide over 32 groups of GPUs"),
     ("dbrx", colocated(gpus_per_instance=10, parallelism={"tp": 5}, redundant_experts=24), "a hidden size of 6,144"),
-    ("step3", tensor(ep=3, gpus=6), "48 experts"),
+    ("step3", tensor(ep=3, gpus=6), "64 query heads and a shared expert of width 5,120 do not divide over 6 GPUs"),
     ("qwen3-30b-a3b", tensor(gpus=6), "a hidden size of 2,048, 32 query heads and 4 KV heads do not divide over 6"),
     ("pangu-pro-moe", tensor(gpus=6), "do not divide over 6 GPUs"),
 ]
@@ -116,41 +131,90 @@ REFUSED = [
 def test_every_nearest_value_loads(model, deployment, message):
     data = scenario(model, deployment)
     found = refusal(data)
-    if message == "48 experts":
-        assert "no other value of deployment.gpus alone does" in found
-        return
+
     assert message in found
-    advised = advice(found)
-    assert advised
-    for path, value in advised:
-        left = refusal(fed_back(data, path, value)) or ""
-        assert path.rpartition(".")[0] not in left or path not in dict(advice(left))
+    assert changes(found)
+    for change in changes(found):
+        assert refusal(mended(data, change)) is None
+
+
+COUNTS = st.integers(1, 12)
+TENSOR = st.builds(tensor, gpus=st.integers(1, 16), ep=st.sampled_from([1, 1, 2, 3, 4, 5, 6, 7, 8]))
+COLOCATED = st.builds(
+    lambda tp, dp, **more: colocated(parallelism={"tp": tp, "dp": dp}, gpus_per_instance=tp * dp, **more),
+    tp=st.integers(1, 8),
+    dp=st.integers(1, 2),
+    instances=COUNTS,
+    redundant_experts=st.sampled_from([0, 0, 1, 16, 32]),
+)
+AFD = st.builds(
+    lambda attention, tp, dp, ep, cut, **ffn: afd(
+        {"instances": attention, "gpus_per_instance": dp * tp, "parallelism": {"tp": tp}, "o_proj": f"tp{tp}"},
+        {"gpus_per_instance": ep * cut, "parallelism": {"ep": ep}, **ffn},
+    ),
+    attention=st.integers(1, 3),
+    tp=st.integers(2, 12),
+    dp=st.integers(1, 3),
+    ep=st.integers(1, 6),
+    cut=st.integers(1, 4),
+    instances=COUNTS,
+    across=st.sampled_from(["experts", "width"]),
+)
+
+
+def on(gpu, deployment):
+    """Return a deployment on another GPU."""
+    pools = [deployment[name] for name in ("attention", "ffn") if name in deployment] or [deployment]
+    for pool in pools:
+        pool["gpu"] = gpu
+    return deployment
 
 
 @given(
     model=st.sampled_from(catalog.llms()),
-    kind=st.sampled_from(["tensor", "colocated", "afd"]),
-    counts=st.tuples(st.integers(1, 8), st.integers(1, 8), st.integers(1, 8)),
+    gpu=st.sampled_from(catalog.gpus()),
+    deployment=st.one_of(TENSOR, COLOCATED, AFD),
 )
-def test_advice_on_any_deployment_is_sound(model, kind, counts):
-    first, second, third = counts
-    match kind:
-        case "tensor":
-            deployment = tensor(gpus=first * second if first * second <= 8 else first, ep=1)
-        case "colocated":
-            deployment = colocated(
-                instances=first, parallelism={"tp": second, "dp": third}, gpus_per_instance=second * third
-            )
-        case _:
-            deployment = afd(
-                {"gpus_per_instance": first, "parallelism": {"dp": 1}},
-                {"instances": second, "gpus_per_instance": third},
-            )
-    data = scenario(model, deployment)
+def test_all_advice_on_any_deployment_loads(model, gpu, deployment):
+    data = scenario(model, on(gpu, deployment))
     found = refusal(data)
-    assume(found is not None and "\n" not in found and "do not divide" in found)
-    for path, value in advice(found):
-        assert refusal(fed_back(data, path, value)) is None
+    assume(found is not None and all("not divide over" in line for line in found.splitlines()))
+
+    for change in changes(found):
+        assert refusal(mended(data, change)) is None
+
+
+def test_a_key_that_mends_several_faults_is_said_once():
+    found = refusal(scenario("mixtral-8x22b", tensor(gpus=5)))
+
+    assert advice(found) == [("deployment.gpus", 4), ("deployment.gpus", 8)]
+    assert [line.rpartition("; ")[2] for line in found.splitlines()] == [
+        "nearest for deployment.gpus: 4 or 8",
+        "mended together with deployment.gpus",
+    ]
+
+
+def test_degrees_that_help_only_together_are_said_together(qwen7b):
+    assert changes(refusal(scenario("step3", tensor(ep=3, gpus=6)))) == [{"deployment.gpus": 4, "deployment.ep": 2}]
+    both = scenario(qwen7b, afd({"parallelism": {"tp": 8}}, {"instances": 3}))
+    assert changes(refusal(both)) == [
+        {"deployment.attention.parallelism": {"tp": 4}, "deployment.ffn.instances": 2},
+    ]
+
+
+def test_advice_minds_the_rest_of_the_scenario(qwen7b):
+    slow = scenario(qwen7b, afd(ffn={"instances": 3})) | {"variation": {"straggler": {"ffn[2]": 1.5}}}
+    assert advice(refusal(slow)) == [("deployment.ffn.instances", 4)]
+    full = scenario("deepseek-v3", colocated(instances=3))
+    full["workload"] = WORKLOAD | {"arrival": {"process": "closed_loop", "concurrency": 3 * 8 * 8}}
+    assert advice(refusal(full)) == [("deployment.instances", 4)]
+
+
+def test_a_degree_that_nothing_mends_is_said_to_be_so():
+    found = refusal(scenario("qwen3-235b", tensor(gpus=6, lm_head="tp6")))
+
+    assert not changes(found)
+    assert all(line.endswith("; no other value of deployment.gpus alone does") for line in found.splitlines()[:1])
 
 
 def test_a_cut_of_the_vocabulary_that_is_advised_loads():

@@ -138,6 +138,57 @@ def test_conversations_are_counted_by_a_rule_that_is_stated(tmp_path):
         read_trace(path)
 
 
+def test_turns_in_the_keys_of_openai_are_read(tmp_path):
+    talk = [{"role": "user", "content": "x" * 41}, {"role": "assistant", "content": "é" * 10}]
+    path = write(tmp_path, json.dumps([{"id": n, "conversations": talk} for n in range(3)]))
+
+    assert columns(read_lengths(path)) == ([11] * 3, [5] * 3)
+
+
+@pytest.mark.parametrize(
+    ("turn", "has"), [({"human": "hi", "assistant": "yo"}, "human,assistant"), ("hi", r"no keys \(str\)")]
+)
+def test_turns_of_another_shape_are_named_before_a_law_is_advised(turn, has, tmp_path):
+    path = write(tmp_path, json.dumps([{"id": n, "conversations": [turn, turn]} for n in range(3)]))
+
+    for read in (read_trace, read_lengths):
+        with pytest.raises(
+            ScenarioError, match=f": item 1: a turn of the conversation has {has}; expected from,value or"
+        ):
+            read(path)
+
+
+@pytest.mark.parametrize("name", TIMED)
+def test_no_law_is_advised_for_lengths_that_cannot_be_read(name, tmp_path):
+    rows = records(name, [(0, 5, 6)])
+    del rows[0][FORMATS[name].columns[0]]
+    rows[0][FORMATS[name].columns[1]] = "many"
+
+    with pytest.raises(ScenarioError, match="item 1: input tokens many; 1 of 1 rows cannot be used"):
+        read_trace(write(tmp_path, text(rows, "array")))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"output_lens": [1, 2]}, r"the lists are unequal \(3 start_times, 3 input_lens, 2 output_lens\)"),
+        ({"start_times": [1.5]}, r"the lists are unequal \(1 start_times, 3 input_lens, 3 output_lens\)"),
+        ({"output_lens": []}, r"the lists are unequal \(3 start_times, 3 input_lens, 0 output_lens\)"),
+        (
+            {"start_times": [], "input_lens": [], "output_lens": []},
+            r"holds no requests \(start_times and input_lens and output_lens are empty\)",
+        ),
+    ],
+)
+def test_unequal_lists_of_a_benchmark_are_counted(changed, message, tmp_path):
+    saved = {**json.loads(EXCERPTS["vllm-bench"][0]), **changed}
+
+    for content in (json.dumps(saved), json.dumps([saved]), json.dumps(saved, indent=1)):
+        for read in (read_trace, read_lengths):
+            with pytest.raises(ScenarioError, match=message):
+                read(write(tmp_path, content))
+
+
 def test_a_benchmark_without_start_times_gives_lengths(tmp_path):
     saved = json.loads(EXCERPTS["vllm-bench"][0])
     del saved["start_times"]

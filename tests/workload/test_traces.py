@@ -212,6 +212,74 @@ def test_a_file_that_is_no_trace_gets_one_clear_message(tmp_path, content, messa
         read_trace(write(tmp_path, content))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"session_id": 0, "arrival_time_ns": 5, "sub_requests": [{"input_toks": 4, "output_toks": 4}]}\n',
+        '{"session": {"arrival_time_ns": 5, "sub_requests": [{"input_toks": 4, "output_toks": 4}]}}',
+        '{"sub_requests": []}',
+    ],
+)
+def test_one_session_is_no_file_of_requests(tmp_path, content):
+    path = write(tmp_path, content)
+
+    for read in (read_trace, read_lengths):
+        with pytest.raises(ScenarioError, match="found sessions of requests, which are not modelled"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("moment", "why"),
+    [
+        ("1700158623.5", "is a number, azure has dates as 2023-11-16 18:17:03"),
+        ("1701012312345", "is a number, azure has dates as 2023-11-16 18:17:03"),
+        ("11/16/2023 18:17:03", "is no ISO date, as 2023-11-16 18:17:03"),
+    ],
+)
+def test_dates_of_azure_are_iso_dates(tmp_path, moment, why):
+    path = write(tmp_path, f"{AZURE}{moment},4808,10\n")
+
+    with pytest.raises(ScenarioError, match=re.escape(f":2: arrival {moment} {why}; 1 of 1 rows")):
+        read_trace(path)
+
+
+def test_dates_with_and_without_a_zone_are_not_mixed(tmp_path):
+    first, second = "2024-05-10 00:00:00", "2024-05-10 00:00:01+00:00"
+
+    for rows, has in (((first, second), "a zone, and the first has none"), ((second, first), "no zone, and the first")):
+        with pytest.raises(ScenarioError, match=re.escape(f":3: arrival {rows[1]} has {has}")):
+            read_trace(write(tmp_path, AZURE + "".join(f"{row},5,5\n" for row in rows)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.yaml", "version: 2\ntime_unit: microseconds\n"),
+        ("a.yml", "# of a run\nversion: 2\n"),
+        ("a.csv", "---\nversion: 2\n"),
+        ("a.csv", "trace: {version: 2, time_unit: us}\n"),
+    ],
+)
+def test_yaml_is_named_and_so_is_the_table_beside_it(tmp_path, name, content):
+    path = write(tmp_path, content, name)
+
+    with pytest.raises(ScenarioError, match=r"is YAML, and no table; .* TraceV2 \(blis\), name the CSV beside it"):
+        read_trace(path)
+
+
+def test_a_table_is_read_whatever_its_name(tmp_path):
+    assert len(read_trace(write(tmp_path, "arrival_s,input_len,output_len\n0,1,1\n", "a.yaml"))) == 1
+
+
+def test_an_empty_object_is_said_to_be_empty(tmp_path):
+    for content, message in (
+        ("{}", "the object is empty$"),
+        ("[{}, {}]", "the first object in a JSON array is empty$"),
+    ):
+        with pytest.raises(ScenarioError, match=message):
+            read_trace(write(tmp_path, content))
+
+
 def test_a_missing_file_a_folder_and_unknown_words(tmp_path):
     with pytest.raises(ScenarioError, match=r"none.csv: no such file"):
         read_trace(tmp_path / "none.csv")
