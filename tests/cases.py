@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,13 @@ from afdsim.engine.record import Record
 from afdsim.engine.schedule import Boundary, Compute, Schedule
 from afdsim.scenario.document import Scenario, load
 from afdsim.simulation import Engine, demanded, execute
+
+
+def _written(name: str, config: Mapping[str, object]) -> str:
+    """Path of a config in a folder of its own."""
+    path = Path(tempfile.mkdtemp(prefix="afdsim-test-")) / name
+    path.write_text(json.dumps(config))
+    return str(path)
 
 
 @cache
@@ -41,9 +49,7 @@ def tiny_model(layers: int, dense: int = 0) -> str:
         "intermediate_size": 2048,
         "moe_layers_enum": list(range(dense, layers)),
     }
-    path = Path(tempfile.mkdtemp(prefix="afdsim-test-")) / f"tiny-{layers}-{dense}.json"
-    path.write_text(json.dumps(config))
-    return str(path)
+    return _written(f"tiny-{layers}-{dense}.json", config)
 
 
 @cache
@@ -65,9 +71,7 @@ def tiny_windowed(layers: int) -> str:
         "attention_chunk_size": 310,
         "no_rope_layers": [index % 2 for index in range(layers)],
     }
-    path = Path(tempfile.mkdtemp(prefix="afdsim-test-")) / f"windowed-{layers}.json"
-    path.write_text(json.dumps(config))
-    return str(path)
+    return _written(f"windowed-{layers}.json", config)
 
 
 @cache
@@ -94,9 +98,7 @@ def tiny_sparse(layers: int) -> str:
         "intermediate_size": 2048,
         "first_k_dense_replace": min(1, layers - 1),
     }
-    path = Path(tempfile.mkdtemp(prefix="afdsim-test-")) / f"sparse-{layers}.json"
-    path.write_text(json.dumps(config))
-    return str(path)
+    return _written(f"sparse-{layers}.json", config)
 
 
 @cache
@@ -124,9 +126,7 @@ def tiny_hybrid(layers: int) -> str:
         "n_shared_experts": 1,
         "moe_shared_expert_intermediate_size": 256,
     }
-    path = Path(tempfile.mkdtemp(prefix="afdsim-test-")) / f"hybrid-{layers}.json"
-    path.write_text(json.dumps(config))
-    return str(path)
+    return _written(f"hybrid-{layers}.json", config)
 
 
 def tiny(layers: int = 4, attention: int = 1, ffn: int = 1, **changes: object) -> Scenario:
