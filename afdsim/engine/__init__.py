@@ -2,6 +2,7 @@
 
 books         where the seconds of a step went, and the ledger of a run
 schedule      a step of a cell as a static list of turns
+samples       a few steps of a run, evenly spread over it
 variation     jitter and stragglers of a run, from keyed streams
 drafts        tokens that speculation drafts and accepts
 seats         who sits in which micro-batch: continuous batching, admission, KV accounting
@@ -9,6 +10,7 @@ tables        seconds as the engines look them up, and what a lane's membership 
 passes        operators of one GPU of each role in a pass: what shares of peak count
 record        what a run leaves: boundaries, requests, causes
 cell          a lowered deployment, and what every lowering needs
+culprits      whom a unit that waits may blame
 afd           attention-FFN disaggregation as a schedule
 colocated     expert and tensor parallelism as a schedule
 lowering      from a scenario to its cell, whatever its kind

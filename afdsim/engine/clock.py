@@ -18,6 +18,7 @@ from afdsim.engine.cell import Cell
 from afdsim.engine.desk import Demand, Desk, Observer, Progress, blank_trace
 from afdsim.engine.processes import Pipeline, Port, Steps, Turn
 from afdsim.engine.record import Record
+from afdsim.engine.samples import keep
 from afdsim.engine.schedule import TOKENS, Boundary, Source
 from afdsim.engine.seats import FOREVER
 from afdsim.engine.tables import head_seconds, measure, seconds
@@ -194,5 +195,6 @@ class Run:
             row[1] += nbytes
         opens = float(self.desk.book.clock[seats.WARM_AT])
         close(self._lines, trace, self.desk.memory.ledger, self._idle, opens)
+        keep(self.desk.memory.samples, trace, step)
         if self._progress is not None:
             self._progress(self.desk.progress)

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from afdsim.cluster.colocated import Colocated
 from afdsim.cluster.deployment import Afd
-from afdsim.engine import schedule, seats
-from afdsim.engine.books import BUSY, NO_WORK, WIDTH, Ledger, Trace, settle
+from afdsim.engine import culprits, schedule, seats
+from afdsim.engine.books import BLOCK, BUSY, NO_WORK, WIDTH, Ledger, Trace, clear, settle
 from afdsim.engine.cell import Cell
 from afdsim.engine.record import Boundaries, Record, Requests
 from afdsim.engine.recurrence import Flight, Machine, Memory, State, Supply
+from afdsim.engine.samples import BYTES, FEWEST, MISSING, MOST, Samples, taken
 from afdsim.engine.schedule import COMPUTE, INDEX, Boundary, Compute, Exchange, Source
 from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, Asked, Book, Places
 from afdsim.engine.tables import Now, Priced, Tables, core_seconds
@@ -34,6 +36,10 @@ MOST_REFUSALS = 10_000
 AHEAD = 4096
 """Requests of a closed loop that are drawn at least."""
 RESOURCES = 3
+WHOLE = MappingProxyType(dict.fromkeys(("sender", "poster", "bound"), INDEX))
+"""Columns of a trace that are whole numbers, with their type."""
+NOT_YET = -1.0
+"""Time of what has not happened in a step, before all others."""
 SLICES = 500
 """Of the arrivals of an open loop whose warm-up is to be found."""
 
@@ -251,16 +257,17 @@ class Desk:
                 places = self._boundaries[unit]
                 busy = sum(trace.finish[place] for place in places) - sum(trace.start[place] for place in places)
             ledger.row[unit] = 0.0
+            clear(ledger, unit)
             ledger.row[unit, BUSY], ledger.row[unit, NO_WORK] = busy, until - ledger.end[unit] - busy
         ledger.begin[:] = ledger.end
-        for free in (ledger.end, ledger.booked, ledger.sent, state.inbox, state.free[COMPUTE, : self.cell.seated]):
+        for free in (ledger.end, ledger.booked, ledger.past.last, state.inbox, state.free[COMPUTE, : self.cell.seated]):
             free[...] = until
 
     # the end ---------------------------------------------------------------------------------------------------------
 
     def record(self, *, steps: Array, events: int, traffic: dict[Any, list[float]]) -> Record:
         """What the run leaves behind."""
-        edges, slices = self._sliced()
+        edges, slices, blame = self._sliced()
         own = self.book.ranks[:, seats.OWN].reshape(self.cell.seated, self.cell.ranks)
         longest = self.memory.now.longest[:, None]
         return Record(
@@ -269,22 +276,31 @@ class Desk:
             edges=edges,
             ended=self.ends,
             slices=slices,
+            blame=blame,
+            columns=culprits.columns(self.cell),
+            samples=taken(self.memory.samples),
             own=np.minimum(np.divide(own, longest, out=np.ones_like(own), where=longest > 0), 1.0),
             traffic=traffic,
             steps_run=steps,
             events=events,
         )
 
-    def _sliced(self) -> tuple[Array, Array]:
-        """Edges and sums of the slices, the latest row of every unit stretched to the end; a run never warm is one."""
+    def _sliced(self) -> tuple[Array, Array, Array]:
+        """Edges, sums of the slices and blame of their blocks, with the latest row of every unit stretched to the end.
+
+        A run that was never warm is one slice.
+        """
         ledger, ends = self.memory.ledger, self.ends
         edges, slices = ledger.edges.copy(), ledger.slices
         edges[0] = self.book.clock[seats.WARM_AT]
         known = min(int(np.searchsorted(edges, ends)), len(slices))  # fewer where the run ended before the last arrival
-        edges, slices = np.append(edges[:known], min(edges[-1], ends)), slices[:known]
+        edges, slices, blocks = np.append(edges[:known], min(edges[-1], ends)), slices[:known], ledger.blocks
         if not known:
-            edges, slices = np.array([0.0, ends]), ledger.run[np.newaxis]
-        return edges, slices + ledger.row * _inside(ledger, edges)
+            edges, slices, blocks = np.array([0.0, ends]), ledger.run[np.newaxis], ledger.charges[np.newaxis]
+        inside = _inside(ledger, edges)
+        shares = np.add.reduceat(inside[..., 0], np.arange(0, len(inside), BLOCK))
+        latest = ledger.charged * shares[:, culprits.columns(self.cell)[:, 0]]
+        return edges, slices + ledger.row * inside, blocks[: len(shares)] + latest
 
     def _requests(self) -> Requests:
         issued = self.book.count[seats.ISSUED]
@@ -381,11 +397,13 @@ def machine(cell: Cell, asked: Asked) -> Machine:
         line=line,
         starts=starts,
         opens=opens,
-        lines=step.lines,
+        lines=culprits.lines(cell),
         places=places(cell),
         asked=asked,
         tables=cell.tables,
         wiring=cell.wiring,
+        sources=culprits.sources(cell).astype(INDEX),
+        doors=culprits.doors(cell),
         seated=cell.seated,
         drawn=cell.variation.units.astype(INDEX),
         paired=cell.variation.pairs.astype(INDEX),
@@ -433,18 +451,42 @@ def memory(cell: Cell, asked: Asked, edges: Array) -> Memory:
             idle=whole(units),
         ),
         flight=blank_flight(wiring.order),
-        trace=Trace(*map(np.array, blank_trace(cell))),
-        ledger=Ledger(
-            booked=zeros(units),
-            sent=zeros(len(step.exchanges)),
-            begin=zeros(units),
-            end=zeros(units),
-            row=zeros((units, WIDTH)),
-            run=zeros((units, WIDTH)),
-            edges=edges.copy(),
-            slices=zeros((len(edges) - 1, units, WIDTH)),
-            place=whole(units),
-        ),
+        trace=blank_arrays(cell),
+        ledger=blank_ledger(cell, edges),
+        samples=blank_samples(cell),
+    )
+
+
+def blank_ledger(cell: Cell, edges: Array) -> Ledger:
+    """Nothing booked yet; slices lie between `edges`."""
+    units, zeros, columns = cell.schedule.units, np.zeros, culprits.columns(cell)
+    width = len(columns)
+    return Ledger(
+        booked=zeros(units),
+        past=blank_arrays(cell),
+        begin=zeros(units),
+        end=zeros(units),
+        row=zeros((units, WIDTH)),
+        run=zeros((units, WIDTH)),
+        edges=edges.copy(),
+        slices=zeros((len(edges) - 1, units, WIDTH)),
+        place=counts(units),
+        columns=np.searchsorted(columns[:, 0], np.arange(units + 1)).astype(INDEX),
+        charged=zeros(width),
+        charges=zeros(width),
+        blocks=zeros((-(-(len(edges) - 1) // BLOCK), width)),
+    )
+
+
+def blank_samples(cell: Cell) -> Samples:
+    """No sample yet; as many places as memory allows."""
+    trace = blank_arrays(cell)
+    places = min(max(BYTES // (2 * sum(column.nbytes for column in trace)) // 2 * 2, FEWEST), MOST)
+    columns = {name: np.zeros((places, 2, len(column)), column.dtype) for name, column in trace._asdict().items()}
+    return Samples(
+        stride=np.ones(1, dtype=np.int64),
+        step=np.full((places, 2), MISSING, dtype=np.int64),
+        **{name: columns[name] for name in Samples._fields[2:]},
     )
 
 
@@ -462,7 +504,7 @@ def counts(size: int) -> Array:
 
 def blank_trace(cell: Cell) -> Trace:
     """An empty record of a step, as lists."""
-    size, exchanges = cell.schedule.at[-1], len(cell.schedule.exchanges)
+    size, exchanges, reached = cell.schedule.at[-1], len(cell.schedule.exchanges), cell.schedule.reached[-1]
     some = size if cell.schedule.all_to_all else 0
     return Trace(
         start=[0.0] * size,
@@ -470,8 +512,19 @@ def blank_trace(cell: Cell) -> Trace:
         held=[0.0] * some,
         early=[0.0] * some,
         first=[FOREVER] * exchanges,
-        last=[0.0] * exchanges,
+        last=[NOT_YET] * exchanges,
+        sender=[0] * exchanges,
+        posted=[NOT_YET] * exchanges,
+        poster=[0] * exchanges,
+        arrived=[NOT_YET] * reached,
+        bound=[0] * reached,
     )
+
+
+def blank_arrays(cell: Cell) -> Trace:
+    """The same as arrays."""
+    found = blank_trace(cell)._asdict()
+    return Trace(**{name: np.array(column, dtype=WHOLE.get(name, float)) for name, column in found.items()})
 
 
 def blank_prices(cell: Cell) -> Priced:

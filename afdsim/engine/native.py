@@ -11,9 +11,9 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from afdsim.cluster import network
-from afdsim.engine import books, recurrence, schedule, seats, tables
+from afdsim.engine import books, recurrence, samples, schedule, seats, tables
 
-ROOMS = (schedule, seats, books, network, tables, recurrence)
+ROOMS = (schedule, seats, books, samples, network, tables, recurrence)
 """Whose sources the machine code depends on."""
 CALLED = {
     seats: (
@@ -21,19 +21,23 @@ CALLED = {
         "fewest", "call", "welcome", "arrive", "refill", "emit", "first_tokens", "grow", "stand_up", "leave",
         "sit_down", "join", "turn_over",
     ),
-    books: ("settle", "book", "close"),
+    books: ("settle", "clear", "rest", "pause", "work", "wait", "book", "remember", "close"),
+    samples: ("note", "move", "thin", "keep"),
     network: (
         "precedes", "sink", "rank", "settle_order", "send_together", "send", "drained", "receive_together", "receive",
     ),
     tables: ("between", "on_grid", "core_seconds", "measure", "head_seconds", "seconds"),
     recurrence: (
-        "work", "exchange_pairs", "exchange_all", "signed", "approach", "turn_page", "open_step", "run_list",
-        "lacks_prices", "note_idle",
+        "signed", "work", "note_senders", "holding", "exchange_pairs", "exchange_all", "approach", "turn_page",
+        "open_step", "run_list", "lacks_prices", "note_idle",
     ),
 }  # fmt: skip
 """What the entry points call, callees first."""
 HOT = frozenset(
-    {"work", "exchange_pairs", "exchange_all", "seconds", "send", "receive", "precedes", "settle_order", "book"}
+    {
+        *("work", "exchange_pairs", "exchange_all", "seconds", "send", "receive", "precedes", "settle_order", "book"),
+        *("note_senders", "holding", "pause", "wait"),
+    }
 )
 """What runs for every turn: put into its callers whole."""
 

@@ -16,7 +16,10 @@ import simpy
 from afdsim.cluster.network import receive, send
 from afdsim.engine.books import Trace
 from afdsim.engine.cell import Cell
+from afdsim.engine.culprits import doors, sources
+from afdsim.engine.recurrence import holding
 from afdsim.engine.schedule import ALL_TO_ALL, COMPUTE, GATHER, NO_TURN, SCATTER, Boundary, Compute, Exchange, Source
+from afdsim.engine.seats import NOBODY
 
 Steps = Generator[simpy.Event, Any, None]
 Turn = tuple[int, int]
@@ -41,6 +44,7 @@ class Aggregate(NamedTuple):
 
     begin: float
     end: float
+    source: int
     nbytes: float
 
 
@@ -132,6 +136,7 @@ class Pipeline:
             and not isinstance(self.schedule.turns[turn.after], Exchange)
         }
         self._sent = {self.schedule.turns[x].sent: number for x, number in self.schedule.exchanges.items()}  # type: ignore[union-attr]
+        self._sources, self._doors = sources(cell).tolist(), doors(cell).tolist()
         self._plug_in()
         for pool in self.schedule.pools:
             for resource in (COMPUTE, GATHER, SCATTER):
@@ -192,16 +197,23 @@ class Pipeline:
             trace.held[index], trace.early[index] = held * factor, early
         finish = begin + length * factor
         trace.start[index], trace.finish[index] = begin, finish
-        if place in self._sent:
-            exchange = self._sent[place]
-            trace.first[exchange] = min(trace.first[exchange], finish - early)
-            trace.last[exchange] = max(trace.last[exchange], finish - early)
+        self._note(trace, place, unit - turn.units.start, finish - early)
         if place in self.schedule.posts or place not in self._followers:  # a unit hears of its own at once
             yield self._until(finish - early)
         self._announce(at, unit, (finish - early, finish))
         if early > 0.0:
             yield self._until(finish)
         return finish
+
+    def _note(self, trace: Trace, place: int, rank: int, time: float) -> None:
+        """Note when the senders of an exchange had finished and posted, and who was the last; the lowest of several."""
+        if place in self._sent:
+            x = self._sent[place]
+            trace.first[x] = min(trace.first[x], time)
+            trace.last[x], trace.sender[x] = _later((trace.last[x], trace.sender[x]), (time, rank))
+        if place in self.schedule.posts:
+            x = self.schedule.exchanges[self.schedule.posts[place]]
+            trace.posted[x], trace.poster[x] = _later((trace.posted[x], trace.poster[x]), (time, rank))
 
     def _announce(self, at: Turn, unit: int, times: tuple[float, float]) -> None:
         """Tell who waits for a turn: the ports of its unit, or another resource of it."""
@@ -230,7 +242,7 @@ class Pipeline:
         wiring, env = self.cell.wiring, self.env
         self._posts = [Mailbox(env) for _ in range(wiring.ports[0])]
         self._gates = [Gate(env) for _ in range(wiring.ports[1])]
-        self._arrivals: list[dict[Turn, list[float]]] = [{} for _ in range(self.schedule.units)]
+        self._arrivals: list[dict[Turn, list[tuple[float, int, int]]]] = [{} for _ in range(self.schedule.units)]
         self._legs: list[dict[int, list[tuple[int, int, int]]]] = [{} for _ in wiring.routes]
         """By route and sender: (egress port, low, high) of its copies."""
         self._into: list[dict[int, tuple[int, int, int]]] = [{} for _ in wiring.routes]
@@ -266,12 +278,20 @@ class Pipeline:
                 for place in range(low, high):
                     self._to[order[place]] = port
 
-    def _arrived(self, turn: Turn, unit: int, time: float, ports: int) -> None:
-        """A port of a unit has received its part; the last one completes the turn."""
-        exchange, times = self._exchange(turn), self._arrivals[unit].setdefault(turn, [])
-        times.append(time)
-        if len(times) == ports:
-            self._inbox[unit][exchange.inbox].put(max(self._arrivals[unit].pop(turn)))
+    def _arrived(self, turn: Turn, unit: int, part: tuple[float, int, int], ports: int) -> None:
+        """A port of a unit has received its part (when, which port, why then); the last one completes the turn."""
+        parts = self._arrivals[unit].setdefault(turn, [])
+        parts.append(part)
+        if len(parts) == ports:
+            time, _, bound = max(self._arrivals[unit].pop(turn), key=lambda each: (each[0], -each[1]))
+            self._complete(turn, unit, time, bound)
+
+    def _complete(self, turn: Turn, unit: int, time: float, bound: int) -> None:
+        """A unit has everything that an exchange brings it."""
+        exchange, trace = self._exchange(turn), self.clock.trace(turn[0])
+        place = self.schedule.reached[self.schedule.exchanges[turn[1]]] + unit - exchange.receivers.start
+        trace.arrived[place], trace.bound[place] = time, bound
+        self._inbox[unit][exchange.inbox].put(time)
 
     def _exchanges(self, port: int) -> Generator[Turn, None, None]:
         """Turns that reach an ingress port, in the order in which it serves them."""
@@ -336,7 +356,13 @@ class Pipeline:
             name = self._name(unit, port, "ingress")
             for each in nbytes:
                 self.clock.carried(turn[0], name, each)
-            self._arrived(turn, unit, free + wiring.rest + wiring.poll, ports)
+            x = holding(wiring.discipline, free, into, tail, order, span)
+            bound = (
+                port - self._doors[unit] + len(exchange.senders)
+                if x == NOBODY
+                else self._sources[number[x]] - exchange.senders.start
+            )
+            self._arrived(turn, unit, (free + wiring.rest + wiring.poll, port, bound), ports)
 
     # all-to-all ------------------------------------------------------------------------------------------------------
 
@@ -355,7 +381,7 @@ class Pipeline:
             nbytes = exchange.nbytes * self._share(exchange, unit)
             self.clock.carried(turn[0], name, nbytes)
             for gate in self._gates:
-                gate.put(turn, Aggregate(begin, free, nbytes), self.schedule.units)
+                gate.put(turn, Aggregate(begin, free, unit, nbytes), self.schedule.units)
 
     def _share(self, exchange: Exchange, unit: int) -> float:
         """Sequences whose rows a unit sends: its own, or an even share of everybody's results."""
@@ -374,7 +400,8 @@ class Pipeline:
             free = max(max(free, first) + into, last)
             yield self._until(free)
             self.clock.carried(turn[0], name, sum(each.nbytes for each in shares) / self.schedule.units)
-            self._inbox[unit][exchange.inbox].put(free)
+            source = min(each.source for each in shares if each.end == last)
+            self._complete(turn, unit, free, source if last >= free else len(exchange.senders))
 
     def _exchange(self, turn: Turn) -> Exchange:
         exchange = self.schedule.turns[turn[1]]
@@ -387,3 +414,8 @@ class Pipeline:
 
     def _until(self, time: float) -> simpy.Event:
         return self.env.timeout(max(0.0, time - self.env.now))
+
+
+def _later(one: tuple[float, int], other: tuple[float, int]) -> tuple[float, int]:
+    """The later of two (time, unit); of equal times that of the lower unit."""
+    return max(one, other, key=lambda each: (each[0], -each[1]))

@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from afdsim.engine.books import BLOCK
+from afdsim.engine.samples import Sample
+
 Array = np.ndarray
 _STATUS = np.array(("finished", "refused", "running", "waiting"), dtype=object)
 
@@ -69,12 +72,20 @@ class Record:
     """When the run ended, seconds: an open loop goes on after its window, until the last request has left."""
     slices: Array
     """Seconds (slice, unit, cause), pool after pool; the causes of a unit add up to the slice."""
+    blame: Array
+    """The same seconds, but for busy and no work, by who was waited for (block of slices, column of `culprits`)."""
+    columns: Array
+    """Unit and cause of every column (column, 2); those of a culprit come before those of a part."""
+    samples: tuple[Sample, ...]
+    """Some steps with everything that happened in them, in order."""
     own: Array
     """Attention seconds that each rank alone would have needed over the seconds of its unit (unit, rank)."""
     traffic: dict[tuple[str, int, int, str], list[float]]
     """Messages and bytes by (pool, unit or instance, rail, direction), counted by the processes."""
     steps_run: Array
     """Numbers of the steps that every unit has completed, ascending."""
+    left: int = 0
+    """Slices of the first block that lie before the first edge."""
     events: int
     """SimPy events of the processes; boundaries where the kernel runs the layers, which are its only events."""
 
@@ -88,11 +99,25 @@ class Record:
         return float(self.edges[0]), float(self.edges[-1])
 
     @property
+    def blamed(self) -> Array:
+        """Seconds by column inside the window."""
+        total: Array = self.blame.sum(axis=0)
+        return total
+
+    @property
     def causes(self) -> Array:
         """Seconds (unit, cause) inside the window; rows add up to it."""
         total: Array = self.slices.sum(axis=0)
         return total
 
     def since(self, place: int) -> Record:
-        """The same record with a window that begins at an edge."""
-        return replace(self, edges=self.edges[place:], slices=self.slices[place:])
+        """The same record with a window that begins at an edge.
+
+        The blame of a block that it cuts is shared out as the seconds of its units and causes are.
+        """
+        gone, left = divmod(place + self.left, BLOCK)
+        begin, end = max(gone * BLOCK - self.left, 0), (gone + 1) * BLOCK - self.left
+        whole, rest = (self.slices[first:end].sum(axis=0)[*self.columns.T] for first in (begin, place))
+        blame = self.blame[gone:].copy()
+        blame[0] *= np.divide(rest, whole, out=np.zeros_like(whole), where=whole > 0)
+        return replace(self, edges=self.edges[place:], slices=self.slices[place:], blame=blame, left=left)

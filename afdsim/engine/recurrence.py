@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afdsim.cluster.network import Wiring, receive, send
+from afdsim.cluster.network import PORTS, SHARED, Wiring, receive, send
 from afdsim.engine.books import Ledger, Lines, Trace, close
+from afdsim.engine.samples import Samples, keep
 from afdsim.engine.schedule import (
     AFTER,
     AT,
@@ -39,6 +40,7 @@ from afdsim.engine.schedule import (
     OUT,
     OWN,
     PAUSE,
+    REACHED,
     RESOURCE,
     ROUTE,
     SENT,
@@ -56,6 +58,7 @@ from afdsim.engine.seats import (
     ENDS_AT,
     FOREVER,
     ISSUED,
+    NOBODY,
     RANK_ROWS,
     WARM_AT,
     Asked,
@@ -94,6 +97,8 @@ class Machine(NamedTuple):
     asked: Asked
     tables: Tables
     wiring: Wiring
+    sources: Values  # copy: unit that sends it
+    doors: Values  # unit: its first port to receive
     seated: int
     """Units that hold requests: the first ones."""
     drawn: Values  # unit: where its factors begin
@@ -134,6 +139,7 @@ class Memory(NamedTuple):
     flight: Flight
     trace: Trace
     ledger: Ledger
+    samples: Samples
 
 
 class Noise(NamedTuple):
@@ -186,10 +192,8 @@ def exchange_pairs(machine: Machine, memory: Memory, noise: Noise, t: Index, shi
     turns, wiring, flight, state, trace = machine.turns, machine.wiring, memory.flight, memory.state, memory.trace
     rows, lanes, copies = machine.tables.rows, memory.book.lanes, (flight.header, flight.tail, flight.scratch)
     own, out, into, route = turns[t, OWN], turns[t, OUT + 1], turns[t, INTO + 1], turns[t, ROUTE]
-    draw, shut, first, last = shift + turns[t, DRAW], turns[t, FIRST], FOREVER, 0.0
-    for unit in range(shut, turns[t, LAST]):
-        sent = trace.finish[turns[t, SENT] + unit - shut]
-        first, last = min(first, sent), max(last, sent)
+    draw, shut = shift + turns[t, DRAW], turns[t, FIRST]
+    note_senders(turns, trace, t)
     for leg in range(wiring.routes[route, 0], wiring.routes[route, 1]):
         unit, port = wiring.leaving[leg, 0], wiring.leaving[leg, 1]
         low, high = wiring.leaving[leg, 2], wiring.leaving[leg, 3]
@@ -200,17 +204,50 @@ def exchange_pairs(machine: Machine, memory: Memory, noise: Noise, t: Index, shi
             flight.into[x] = rows[into, most] * factor
         start = max(state.egress[port], trace.finish[turns[t, AFTER] + unit - shut] + wiring.wait)
         state.egress[port] = send(wiring.discipline, start, wiring.lag, flight.wire, copies, (low, high))
-    to = turns[t, TO_OWN]
+    to, place = turns[t, TO_OWN], turns[t, REACHED] - turns[t, TO_FIRST]
     for unit in range(turns[t, TO_FIRST], turns[t, TO_LAST]):
-        state.inbox[to, unit] = 0.0
+        trace.arrived[place + unit] = -1.0
     for leg in range(wiring.routes[route, 2], wiring.routes[route, 3]):
         unit, port = wiring.arriving[leg, 0], wiring.arriving[leg, 1]
         span = (wiring.arriving[leg, 2], wiring.arriving[leg, 3])
         done = receive(wiring.discipline, state.ingress[port], flight.into, copies, flight.order, span)
         state.ingress[port] = done
-        state.inbox[to, unit] = max(state.inbox[to, unit], done + wiring.rest + wiring.poll)
-    trace.first[turns[t, NUMBER]] = first
-    trace.last[turns[t, NUMBER]] = last
+        if done + wiring.rest + wiring.poll > trace.arrived[place + unit]:
+            state.inbox[to, unit] = trace.arrived[place + unit] = done + wiring.rest + wiring.poll
+            x = holding(wiring.discipline, done, flight.into, flight.tail, flight.order, span)
+            own = turns[t, LAST] - shut + port - machine.doors[unit]
+            trace.bound[place + unit] = own if x == NOBODY else machine.sources[x] - shut
+
+
+def note_senders(turns: Values, trace: Trace, t: Index) -> None:
+    """When the senders of an exchange had finished and posted, and who was the last; the lowest of several."""
+    number, shut, at, after = turns[t, NUMBER], turns[t, FIRST], turns[t, SENT], turns[t, AFTER]
+    first, last, sender, posted, poster = FOREVER, -1.0, shut, -1.0, shut
+    for unit in range(shut, turns[t, LAST]):
+        sent, post = trace.finish[at + unit - shut], trace.finish[after + unit - shut]
+        first = min(first, sent)
+        if sent > last:
+            last, sender = sent, unit
+        if post > posted:
+            posted, poster = post, unit
+    trace.first[number], trace.last[number], trace.sender[number] = first, last, sender - shut
+    trace.posted[number], trace.poster[number] = posted, poster - shut
+
+
+def holding(discipline: int, done: float, into: Values, tail: Values, order: Values, span: tuple[int, int]) -> int:
+    """The copy at whose tail a port had received the copies of a turn; NOBODY where the port was done only later.
+
+    Behind `receive`, which leaves the last one at the end of `order`, but where wires are dedicated or it has no bytes.
+    """
+    place, low = signed(span[1]), signed(span[0])
+    while place > low:
+        place -= 1
+        x = order[place]
+        if tail[x] >= done:
+            return int(x)
+        if discipline == SHARED or (discipline == PORTS and into[x] > 0.0):
+            break
+    return NOBODY
 
 
 def exchange_all(machine: Machine, memory: Memory, noise: Noise, t: Index, shift: Index) -> None:
@@ -218,11 +255,15 @@ def exchange_all(machine: Machine, memory: Memory, noise: Noise, t: Index, shift
     turns, state, trace = machine.turns, memory.state, memory.trace
     tables, priced, book, now = machine.tables, memory.priced, memory.book, memory.now
     own, shut, after = turns[t, OWN], turns[t, FIRST], turns[t, AFTER]
-    first, last, early, posted = FOREVER, 0.0, FOREVER, 0.0
+    number, place = turns[t, NUMBER], turns[t, REACHED] - shut
+    early, posted, poster = FOREVER, -1.0, shut
+    first, last, sender = FOREVER, -1.0, shut
     for unit in range(shut, turns[t, LAST]):
         i = after + unit - shut
         post = trace.finish[i] - trace.early[i]
-        early, posted = min(early, post), max(posted, post)
+        early = min(early, post)
+        if post > posted:
+            posted, poster = post, unit
         begin = max(post, state.egress[unit])
         first = min(first, begin)
         factor = noise.wire[shift + machine.paired[unit] + turns[t, DRAW]]
@@ -231,15 +272,17 @@ def exchange_all(machine: Machine, memory: Memory, noise: Noise, t: Index, shift
         if turns[t, HELD_BACK]:
             end = max(end, trace.finish[i])
         state.egress[unit] = end
-        last = max(last, end)
+        if end > last:
+            last, sender = end, unit
+    trace.first[number], trace.last[number], trace.sender[number] = early, posted, poster - shut
+    trace.posted[number], trace.poster[number] = posted, poster - shut
     for unit in range(shut, turns[t, LAST]):
         at = (unit, unit * machine.micro_batches + own, turns[t, BATCH_OF])
         into = seconds(tables, priced, book, now, (turns[t, INTO], turns[t, INTO + 1]), at)
         done = max(max(state.ingress[unit], first) + into, last)
         state.ingress[unit] = done
-        state.inbox[turns[t, TO_OWN], unit] = done
-    trace.first[turns[t, NUMBER]] = early
-    trace.last[turns[t, NUMBER]] = posted
+        state.inbox[turns[t, TO_OWN], unit] = trace.arrived[place + unit] = done
+        trace.bound[place + unit] = (sender if last >= done else turns[t, LAST]) - shut
 
 
 def signed(index: Index) -> int:
@@ -355,4 +398,5 @@ def run_steps(
         note_idle(memory.state.idle, book.lanes, machine.places.micro_batches)
         run_list(machine, memory, noise, shift, wires)
         close(machine.lines, memory.trace, memory.ledger, memory.state.idle, book.clock[WARM_AT])
+        keep(memory.samples, memory.trace, step)
     return DONE, span[1]

@@ -34,7 +34,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from afdsim.engine.books import UNCUT, WAIT_PEER, Lines
+from afdsim.engine import books
+from afdsim.engine.books import UNCUT, WAIT_PEER
 
 NOTHING, RANK, ROWS, TOKENS = range(4)
 """Where seconds are looked up: nowhere; by the batches and contexts of a unit's ranks; by the rows of its largest
@@ -151,17 +152,17 @@ cell; the resource; what it waits for, and where that stands in a trace; where i
 has random factors, and which."""
 WORK, MORE, EARLY, HELD = 11, 13, 15, 17
 """Columns of a compute turn: tables and rows in pairs."""
-OUT, INTO, TO_FIRST, TO_LAST, TO_OWN, ROUTE, HELD_BACK, NUMBER, SENT = 11, 13, 15, 16, 17, 18, 19, 20, 21
+OUT, INTO, TO_FIRST, TO_LAST, TO_OWN, ROUTE, HELD_BACK, NUMBER, SENT, REACHED = 11, 13, 15, 16, 17, 18, 19, 20, 21, 22
 """Columns of an exchange: tables and rows in pairs; receivers and which of their own; wiring; flag; its number; where
-the senders' ends stand in a trace (and at AFTER: the ends at which it is posted)."""
-COLUMNS = 22
+the senders' ends stand in a trace (and at AFTER: the ends at which it is posted), and its arrivals."""
+COLUMNS = 23
+INDEX = books.INDEX
+"""Of flat turns and whatever else only points."""
 IS_BOUNDARY, IS_COMPUTE, IS_PAIRS, IS_ALL_TO_ALL = range(4)
 AT_ONCE, INBOX, ITSELF = range(3)
 """In WAITS: for nothing, for messages, for the unit's own end at AFTER."""
 SLOW, SHARE, PAUSE = range(3)
 """Columns of the real numbers of a turn."""
-INDEX = np.uint64
-"""Of flat turns and whatever else only points: unsigned, so that machine code need not ask for negative places."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +199,12 @@ class Schedule:
     def at(self) -> tuple[int, ...]:
         """Where the first unit of every turn stands in a trace; the last entry is the length of a trace."""
         sizes = [0 if isinstance(turn, Exchange) else len(turn.units) for turn in self.turns]
+        return tuple(np.cumsum([0, *sizes]).tolist())
+
+    @cached_property
+    def reached(self) -> tuple[int, ...]:
+        """Where the first receiver of every exchange stands in a trace; the last entry is the length of them all."""
+        sizes = [len(turn.receivers) for turn in self.turns if isinstance(turn, Exchange)]
         return tuple(np.cumsum([0, *sizes]).tolist())
 
     @cached_property
@@ -254,7 +261,7 @@ class Schedule:
         head = [kind, turn.senders.start, turn.senders.stop, turn.micro_batch, turn.batch, COMPUTE, ITSELF]
         number = self.exchanges[self.posts[turn.after]]
         receivers = (turn.receivers.start, turn.receivers.stop, turn.inbox)
-        tail = (*receivers, turn.route, int(turn.held_back), number, self.at[turn.sent])
+        tail = (*receivers, turn.route, int(turn.held_back), number, self.at[turn.sent], self.reached[number])
         draw = [int(turn.draw != NO_TURN), max(turn.draw, 0)]
         return [*head, self.at[turn.after], 0, *draw, *turn.out, *turn.into, *tail]
 
@@ -268,27 +275,28 @@ class Schedule:
         return places.astype(INDEX), starts, np.array(opening)
 
     @cached_property
-    def lines(self) -> Lines:
-        """What the books read."""
-        columns = []
-        for units in self.pools:
-            rows = np.array([self.booked(number) for number in self.of(units)])
-            place = np.tile(rows, (len(units), 1))
-            place[:, 0] += np.repeat(np.arange(len(units)), len(rows))
-            columns.append(place)
-        place, *others = np.concatenate(columns).T.copy()
-        return Lines(self.line[1], place.astype(INDEX), *others)
+    def lines(self) -> tuple[np.ndarray, ...]:
+        """The first columns of what the books read (`books.Lines`)."""
+        turns = [self.of(units) for units in self.pools]
+        rows = np.array([self.booked(number) for own in turns for number in own])
+        units, start = (np.cumsum([0, *map(len, each)]) for each in (self.pools, turns))
+        index, cut, *others = rows.T.copy()
+        return *(each.astype(INDEX) for each in (units, start, index)), cut, *(each.astype(INDEX) for each in others)
 
     def booked(self, number: int) -> tuple[int, int, int, int, int]:
         """Place in the trace, exchange that cuts the gap before a turn, whether of the step before, and two causes."""
-        turn = self.turns[number]
-        found: Turn = turn
-        while not isinstance(found, Exchange) and found.after != NO_TURN:
-            found = self.turns[found.after]
-        if not isinstance(found, Exchange):
+        turn, found = self.turns[number], self.awaited(number)
+        if found is None:
             return self.at[number], UNCUT, 0, WAIT_PEER, WAIT_PEER
         cut = self.exchanges[self.posts[found.after]]
         return self.at[number], cut, int(isinstance(turn, Boundary)), found.before, found.between
+
+    def awaited(self, number: int) -> Exchange | None:
+        """The exchange whose messages a turn waits for, over operations of its own unit or not."""
+        found: Turn = self.turns[number]
+        while not isinstance(found, Exchange) and found.after != NO_TURN:
+            found = self.turns[found.after]
+        return found if isinstance(found, Exchange) else None
 
 
 def _resource(turn: Boundary | Compute) -> int:

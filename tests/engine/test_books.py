@@ -1,4 +1,4 @@
-"""Where the seconds of a step went: gaps are cut where the senders had finished, and rows add up."""
+"""Where the seconds of a step went: gaps are cut where the senders had finished, rows add up, and somebody is to blame."""
 
 from itertools import pairwise
 
@@ -7,28 +7,73 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afdsim.engine.books import BUSY, CAUSES, IMBALANCE, UNCUT, WAIT_PEER, WIDTH, Ledger, Lines, Trace, close, settle
+from afdsim.engine.books import (
+    BLOCK,
+    BUSY,
+    CAUSES,
+    IMBALANCE,
+    NETWORK,
+    UNCUT,
+    WAIT_PEER,
+    WIDTH,
+    Ledger,
+    Lines,
+    Trace,
+    close,
+    settle,
+)
 
 ALWAYS = 0.0
 """A window that opens at once."""
+COLUMNS = (
+    "host",
+    "own ports",
+    "first",
+    "last",
+    "scatter",
+    "egress",
+    "ingress",
+    "path",
+    "gather",
+    "wait",
+    "network",
+    "late",
+)
+"""Of the only unit: its culprits, of which every kind has one, and the causes of the only part."""
+PART = COLUMNS.index("wait") - WAIT_PEER
+FLIGHT = 0.25
+"""Seconds of the path."""
 
 
 def line(*cuts: tuple[int, int, int, int]) -> Lines:
     """One unit whose turns have (exchange, whether of the step before, cause before, cause between)."""
     cut, earlier, before, between = (list(column) for column in zip(*cuts, strict=True))
-    return Lines([0, len(cuts)], list(range(len(cuts))), cut, earlier, before, between)
+    places, kept = len(cuts), sorted({x for x, back in zip(cut, earlier, strict=True) if back and x != UNCUT})
+    columns = [[COLUMNS.index(name)] for name in ("first", "last", "scatter", "egress", "path", "gather")]
+    reach, exchanges = [max(x, 0) for x in cut], max(*cut, 0) + 1
+    several = [0] * places, [PART] * places
+    whole = ([0, 1], [0, places], list(range(places)), cut, earlier, before, between, reach, *several, *columns)
+    return Lines(*whole, [FLIGHT], kept, list(range(exchanges + 1)))
 
 
 def ledger(units: int = 1, exchanges: int = 1, edges: tuple[float, ...] = (0.0, np.inf)) -> Ledger:
     row, run = np.zeros((units, WIDTH)), np.zeros((units, WIDTH))
     slices = np.zeros((len(edges) - 1, units, WIDTH))
-    times = [0.0] * units
-    return Ledger(times, [0.0] * exchanges, list(times), list(times), row, run, list(edges), slices, [0] * units)
+    times, width = [0.0] * units, units * len(COLUMNS)
+    past = Trace([], [], [], [], *([0] * exchanges for _ in range(7)))
+    blame = np.zeros(width), np.zeros(width), np.zeros((-(-len(slices) // BLOCK), width))
+    return Ledger(
+        *(times, past, list(times), list(times), row, run, list(edges), slices, [0] * units),
+        *(list(range(0, width + 1, len(COLUMNS))), *blame),
+    )
 
 
-def trace(*spans: tuple[float, float], held=(), first=(0.0,), last=(0.0,)) -> Trace:
+def trace(*spans: tuple[float, float], held=(), first=(0.0,), last=(0.0,), **sent) -> Trace:
+    """Unless `sent` says more, senders post at their end, and nobody is held back behind that."""
     start, finish = (list(column) for column in zip(*spans, strict=True))
-    return Trace(start, finish, list(held), [0.0] * len(held), list(first), list(last))
+    who = {"sender": [0] * len(last), "poster": [0] * len(last), "bound": [0] * len(last)}
+    more = who | {"posted": list(last), "arrived": list(last)} | sent
+    return Trace(start, finish, list(held), [0.0] * len(held), list(first), list(last), **more)
 
 
 def booked(lines: Lines, step: Trace, idle: int = 0) -> dict[str, float]:
@@ -36,6 +81,18 @@ def booked(lines: Lines, step: Trace, idle: int = 0) -> dict[str, float]:
     kept = ledger()
     close(lines, step, kept, [idle], ALWAYS)
     return {cause: seconds for cause, seconds in zip(CAUSES, kept.row[0].tolist(), strict=True) if seconds}
+
+
+def charged(lines: Lines, step: Trace, idle: int = 0) -> dict[str, float]:
+    """The blame of the only unit, without zeros; that by part left out, which must add up to the same."""
+    kept = ledger()
+    close(lines, step, kept, [idle], ALWAYS)
+    found = dict(zip(COLUMNS, kept.charged.tolist(), strict=True))
+    parts = [found.pop(name) for name in ("wait", "network", "late")]
+
+    assert parts == pytest.approx(kept.row[0, [WAIT_PEER, NETWORK, IMBALANCE]].tolist())
+    assert sum(found.values()) == pytest.approx(sum(parts))
+    return {name: seconds for name, seconds in found.items() if seconds}
 
 
 FREE = (UNCUT, 0, WAIT_PEER, WAIT_PEER)
@@ -87,6 +144,71 @@ def test_a_boundary_looks_at_the_senders_of_the_step_before():
     assert (kept.begin[0], kept.end[0]) == (1.0, 5.0)
 
 
+# whom to blame -------------------------------------------------------------------------------------------------------
+
+ONE = (0, 0, WAIT_PEER, IMBALANCE)
+
+
+def test_a_gap_is_charged_to_those_it_waited_for_in_order_of_time():
+    # idle from 1 to 9: first and last sender at 2 and 3, posted at 4, 0.25 of path, arrived at 7, gathered at 9
+    step = trace((0.0, 1.0), (9.0, 9.5), first=[2.0], last=[3.0], posted=[4.0], arrived=[7.0])
+
+    assert charged(line(FREE, ONE), step) == {
+        "first": 1.0,
+        "last": 1.0,
+        "scatter": 1.0,
+        "path": 0.25,
+        "egress": 2.75,
+        "gather": 2.0,
+    }
+    assert charged(line(FREE, ONE), step, idle=1) == {}
+
+
+def test_the_receivers_own_port_is_blamed_if_it_was_done_only_after_the_last_copy():
+    step = trace((0.0, 1.0), (9.0, 9.5), first=[2.0], last=[3.0], arrived=[9.0], bound=[1])
+
+    assert charged(line(FREE, ONE), step) == {"first": 1.0, "last": 1.0, "path": 0.25, "ingress": 5.75}
+
+
+@pytest.mark.parametrize(
+    ("begin", "blamed"),
+    [
+        (3.5, {"scatter": 0.5, "path": 0.25, "egress": 2.75, "gather": 2.0}),
+        (4.125, {"path": 0.125, "egress": 2.75, "gather": 2.0}),
+        (6.0, {"egress": 1.0, "gather": 2.0}),
+        (8.0, {"gather": 1.0}),
+    ],
+)
+def test_nobody_is_blamed_for_the_time_in_which_the_unit_worked(begin, blamed):
+    step = trace((0.0, begin), (9.0, 9.5), first=[2.0], last=[3.0], posted=[4.0], arrived=[7.0])
+
+    assert charged(line(FREE, ONE), step) == blamed
+
+
+def test_pauses_are_the_hosts_and_held_seconds_the_units_own_ports():
+    assert charged(line(FREE, FREE), trace((0.0, 1.0), (1.5, 2.0), held=[0.0, 0.125])) == {
+        "host": 0.5,
+        "own ports": 0.125,
+    }
+
+
+def test_the_blame_of_a_boundary_is_that_of_the_step_before():
+    lines, kept = line((0, 1, WAIT_PEER, WAIT_PEER)), ledger()
+    close(lines, trace((0.0, 1.0), last=[3.0], arrived=[3.75]), kept, [0], ALWAYS)
+    close(lines, trace((4.0, 5.0), last=[9.0], arrived=[9.5]), kept, [0], ALWAYS)
+    found = dict(zip(COLUMNS, kept.charged.tolist(), strict=True))
+
+    assert {name: found[name] for name in ("last", "path", "egress", "gather")} == {
+        "last": 2.0,
+        "path": 0.25,
+        "egress": 0.5,
+        "gather": 0.25,
+    }
+
+
+# rows and slices -----------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(("opens", "share"), [(0.0, 1.0), (4.0, 0.6), (10.0, 0.0), (12.0, 0.0)])
 def test_a_row_that_the_window_cuts_counts_in_proportion(opens, share):
     kept = ledger(edges=(opens, np.inf))
@@ -99,16 +221,20 @@ def test_a_row_that_the_window_cuts_counts_in_proportion(opens, share):
 
 @given(
     ends=st.lists(st.floats(0.1, 30.0), min_size=1, max_size=8).map(sorted),
-    edges=st.lists(st.floats(0.0, 40.0), min_size=2, max_size=12, unique=True).map(sorted),
+    edges=st.lists(st.floats(0.0, 40.0), min_size=2, max_size=30, unique=True).map(sorted),
 )
 def test_slices_share_out_every_row_between_the_edges(ends, edges):
     kept = ledger(edges=tuple(edges))
     for begin, end in pairwise([0.0, *ends]):
         kept.begin[0], kept.end[0], kept.row[0, BUSY] = begin, end, end - begin
+        kept.charged[COLUMNS.index("path")] = end - begin
         settle(kept, 0)
 
     covered = [max(min(high, ends[-1]) - low, 0.0) for low, high in pairwise(edges)]
     assert kept.slices[:, 0, BUSY] == pytest.approx(covered, abs=1e-9)
+    blocks = [sum(covered[place : place + BLOCK]) for place in range(0, len(covered), BLOCK)]
+    assert kept.blocks[:, COLUMNS.index("path")] == pytest.approx(blocks, abs=1e-9)
+    assert kept.charges[COLUMNS.index("path")] == pytest.approx(ends[-1])
     assert kept.run[0, BUSY] == pytest.approx(ends[-1])
 
 
@@ -134,7 +260,11 @@ def steps(draw: st.DrawFn) -> tuple[Lines, list[Trace], list[int]]:
             held.append((now - begin) * draw(st.sampled_from([0.0, 0.5, 1.0])))
         sent = [sorted((draw(st.floats(0.0, now + 1.0)), draw(st.floats(0.0, now + 1.0)))) for _ in range(exchanges)]
         first, last = zip(*sent, strict=True)
-        traces.append(trace(*spans, held=held, first=first, last=last))
+        after = [sorted((end, draw(st.floats(0.0, now + 1.0)), draw(st.floats(0.0, now + 1.0)))) for end in last]
+        sent = {"posted": [max(end, mid) for end, (_, mid, _) in zip(last, after, strict=True)]}
+        sent["arrived"] = [max(post, far[2]) + FLIGHT for post, far in zip(sent["posted"], after, strict=True)]
+        sent["bound"] = draw(st.lists(st.integers(0, 1), min_size=exchanges, max_size=exchanges))
+        traces.append(trace(*spans, held=held, first=first, last=last, **sent))
     return lines, traces, draw(st.lists(st.integers(0, 1), min_size=len(traces), max_size=len(traces)))
 
 
@@ -150,6 +280,10 @@ def test_rows_adjoin_and_add_up_to_the_time_they_cover(drawn):
         assert (kept.begin[0], kept.end[0]) == (before, step.finish[-1])
         assert row.min() >= -1e-12
         assert row.sum() == pytest.approx(kept.end[0] - kept.begin[0], rel=1e-9, abs=1e-12)
+        culprits, parts = np.split(kept.charged, [COLUMNS.index("wait")])
+        assert kept.charged.min() >= -1e-12
+        assert parts == pytest.approx(row[[WAIT_PEER, NETWORK, IMBALANCE]], rel=1e-9, abs=1e-12)
+        assert culprits.sum() == pytest.approx(parts.sum(), rel=1e-9, abs=1e-12)
     settle(kept, 0)
     assert kept.run.sum() == pytest.approx(traces[-1].finish[-1], rel=1e-9, abs=1e-12)
     assert np.array_equal(kept.run, kept.slices[0])

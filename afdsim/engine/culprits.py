@@ -1,0 +1,261 @@
+"""Whom a unit that stands still may blame: the columns in which the books charge its seconds, and what they mean.
+
+Seconds until the last sender's finish belong to the peer that finished last. Behind it, in order of time: the NVLink
+stage of the peer that posted last; the constant path of a message; the port that held the last copy back, which is the
+receiver's own if it was done only after that copy had come, else the one that sent it; and the receiver's own NVLink
+stage. A unit that waits for no message waits for its host, and while communication holds its SMs, for its own ports.
+
+The same seconds are summed by kind of layer and micro-batch of the unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+
+from afdsim.catalog.llm import Gqa, Layer, Moe
+from afdsim.engine.books import IMBALANCE, NETWORK, WAIT_PEER, Lines
+from afdsim.engine.cell import Array, Cell, distinct
+from afdsim.engine.schedule import ALL_TO_ALL, GATHER, INDEX, PAIRS, Boundary, Compute, Exchange
+
+NOBODY = -1
+PAUSES = "boundary"
+"""Kind of layer of a gap before a boundary, or between steps."""
+WAYS = 6
+"""Columns that a way has in `books.Lines`: `peers` .. `rest`."""
+LOST = (WAIT_PEER, NETWORK, IMBALANCE)
+"""Causes that have culprits."""
+
+
+class Culprit(NamedTuple):
+    """Who is blamed in a column."""
+
+    kind: str
+    """peer, nvlink, port, path or host."""
+    cause: int
+    unit: int = NOBODY
+    """Whose operation or port it is; its own host's; nobody's path."""
+    port: int = NOBODY
+    """Among the ports of its direction; NOBODY: all of the unit's."""
+    direction: str = ""
+    """Of a port: egress, ingress."""
+    stage: str = ""
+    """Operation that was waited for; of ports and paths the one whose rows they carried."""
+
+
+class Part(NamedTuple):
+    """Where a unit stood still, in a column."""
+
+    cause: int
+    kind: str
+    """Of the layer, or `PAUSES`."""
+    micro_batch: int
+    """Which of its own."""
+
+
+class Way(NamedTuple):
+    """How the messages of some exchanges reach the units of a pool."""
+
+    senders: range
+    sent: str
+    """Operation at whose end the senders count as done."""
+    after: str
+    """Operation at whose end they post."""
+    before: int
+    between: int
+    route: int
+    pattern: int
+    gather: str
+    """What the receiver does before it begins; nothing."""
+
+    @property
+    def waits(self) -> list[int]:
+        """Causes of the seconds until the last sender's finish."""
+        return distinct((self.before, self.between))
+
+    @property
+    def follows(self) -> bool:
+        """Whether senders do something between the end that counts and their post."""
+        return self.after != self.sent
+
+
+def accounts(cell: Cell) -> Iterator[tuple[Culprit, ...] | tuple[Part, ...]]:
+    """Yield the columns of every unit of a cell: its culprits, then its parts."""
+    for lane in _lanes(cell):
+        for unit in lane.units:
+            yield tuple(lane.culprits(unit))
+            yield lane.parts
+
+
+def columns(cell: Cell) -> Array:
+    """Return the unit and the cause of every column (column, 2); units of a pool have the same causes."""
+    each = [np.array([(unit, cause) for cause in lane.causes]) for lane in _lanes(cell) for unit in lane.units]
+    return np.concatenate(each)
+
+
+def lines(cell: Cell) -> Lines:
+    """Return what the books read of a cell."""
+    step, lanes = cell.schedule, _lanes(cell)
+    first = [0, *accumulate(len(lane.ways) for lane in lanes)]
+    reach, way, part = np.concatenate([lane.places(at) for at, lane in zip(first, lanes, strict=False)], axis=1)
+    ways = np.array([row for lane in lanes for row in lane.rows()], dtype=INDEX).reshape(-1, WAYS).T
+    opening = (step.awaited(number) for number, turn in enumerate(step.turns) if isinstance(turn, Boundary))
+    kept = [step.exchanges[step.posts[each.after]] for each in opening if each is not None]
+    whole = (reach, way, part, *ways), (kept, step.reached)
+    places, exchanges = ([np.array(each, dtype=INDEX) for each in columns] for columns in whole)
+    flights = np.array([lane.flight(each) for lane in lanes for each in lane.ways])
+    return Lines._make((*step.lines, *places, flights, *exchanges))
+
+
+def sources(cell: Cell) -> Array:
+    """Return the unit that sends every copy."""
+    found = np.zeros(len(cell.wiring.order), dtype=np.int64)
+    for unit, _, low, high in cell.wiring.leaving.tolist():
+        found[low:high] = unit
+    return found
+
+
+def doors(cell: Cell) -> Array:
+    """Return the first port to receive of every unit."""
+    legs = {unit: port for unit, port, *_ in reversed(cell.wiring.arriving.tolist())}
+    return np.array([legs.get(unit, unit) for unit in range(cell.schedule.units)], dtype=INDEX)
+
+
+def _lanes(cell: Cell) -> list[_Lane]:
+    return [_Lane(cell=cell, units=units) for units in cell.schedule.pools]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Lane:
+    """Units with the same turns."""
+
+    cell: Cell
+    units: range
+
+    @cached_property
+    def turns(self) -> list[tuple[Boundary | Compute, Exchange | None]]:
+        """Turns of the compute resource in order, with the exchange that each waits for."""
+        step = self.cell.schedule
+        return [(step.turns[number], step.awaited(number)) for number in step.of(self.units)]  # type: ignore[misc]
+
+    @cached_property
+    def ways(self) -> list[Way]:
+        """Ways by which messages reach a unit."""
+        return distinct(self._way(turn, awaited) for turn, awaited in self.turns if awaited is not None)
+
+    def _way(self, turn: Boundary | Compute, awaited: Exchange) -> Way:
+        step = self.cell.schedule
+        sent, after, before = (step.turns[number] for number in (awaited.sent, awaited.after, turn.after))
+        assert isinstance(sent, Compute)
+        assert isinstance(after, Compute)
+        gathers = isinstance(before, Compute) and before.resource == GATHER
+        return Way(
+            senders=awaited.senders,
+            sent=sent.name,
+            after=after.name,
+            before=awaited.before,
+            between=awaited.between,
+            route=awaited.route,
+            pattern=awaited.pattern,
+            gather=before.name if gathers else "",  # type: ignore[union-attr]
+        )
+
+    @cached_property
+    def kinds(self) -> list[tuple[str, int]]:
+        """Kinds of layer and micro-batches of the turns."""
+        return distinct(self._kind(turn) for turn, _ in self.turns)
+
+    def _kind(self, turn: Boundary | Compute) -> tuple[str, int]:
+        return (PAUSES if isinstance(turn, Boundary) else self._labels[turn.layer]), turn.micro_batch
+
+    @cached_property
+    def _labels(self) -> list[str]:
+        layers = self.cell.deployment.llm.layers
+        several = len({_mixing(layer) for layer in layers}) > 1
+        return [" + ".join([*_mixing(layer), _following(layer)][0 if several else -1 :]) for layer in layers]
+
+    # columns ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """Where a unit may stand still."""
+        return tuple(Part(cause, *kind) for kind in self.kinds for cause in LOST)
+
+    @cached_property
+    def causes(self) -> list[int]:
+        """Causes of the columns of any unit."""
+        return [*(each.cause for each in self.culprits(self.units.start)), *(part.cause for part in self.parts)]
+
+    def culprits(self, unit: int) -> Iterator[Culprit]:
+        """Whom a unit may blame."""
+        yield Culprit("host", WAIT_PEER, unit, stage="pause")
+        yield Culprit("port", NETWORK, unit, stage="kernels")
+        for way in self.ways:
+            leaving, reaching = self.ports(way, unit)
+            yield from (Culprit("peer", cause, u, stage=way.sent) for cause in way.waits for u in way.senders)
+            if way.follows:
+                yield from (Culprit("nvlink", NETWORK, u, stage=way.after) for u in way.senders)
+            for u in way.senders:
+                yield Culprit("port", NETWORK, u, leaving[u], "egress", way.sent)
+            yield from (Culprit("port", NETWORK, unit, port, "ingress", way.sent) for port in reaching)
+            yield Culprit("path", NETWORK, stage=way.sent)
+            kind, stage = ("nvlink", way.gather) if way.gather else ("host", "pause")
+            yield Culprit(kind, NETWORK, unit, stage=stage)
+
+    def ports(self, way: Way, unit: int) -> tuple[dict[int, int], list[int]]:
+        """The port of every sender that leads to a unit, and those of the unit, which have numbers in a row."""
+        if way.pattern == ALL_TO_ALL:
+            return {u: u for u in way.senders}, [unit]
+        wiring, (out_from, out_to, in_from, in_to) = self.cell.wiring, self.cell.wiring.routes[way.route].tolist()
+        left = {x: (u, port) for u, port, a, b in wiring.leaving[out_from:out_to].tolist() for x in range(a, b)}
+        own = [leg[1:] for leg in wiring.arriving[in_from:in_to].tolist() if leg[0] == unit]
+        return dict(left[x] for _, a, b in own for x in wiring.order[a:b].tolist()), [port for port, *_ in own]
+
+    def rows(self) -> Iterator[list[int]]:
+        """Columns of the ways in `books.Lines`, `peers` .. `rest`."""
+        at = 2
+        for way in self.ways:
+            count, reaching = len(way.senders), self.ports(way, self.units.start)[1]
+            between = at + count * (len(way.waits) - 1)
+            scatter = between + count
+            ports = scatter + count * way.follows
+            path = ports + count + len(reaching)
+            yield [at, between, scatter, ports, path, path + 1]
+            at = path + 2
+
+    def flight(self, way: Way) -> float:
+        """Seconds of a message that meets no other, but for those on its ports."""
+        wiring = self.cell.wiring
+        return wiring.wait + wiring.lag + wiring.rest + wiring.poll if way.pattern == PAIRS else 0.0
+
+    def places(self, first: int) -> Array:
+        """(arrival at the first unit, way, part) of every turn; the ways count from `first`."""
+        step, places = self.cell.schedule, np.zeros((3, len(self.turns)), dtype=np.int64)
+        for place, (turn, awaited) in enumerate(self.turns):
+            if awaited is not None:
+                reached = step.reached[step.exchanges[step.posts[awaited.after]]]
+                places[0, place] = reached + self.units.start - awaited.receivers.start
+                places[1, place] = first + self.ways.index(self._way(turn, awaited))
+            places[2, place] = len(LOST) * self.kinds.index(self._kind(turn)) - WAIT_PEER
+        places[2] += len(self.causes) - len(self.parts)
+        return places
+
+
+def _mixing(layer: Layer) -> tuple[str, ...]:
+    """What mixes tokens in a layer, in a word each."""
+    return tuple(
+        type(each).__name__.upper() + _window(each.window if isinstance(each, Gqa) else None) for each in layer.mixers
+    )
+
+
+def _window(window: int | None) -> str:
+    return "" if window is None else f" window {window}"
+
+
+def _following(layer: Layer) -> str:
+    return "moe" if isinstance(layer.ffn, Moe) else "dense"
