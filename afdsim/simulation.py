@@ -20,7 +20,7 @@ from afdsim.engine.lowering import lower
 from afdsim.engine.record import Record
 from afdsim.engine.seats import FOREVER
 from afdsim.errors import CapacityError, ScenarioError, SimulationError
-from afdsim.results import bottleneck, metrics, outcome
+from afdsim.results import blame, bottleneck, critical, metrics, outcome
 from afdsim.results.remarks import beyond, remarks, unmeasured
 from afdsim.results.result import Result, manifest
 from afdsim.scenario.asked import (
@@ -260,10 +260,11 @@ def _result(
     if found is not None:
         record = record.since(found[0])
         requests["counted"] &= outcome.arrived(requests, record.window)
+    gpus = outcome.gpus(record, cell)
     run = metrics.Run(
         requests=requests,
         tokens=tokens,
-        gpus=outcome.gpus(record, cell),
+        gpus=gpus,
         links=outcome.links(record, cell),
         window=record.window,
         pools=outcome.pools(record, cell, dict(scenario.cost)),
@@ -271,6 +272,9 @@ def _result(
         sla=None if sla is None else metrics.Sla(limits=sla.limits, percentile=sla.percentile),
         load=None if found is None else found[1],
         bounds=None if (means := outcome.mean_step(record, cell)) is None else bottleneck.bounds(cell, means),
+        blame=blame.columns(record, cell, gpus),
+        waits=blame.waits(record, cell),
+        critical=critical.told(record, cell),
     )
     return Result(
         scenario=scenario,

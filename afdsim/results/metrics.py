@@ -92,6 +92,12 @@ class Run:
     """One row per port and direction: port, pool, instance, rail, direction, messages, bytes."""
     bounds: bottleneck.Bounds | None = None
     """What a step takes at least; None where no step was run."""
+    blame: Columns = field(default_factory=dict)
+    """One row per unit and culprit (`blame.Row`); nothing where nobody noted it."""
+    waits: Mapping[str, Any] = field(default_factory=dict)
+    """Where the units of every pool stood still (`blame.waits`)."""
+    critical: Mapping[str, Any] | None = None
+    """What bound some steps (`critical.told`); None where none is whole."""
 
     @property
     def duration(self) -> float:

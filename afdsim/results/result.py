@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from afdsim import __version__
 from afdsim.errors import ScenarioError
-from afdsim.results import metrics
+from afdsim.results import blame, metrics
 from afdsim.results.bottleneck import Bounds
 from afdsim.results.metrics import Run
 from afdsim.results.pooling import together
 from afdsim.results.steady import Load
-from afdsim.results.summary import summary
+from afdsim.results.summary import known, summary
 from afdsim.scenario import yamlfile
 from afdsim.scenario.document import Scenario, load
 from afdsim.scenario.formats import Format, answer, of_scenario
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Metric = Literal["tpot", "itl", "e2el", "queue"]
 
-FRAMES = ("requests", "tokens", "gpus", "links")
+FRAMES = ("requests", "tokens", "gpus", "links", "blame")
 FIGURES = ("tpot_histogram", "tpot_cdf", "itl_histogram", "causes")
 
 _PACKAGES = ("numpy", "simpy")
@@ -148,6 +148,11 @@ class Result:
         """One row per port and direction: messages and bytes of the whole run."""
         return _frame(self.run.links)
 
+    @cached_property
+    def blame(self) -> pd.DataFrame:
+        """One row per unit and culprit: GPU-seconds that it waited for a peer, a port, NVLink, the path or its host."""
+        return _frame(self.run.blame)
+
     def samples(self, metric: Metric) -> metrics.Samples:
         """Seconds of every counted request (of every gap for "itl")."""
         found = metrics.latencies(self.run)
@@ -182,7 +187,8 @@ class Result:
         for name, text in self._texts().items():
             write_text(folder / name, text)
         for name in FRAMES:
-            write_frame(getattr(self, name), folder, name)
+            if len((frame := getattr(self, name)).columns):
+                write_frame(frame, folder, name)
         self._draw(folder / "figures")
         write_text(folder / "run.log", _log(self.manifest, log))
         # last, so that a folder with a manifest is a whole one
@@ -222,7 +228,7 @@ class Result:
         folder = Path(folder)
         try:
             saved = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-            frames = {name: _read_frame(folder, name) for name in FRAMES}
+            frames = {name: _read_frame(folder, name) for name in FRAMES if name != "blame" or _has(folder, name)}
             run, made, notes = _run(saved["run"], frames), Manifest(**saved["manifest"]), tuple(saved["notes"])
             formats = tuple(Format(**each) for each in saved.get("formats", ()))  # older folders have none
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -233,7 +239,9 @@ class Result:
     def __repr__(self) -> str:
         lines = [f"Result of {self.manifest.scenario}, seed {self.seed}"]
         lines += [f"  {name:<26}{value}" for name, value in self._headlines()]
-        return "\n".join([*lines, f"  {'more':<26}.summary .requests .tokens .gpus .links .hist() .plot .save()"])
+        return "\n".join(
+            [*lines, f"  {'more':<26}.summary .requests .tokens .gpus .links .blame .hist() .plot .save()"]
+        )
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -317,7 +325,10 @@ class Plots:
 
 def pooled(results: Sequence[Result]) -> dict[str, Any]:
     """Return one summary of independent runs: counts added, all else averaged, intervals over the seeds."""
-    return together([result.summary for result in results], [result.seed for result in results])
+    found = together([result.summary for result in results], [result.seed for result in results])
+    if len(results) > 1 and "blame" in found["afdsim"]:
+        found["afdsim"]["blame"] = known(blame.told([result.run for result in results]) or {})
+    return found
 
 
 def save_seeds(results: Sequence[Result], folder: Path) -> None:
@@ -400,6 +411,11 @@ def _csv(frame: pd.DataFrame) -> bytes:
     return gzip.compress(text.encode(), mtime=0)
 
 
+def _has(folder: Path, name: str) -> bool:
+    """Whether a folder has a frame: older ones have no blame."""
+    return any((folder / f"{name}{suffix}").is_file() for suffix in (".parquet", ".csv.gz"))
+
+
 def _read_frame(folder: Path, name: str) -> pd.DataFrame:
     import pandas as pd
 
@@ -418,6 +434,8 @@ def _scalars(run: Run) -> dict[str, Any]:
         "sla": None if run.sla is None else {"limits": dict(run.sla.limits), "percentile": run.sla.percentile},
         "load": run.load and run.load.plain(),
         "bounds": run.bounds and asdict(run.bounds),
+        "waits": run.waits,
+        "critical": run.critical,
     }
 
 
@@ -434,6 +452,9 @@ def _run(scalars: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> Run:
         sla=None if scalars["sla"] is None else metrics.Sla(**scalars["sla"]),
         load=scalars["load"] and Load.read(scalars["load"]),
         bounds=scalars["bounds"] and Bounds(**scalars["bounds"]),
+        blame=_columns(frames["blame"]) if "blame" in frames else {},
+        waits=scalars.get("waits", {}),
+        critical=scalars.get("critical"),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from afdsim.results import bottleneck, metrics
+from afdsim.results import blame, bottleneck, metrics
 from afdsim.results.intervals import Interval, half_width, ratio_interval
 from afdsim.results.metrics import Columns, Floats, Run, Samples, Verdict, column, completed, counted, enough, ratio
 from afdsim.results.steady import BINS, Load
@@ -69,6 +69,7 @@ def _own(run: Run, samples: Mapping[str, Samples]) -> dict[str, Any]:
         "usd_per_1m_output_tokens": metrics.usd_per_1m_output_tokens(run.pools, throughput),
         "pools": _pools(run),
         "bottleneck": run.bounds and bottleneck.told(run.bounds, step),
+        "blame": blame.told([run]),
         "load": None if run.load is None else run.load.level,
         "saturation": None if run.load is None else saturation(run.load),
         "sla": _sla(run, samples, intervals),
