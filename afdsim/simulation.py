@@ -212,13 +212,18 @@ def chosen_engine(scenario: Scenario, cell: Cell, demand: Demand) -> tuple[Engin
 
 def _kernel_pays(cell: Cell, demand: Demand) -> bool:
     """Whether the processes would take longer than to have the machine code."""
-    copies = len(cell.wiring.lane) / len(cell.wiring.routes) * len(cell.schedule.exchanges)
-    seconds = TURN * (cell.schedule.at[-1] + copies) * steps_expected(cell, demand)
+    seconds = TURN * turns_expected(cell, demand)
     if seconds < LOADING:
         return False
     from afdsim.engine.native import kept
 
     return kept() or seconds > COMPILING
+
+
+def turns_expected(cell: Cell, demand: Demand) -> float:
+    """Turns of units, and copies, of a run, roughly."""
+    copies = len(cell.wiring.lane) / len(cell.wiring.routes) * len(cell.schedule.exchanges)
+    return (cell.schedule.at[-1] + copies) * steps_expected(cell, demand)
 
 
 def steps_expected(cell: Cell, demand: Demand) -> float:

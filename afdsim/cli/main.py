@@ -120,6 +120,11 @@ def main() -> None:
     help="Exit with 3 when the SLA is not met (MARGINAL counts by its value) or the load n/a.",
 )
 @click.option("--until-steady", is_flag=True, help="Lengthen an open loop until its load is known.")
+@click.option(
+    "--marginal/--no-marginal",
+    default=None,
+    help="Simulate one more instance of each role too; left out by itself only for a long open loop.",
+)
 @STRICT
 def run(  # noqa: PLR0917 - click passes one argument per option
     scenario: str,
@@ -133,6 +138,7 @@ def run(  # noqa: PLR0917 - click passes one argument per option
     quiet: bool,
     fail_on_sla: bool,
     until_steady: bool,
+    marginal: bool | None,
     strict: bool,
 ) -> None:
     """Simulate SCENARIO and print the report."""
@@ -142,7 +148,7 @@ def run(  # noqa: PLR0917 - click passes one argument per option
     loaded = load_noted(scenario, (*overrides, *more), strict=strict)
     recorder = None if trace is None else _recorder(trace)
     try:
-        results = _simulate_seeds(loaded, folder=folder, force=force, quiet=quiet, recorder=recorder)
+        results = _simulate_seeds(loaded, folder=folder, force=force, quiet=quiet, recorder=recorder, marginal=marginal)
     except _InterruptedError as stopped:
         if stopped.results and not as_json:
             _print_report(list(stopped.results), pooled(stopped.results), scenario, folder)
@@ -150,7 +156,7 @@ def run(  # noqa: PLR0917 - click passes one argument per option
     if until_steady:
         if loaded.workload.arrival.process == "closed_loop":
             warn("--until-steady: a closed loop is steady when it has filled; nothing to lengthen")
-        results = _go_on(loaded, results, folder=folder, quiet=quiet)
+        results = _go_on(loaded, results, folder=folder, quiet=quiet, marginal=marginal)
     if recorder is not None:
         _write_trace(results[0], recorder, folder)
     summary = pooled(results)
@@ -163,7 +169,13 @@ def run(  # noqa: PLR0917 - click passes one argument per option
 
 
 def _simulate_seeds(
-    scenario: Scenario, *, folder: Path | None, force: bool, quiet: bool, recorder: Recorder | None
+    scenario: Scenario,
+    *,
+    folder: Path | None,
+    force: bool,
+    quiet: bool,
+    recorder: Recorder | None,
+    marginal: bool | None,
 ) -> list[Result]:
     """Run every seed of the scenario; the first one's result is saved as soon as it is there."""
     from afdsim.results.result import check_folder
@@ -177,6 +189,8 @@ def _simulate_seeds(
             for seed in scenario.run.seeds:
                 reached[-1], report = 0.0, _noted(progress, reached, stopped)
                 results.append(_one_seed(scenario, seed, report, None if results else recorder))
+                if len(results) == 1 and not stopped():
+                    results[0] = _with_marginal(results[0], marginal)
                 _save(results, folder, force=force, wall=time.perf_counter() - started)
                 if stopped():
                     raise _InterruptedError(_kept(results, folder, scenario.run.seeds, reached), results)
@@ -187,7 +201,20 @@ def _simulate_seeds(
     return results
 
 
-def _go_on(scenario: Scenario, results: list[Result], *, folder: Path | None, quiet: bool) -> list[Result]:
+def _with_marginal(result: Result, asked: bool | None) -> Result:
+    """Simulate one more instance of each role, if that is asked for, or takes seconds only and is not refused."""
+    if asked is False:
+        return result
+    from dataclasses import replace
+
+    from afdsim.studies.marginal import marginal, quick
+
+    return replace(result, marginal=marginal(result)) if asked or quick(result.scenario) else result
+
+
+def _go_on(
+    scenario: Scenario, results: list[Result], *, folder: Path | None, quiet: bool, marginal: bool | None
+) -> list[Result]:
     """Lengthen an open loop until the load of all seeds is known; the folder keeps the last run."""
     from afdsim.studies.steadying import until_steady
     from afdsim.units import show_time
@@ -196,7 +223,7 @@ def _go_on(scenario: Scenario, results: list[Result], *, folder: Path | None, qu
         if longer is scenario:
             return results
         click.echo(f"not steady yet: again with {show_time(longer.workload.duration or 0.0)} of arrivals", err=True)
-        return _simulate_seeds(longer, folder=folder, force=True, quiet=quiet, recorder=None)
+        return _simulate_seeds(longer, folder=folder, force=True, quiet=quiet, recorder=None, marginal=marginal)
 
     *_, (_, found) = until_steady(scenario, run)
     return list(found)

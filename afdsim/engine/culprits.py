@@ -84,12 +84,18 @@ class Way(NamedTuple):
         return self.after != self.sent
 
 
-def accounts(cell: Cell) -> Iterator[tuple[Culprit, ...] | tuple[Part, ...]]:
-    """Yield the columns of every unit of a cell: its culprits, then its parts."""
+class Account(NamedTuple):
+    """The columns of a unit."""
+
+    culprits: tuple[Culprit, ...]
+    parts: tuple[Part, ...]
+    """Behind them."""
+
+
+def accounts(cell: Cell) -> Iterator[Account]:
+    """Yield the columns of every unit of a cell."""
     for lane in _lanes(cell):
-        for unit in lane.units:
-            yield tuple(lane.culprits(unit))
-            yield lane.parts
+        yield from (Account(tuple(lane.culprits(unit)), lane.parts) for unit in lane.units)
 
 
 def columns(cell: Cell) -> Array:

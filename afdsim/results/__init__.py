@@ -16,6 +16,7 @@ outcome              columns of a run, from its record
 remarks              what a reader should know about a run
 result               the result: summary, frames, files
 header               what was simulated, as text
+blaming              whom the GPUs waited for, as text
 portrait             what a language model is and where it fits, as text
 terminal             the report as text
 timeline             spans of a window of a run

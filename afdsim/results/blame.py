@@ -17,9 +17,9 @@ import numpy as np
 from afdsim.cluster.network import DEDICATED
 from afdsim.engine.books import CAUSES, IMBALANCE
 from afdsim.engine.cell import Array, Cell, Pool
-from afdsim.engine.culprits import NOBODY, Culprit, Part, accounts
+from afdsim.engine.culprits import NOBODY, Account, Culprit, accounts
 from afdsim.engine.record import Record
-from afdsim.results.metrics import Columns, Run
+from afdsim.results.metrics import Columns, Run, ratio
 
 WORST = 3
 """Peers and ports that a summary names."""
@@ -108,22 +108,25 @@ def columns(record: Record, cell: Cell, gpus: Columns) -> Columns:
 
 
 def _rows(record: Record, cell: Cell, gpus: Columns) -> Iterator[Row]:
-    names, seconds, at = Names(cell=cell), record.blamed, 0
+    names, slow = Names(cell=cell), _slowest_ranks(record, cell, gpus)
     length = (record.window[1] - record.window[0]) * len(gpus["gpu"])
-    slow = _slowest_ranks(record, cell, gpus)
-    for place, found in enumerate(accounts(cell)):
-        unit, own = place // 2, seconds[at : at + len(found)]
-        at += len(found)
-        if place % 2:
-            continue
-        pool = _pool(cell, unit)
-        head, each = (pool.name, names.unit(unit)), pool.ranks * pool.gpus_per_rank
-        for index in np.flatnonzero(own > 0):
-            who, lost = found[index], float(own[index]) * each
-            assert isinstance(who, Culprit)
-            yield Row(*head, who.kind, names.of(who, unit), who.stage, CAUSES[who.cause], lost, lost / length)
-        lost = float(slow[unit])
-        yield Row(*head, "rank", f"{head[1]} slowest rank", "operations", CAUSES[IMBALANCE], lost, lost / length)
+    for unit, (account, seconds) in enumerate(_charged(record, cell)):
+        pool, name = _pool(cell, unit), names.unit(unit)
+        for place in np.flatnonzero(seconds[: len(account.culprits)]):
+            who, lost = account.culprits[place], float(seconds[place]) * pool.ranks * pool.gpus_per_rank
+            what = (who.kind, names.of(who, unit), who.stage, CAUSES[who.cause])
+            yield Row(pool.name, name, *what, lost, ratio(lost, length))
+        what, lost = ("rank", f"{name} slowest rank", "operations", CAUSES[IMBALANCE]), float(slow[unit])
+        yield Row(pool.name, name, *what, lost, ratio(lost, length))
+
+
+def _charged(record: Record, cell: Cell) -> Iterator[tuple[Account, Array]]:
+    """Yield the columns of every unit with their seconds."""
+    seconds, at = record.blamed, 0
+    for account in accounts(cell):
+        end = at + len(account.culprits) + len(account.parts)
+        yield account, seconds[at:end]
+        at = end
 
 
 def _slowest_ranks(record: Record, cell: Cell, gpus: Columns) -> Array:
@@ -143,16 +146,13 @@ Waits = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 
 def waits(record: Record, cell: Cell) -> Waits:
     """Return where the units of every pool stood still; their slowest ranks left out."""
-    seconds, at = record.blamed, 0
     made: dict[str, dict[str, dict[str, dict[int, float]]]] = {}
-    for place, found in enumerate(accounts(cell)):
-        own = seconds[at : at + len(found)].tolist()
-        at += len(found)
-        pool = _pool(cell, place // 2)
-        for part, lost in zip(found, own, strict=True):
-            if isinstance(part, Part):
-                row = made.setdefault(pool.name, {}).setdefault(part.kind, {}).setdefault(CAUSES[part.cause], {})
-                row[part.micro_batch] = row.get(part.micro_batch, 0.0) + lost * pool.ranks * pool.gpus_per_rank
+    for unit, (account, seconds) in enumerate(_charged(record, cell)):
+        pool = _pool(cell, unit)
+        own = (seconds[len(account.culprits) :] * pool.ranks * pool.gpus_per_rank).tolist()
+        for part, lost in zip(account.parts, own, strict=True):
+            row = made.setdefault(pool.name, {}).setdefault(part.kind, {}).setdefault(CAUSES[part.cause], {})
+            row[part.micro_batch] = row.get(part.micro_batch, 0.0) + lost
     return {pool: {kind: _lists(causes) for kind, causes in kinds.items()} for pool, kinds in made.items()}
 
 
@@ -194,7 +194,7 @@ def _worst(frames: Sequence[Columns], kind: str, whole: float) -> Iterator[tuple
 
 
 def _told(seconds: float, whole: float) -> dict[str, float]:
-    return {"gpu_s": seconds, "share": seconds / whole if whole > 0 else 0.0}
+    return {"gpu_s": seconds, "share": ratio(seconds, whole)}
 
 
 def _averaged(found: Sequence[Any]) -> dict[str, Any]:

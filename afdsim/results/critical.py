@@ -142,10 +142,10 @@ class Steps:
         (begin, _), (end, turn) = (self._over(sample, which) for which in (FIRST, NEXT))
         links = list[Link]()
         while end > begin:
-            start = self._span(sample, turn)[0]
+            start = min(self._span(sample, turn)[0], end)  # rounded, an early post may lie before the start
             links.append(Link(self.part(turn.number), turn.unit, start, end))
-            turn, end, more = self._bound_by(sample, turn, start)
-            links += more
+            turn, bound, more = self._bound_by(sample, turn, start)
+            links, end = links + more, min(bound, start)
         return [link._replace(begin=max(link.begin, begin)) for link in links if link.end > max(link.begin, begin)]
 
     def _bound_by(self, sample: Sample, turn: Turn, start: float) -> tuple[Turn, float, list[Link]]:

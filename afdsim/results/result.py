@@ -106,6 +106,8 @@ class Result:
     """What a reader of the figures should know: refused requests, assumed variation, transferred coefficients."""
     asked: tuple[Format, ...] = ()
     """Number formats with who asked for each, of a run that was read back; else the scenario knows."""
+    marginal: tuple[Mapping[str, Any], ...] = ()
+    """What one more instance of each role would give (`studies.marginal`), where that was asked for."""
 
     @property
     def seed(self) -> int:
@@ -122,6 +124,7 @@ class Result:
         """Flat keys as vLLM has them, and ours under "afdsim"; the content of ``result.json``."""
         found = summary(self.run)
         own = found["afdsim"] | {"window_s": list(self.run.window), "precision": answer(self.formats)}
+        own |= {"marginal": list(self.marginal)} if self.marginal else {}
         own |= {"provenance": asdict(self.manifest)}
         return found | {"afdsim": own | ({"notes": list(self.notes)} if self.notes else {})}
 
@@ -206,7 +209,8 @@ class Result:
     def _rest(self) -> dict[str, Any]:
         """Return what `load` needs beside the frames."""
         formats = [asdict(each) for each in self.formats]
-        return {"manifest": asdict(self.manifest), "run": _scalars(self.run), "notes": self.notes, "formats": formats}
+        told = {"notes": self.notes, "formats": formats, "marginal": self.marginal}
+        return {"manifest": asdict(self.manifest), "run": _scalars(self.run), **told}
 
     def _draw(self, folder: Path) -> None:
         from afdsim.results import plot_parts
@@ -230,11 +234,13 @@ class Result:
             saved = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             frames = {name: _read_frame(folder, name) for name in FRAMES if name != "blame" or _has(folder, name)}
             run, made, notes = _run(saved["run"], frames), Manifest(**saved["manifest"]), tuple(saved["notes"])
-            formats = tuple(Format(**each) for each in saved.get("formats", ()))  # older folders have none
+            # older folders have none of these
+            formats = tuple(Format(**each) for each in saved.get("formats", ()))
+            marginal = tuple(saved.get("marginal", ()))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ScenarioError(f"{folder}: not a whole run folder: {error}; 'afdsim run -o' writes one") from None
         scenario = load(folder / "scenario.resolved.yaml")
-        return cls(scenario=scenario, run=run, manifest=made, notes=notes, asked=formats)
+        return cls(scenario=scenario, run=run, manifest=made, notes=notes, asked=formats, marginal=marginal)
 
     def __repr__(self) -> str:
         lines = [f"Result of {self.manifest.scenario}, seed {self.seed}"]
@@ -326,8 +332,10 @@ class Plots:
 def pooled(results: Sequence[Result]) -> dict[str, Any]:
     """Return one summary of independent runs: counts added, all else averaged, intervals over the seeds."""
     found = together([result.summary for result in results], [result.seed for result in results])
-    if len(results) > 1 and "blame" in found["afdsim"]:
-        found["afdsim"]["blame"] = known(blame.told([result.run for result in results]) or {})
+    if len(results) > 1:
+        own = found["afdsim"]
+        own |= {"blame": known(blame.told([result.run for result in results]) or {})} if "blame" in own else {}
+        own |= {"marginal": list(results[0].marginal)} if results[0].marginal else {}
     return found
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from afdsim import __version__
 from afdsim.engine.books import CAUSES
-from afdsim.results import metrics
+from afdsim.results import blaming, metrics
 from afdsim.results.bottleneck import ROUND_TRIP
 from afdsim.results.header import deployment_line, hanging, model_lines, network_line, straggler_lines
 from afdsim.units import show_count, show_rate
@@ -107,6 +107,8 @@ def terminal(
         page.histogram(),
         page.over_time(),
         page.causes(),
+        page.blame(),
+        page.marginal(),
         page.verdict(),
         page.remarks(),
         [f"Saved {saved}/  ({_CONTENT})"] if saved is not None else [],
@@ -233,6 +235,15 @@ class _Page:
         lines = [self.ink.strong("Where the GPU time went (rows sum to 100 %)")]
         lines += table(["pool", *_CAUSES], rows, self.ink)
         return [*lines, *_efficiency(pools), *_bottleneck(self.own, self._idle())]
+
+    def blame(self) -> list[str]:
+        """Say whom the GPUs waited for, and what bound the steps."""
+        found = self.own.get("blame")
+        return [] if found is None else [self.ink.strong(blaming.TITLE), *blaming.lines(found)]
+
+    def marginal(self) -> list[str]:
+        """Say what one more instance of each role would give."""
+        return [*blaming.marginal(self.own.get("marginal", ()))]
 
     def _idle(self) -> float:
         """Return the share of time in which the instance that is hardly ever without work is without."""

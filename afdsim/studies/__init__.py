@@ -8,6 +8,7 @@ ranking       points of a sweep, the best under the SLA first
 steadying     the same arrivals for longer, until a load is steady
 differences   one figure of two deployments, with its interval
 tuning        the best way to run one deployment, by a quick search
+marginal      one more instance of each role
 comparison    deployments side by side
 validation    published figures against ours
 pairs         the AFD pairs of the theory, simulated

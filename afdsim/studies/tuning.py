@@ -292,7 +292,7 @@ class _Search:
             except ScenarioError:
                 self.known[key] = None
             else:
-                self.known[key] = _measured(cell, demand, max(filter(None, self.known.values()), default=None))
+                self.known[key] = measured(cell, demand, max(filter(None, self.known.values()), default=None))
         return self.known[key]
 
     def lowered(self, scenario: Scenario) -> tuple[Cell, Demand]:
@@ -362,10 +362,10 @@ class _Kept(Drafts):
         return reached
 
 
-def _measured(cell: Cell, demand: Demand, like: Pace | None) -> Pace:
+def measured(cell: Cell, demand: Demand, like: Pace | None, engine: Engine | None = None) -> Pace:
     """Run a cell for a few steps; `like` is a pace that is known, from which to guess how long they last."""
     demand = replace(demand, source=InFlight(demand.source, demand.concurrency))
-    engine: Engine = "kernel" if cell.refuses is None else "processes"
+    engine = engine or ("kernel" if cell.refuses is None else "processes")
     step, steps = lonely_step(cell) if like is None else like.step, 0
     while steps <= STEPS:  # the boundaries that end a step belong to the next one
         record = execute(cell, replace(demand, horizon=SPARE * (STEPS + 1) * step), engine)
