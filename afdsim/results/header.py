@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,11 +30,28 @@ def deployment_line(scenario: Scenario) -> str:
     gpus = attention.instances * attention.gpus_per_instance + ffn.instances * ffn.gpus_per_instance
     batches = f"{each.num_microbatches} micro-batch{'es' if each.num_microbatches > 1 else ''}"
     batches += f" in each of {attention.groups} attention groups" if attention.groups > 1 else ""
+    batches += "".join(_variants(each))
     return (
         f"AFD decode {label} ({show_many(gpus, 'GPU')}) = "
         f"{attention.instances}x{attention.gpus_per_instance} {attention.gpu} attention + "
-        f"{ffn.instances}x{ffn.gpus_per_instance} {ffn.gpu} FFN, {batches}"
+        f"{ffn.instances}x{ffn.gpus_per_instance} {ffn.gpu} FFN ({_inside(ffn)}), {batches}"
     )
+
+
+def _inside(ffn: tree.FfnPool) -> str:
+    """Return how the GPUs of an FFN instance share the experts: TP8, EP8 or EP2xTP4."""
+    ep, tp = ffn.parallelism.ep, ffn.parallelism.tp
+    return f"TP{tp}" if ep == 1 else f"EP{ep}" if tp == 1 else f"EP{ep}xTP{tp}"
+
+
+def _variants(each: tree.Afd) -> Iterator[str]:
+    """Yield what an AFD deployment has otherwise than Step-3."""
+    if each.dispatch == "sparse":
+        yield ", sparse dispatch"
+    if each.gate == "ffn":
+        yield ", gate on FFN"
+    if each.shared_expert == "attention":
+        yield ", shared expert on attention"
 
 
 def _engine_line(each: tree.Colocated | tree.TensorParallel) -> str:

@@ -83,7 +83,9 @@ class Scenario(Part):
         arrival = self.workload.arrival
         if isinstance(arrival, asked.ClosedLoop) and (arrival.concurrency or 0) > deployment.slots:
             yield "workload.arrival.concurrency", f"must be <= {deployment.slots:,}, all slots of the deployment"
-        if not isinstance(deployment, tree.Afd):
+        if isinstance(deployment, tree.Afd):
+            yield from _shared_faults(self.model, deployment)
+        else:
             yield from _colocated_faults(self.model, deployment, self.network)
 
     @cached_property
@@ -413,6 +415,20 @@ def _instances(deployment: tree.Afd | tree.Colocated | tree.TensorParallel) -> d
             return {"instance": deployment.instances}
         case tree.TensorParallel():
             return {"instance": 1}
+
+
+def _shared_faults(model: str, deployment: tree.Afd) -> Iterator[Fault]:
+    """Check that whoever computes a shared expert has one, and its tokens."""
+    if deployment.shared_expert == "ffn" and deployment.dispatch == "broadcast":
+        return
+    from afdsim.catalog.llm import Moe
+
+    shared = any(isinstance(layer.ffn, Moe) and layer.ffn.shared for layer in catalog.llm(model).layers)
+    if deployment.shared_expert == "attention" and not shared:
+        yield "deployment.shared_expert", f"{model} has no shared expert; remove the key"
+    if deployment.shared_expert == "ffn" and shared:
+        text = "the shared expert needs every token on the FFN side; add 'shared_expert: attention'"
+        yield "deployment.dispatch", f"cannot be sparse while {text}"
 
 
 def _colocated_faults(

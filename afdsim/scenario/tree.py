@@ -142,6 +142,9 @@ class Mtp(Part):
     """Probability that a proposed token is kept."""
 
 
+Role = Annotated[Literal["attention", "ffn"], Choice(("attention", "ffn"))]
+
+
 class Afd(Part):
     """Attention-FFN disaggregation, xAyF."""
 
@@ -157,6 +160,12 @@ class Afd(Part):
     """Whether a micro-batch starts its next step at once or waits for the others of its instance."""
     gap: Time = 0.0
     """Pause between steps of a drained pipeline."""
+    gate: Role = "attention"
+    """Who computes router and top-k. On the FFN side messages carry no expert ids."""
+    shared_expert: Role = "ffn"
+    """Who computes it. On the attention side it runs while its rows are away."""
+    dispatch: Annotated[Literal["broadcast", "sparse"], Choice(("broadcast", "sparse"))] = "broadcast"
+    """Whether a token goes to every FFN instance, as StepMesh has it, or to those that hold one of its experts."""
     mtp: Mtp | None = None
 
     @property
@@ -168,6 +177,10 @@ class Afd(Part):
         """Check what belongs to one boundary only."""
         if self.gap and self.boundary == "stream":
             yield "gap", "is a pause of drained pipelines; add 'boundary: drain' or remove it"
+        if self.dispatch == "sparse" and self.gate == "ffn":
+            yield "dispatch", "is sparse only if the sender knows the experts; add 'gate: attention'"
+        if self.dispatch == "sparse" and self.ffn.across == "width":
+            yield "dispatch", "cannot be sparse with 'ffn.across: width': every instance holds a part of every expert"
 
 
 class _Engine(Part):
@@ -294,8 +307,8 @@ Discipline = Annotated[Literal["ports", "shared", "dedicated"], Choice(("ports",
 class Network(Part):
     """What moves tokens between the pools, and what each message costs besides its bytes."""
 
-    type: Discipline = "ports"
-    """How the messages of a NIC share it: one at a time, at equal rates, or not at all."""
+    type: Discipline = "shared"
+    """How the messages of a NIC share it: at equal rates, as queue pairs do; one at a time; or not at all."""
     link: Link = Link()
     efficiency: Annotated[float, Real(0.0, 1.0, positive=True)] = 0.8
     """Achieved over line rate."""

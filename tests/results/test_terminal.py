@@ -70,8 +70,10 @@ def test_colour_changes_no_letter(small):
 
 
 def test_a_deployment_is_named_with_its_gpus(small):
-    assert deployment_line(small) == "AFD decode 1A1F (16 GPUs) = 1x8 H800 attention + 1x8 H800 FFN, 3 micro-batches"
-    assert deployment_line(small.vary("deployment.num_microbatches", 1)).endswith("FFN, 1 micro-batch")
+    assert (
+        deployment_line(small) == "AFD decode 1A1F (16 GPUs) = 1x8 H800 attention + 1x8 H800 FFN (TP8), 3 micro-batches"
+    )
+    assert deployment_line(small.vary("deployment.num_microbatches", 1)).endswith("FFN (TP8), 1 micro-batch")
 
 
 def test_percentiles_without_enough_requests_are_not_shown(small):
@@ -255,8 +257,10 @@ def test_drafts_have_gaps_per_step_and_money_and_wires_have_sources():
 
     assert " ITL (ms) per step" in drafts
     assert "ITL = every step of every request" in drafts
-    assert "H800 2.8 USD/h (scenario)" in terminal(synthetic.result(load("step3_2a2f_4k")))
-    assert "Network ports, NIC 400 Gb/s (scenario) x 0.8 achieved, path 9.00 us" in terminal(
+    assert "H800 2.8 USD/h (scenario)" in terminal(
+        synthetic.result(load("step3_2a2f_4k").vary("cost", {"H800": "2.8 USD/h"}))
+    )
+    assert "Network shared, NIC 400 Gb/s (scenario) x 0.8 achieved, path 9.00 us" in terminal(
         synthetic.result(load("step3_2a2f_4k"))
     )
 
