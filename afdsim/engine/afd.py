@@ -271,9 +271,13 @@ class _Lowering(Lowering):
             batch=batch,
             after=self._back(layer - 1, batch) if layer else NO_TURN,
             work=Source(RANK, kind),
-            pause=self.asked.gap if self._drains and layer == 0 and j == 0 else 0.0,
+            pause=self._pause(j) if layer == 0 else 0.0,
             draw=layer * self.m + j,
         )
+
+    def _pause(self, j: int) -> float:
+        """Seconds that a unit waits for its host before a micro-batch's first operation, with what a drain adds."""
+        return self.asked.host_overhead + (self.asked.gap if self._drains and j == 0 else 0.0)
 
     def _round(self, layer: int, batch: int) -> Iterator[Turn]:
         """One micro-batch in one layer, from the end of its attention (in the first layer) to its return."""

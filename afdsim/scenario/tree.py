@@ -156,7 +156,13 @@ class Afd(Part):
     boundary: Annotated[Literal["stream", "drain"], Choice(("stream", "drain"))] = "stream"
     """Whether a micro-batch starts its next step at once or waits for the others of its instance."""
     gap: Time = 0.0
-    """Pause between steps of a drained pipeline."""
+    """Pause between steps of a drained pipeline, once a step, beside `host_overhead`. Published: 2 ms per iteration of
+    93 ms (xDeepServe), 9.8 ms where the host does not run ahead (FastAFD), 15 ms between batches (arXiv:2602.09721);
+    sources in docs/host_time.md."""
+    host_overhead: Time = 0.0
+    """Host time per step of a micro-batch (scheduler, sampling on the host): its attention instance stands still for it
+    between the boundary and layer 1, in both kinds of `boundary`. Published: 0.5 to 6 ms for a whole step of an open
+    engine; sources in docs/host_time.md."""
     mtp: Mtp | None = None
 
     @property
@@ -187,7 +193,8 @@ class _Engine(Part):
     framework_overhead: Time = 0.0
     """GPU time per layer and step beyond the modelled kernels; wall-clock figures of open frameworks need it."""
     host_overhead: Time = 0.0
-    """Pause between two steps in which the GPU waits for the host."""
+    """Pause between two steps in which the GPU waits for the host. Published: 6.1 ms (SGLang on H200 without overlap
+    scheduling), 0.5 to 5 ms (quoted in BLIS #480 and #482); sources in docs/host_time.md."""
     mtp: Mtp | None = None
 
     def faults(self) -> Iterator[Fault]:

@@ -326,7 +326,7 @@ def test_nesting_and_aliases_are_bounded(file):
         ),
         (
             "deployment.atn.instances=1",
-            "--set deployment.atn.instances=1: deployment.atn.instances: no such key 'atn' under 'deployment' (has: type, attention, ffn, num_microbatches, max_num_seqs, gpu_memory_utilization, boundary, gap, mtp)",
+            "--set deployment.atn.instances=1: deployment.atn.instances: no such key 'atn' under 'deployment' (has: type, attention, ffn, num_microbatches, max_num_seqs, gpu_memory_utilization, boundary, gap, host_overhead, mtp)",
         ),
         (
             "netwrk.post=1us",

@@ -175,7 +175,7 @@ def test_a_wrong_axis_is_named_before_anything_runs():
 
     assert str(caught.value) == (
         "deployment.atn.instances: no such key 'atn' under 'deployment' (has: type, attention, ffn, num_microbatches, "
-        "max_num_seqs, gpu_memory_utilization, boundary, gap, mtp)"
+        "max_num_seqs, gpu_memory_utilization, boundary, gap, host_overhead, mtp)"
     )
 
 
