@@ -467,8 +467,7 @@ class _Lowering(Lowering):
         slow, draws = asked.straggler, len(self.layers) * self.m
         attention = tuple(slow.get(f"attention[{unit // ranks}]", 1.0) for unit in range(self.units))
         ffn = tuple(slow.get(f"ffn[{f}]", 1.0) for f in range(self.ffns))
-        return Variation(
-            stream=self.stream,
+        return self.varied(
             compute=(
                 Jitter(pool="attention", stragglers=attention, draws=draws),
                 Jitter(pool="ffn", stragglers=ffn, draws=draws * len(self.groups)),
@@ -476,8 +475,6 @@ class _Lowering(Lowering):
             wires=tuple(
                 Wires(kind=kind, pairs=self.units * self.ffns, draws=draws) for kind in ("link_out", "link_back")
             ),
-            event=asked.event,
-            step=asked.step,
             link=asked.link,
         )
 

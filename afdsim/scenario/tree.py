@@ -350,8 +350,38 @@ class Experts(Part):
             yield "placement", f"of experts makes no difference to 'law: {self.law}'; remove it"
 
 
+class Spike(Part):
+    """Operations that rarely take much longer, beside their jitter; give one of `seconds` and `factor`.
+
+    Multipliers of jitter have mean 1, spikes do not: they cost time on average too. StepMesh reports that an occasional
+    slow polling thread raises the P99 of TPOT by tens of ms.
+    """
+
+    probability: Annotated[float, Real(0.0, 1.0)]
+    """Of every operation of a unit: an instance, or a rank of attention with `granularity: gpu`."""
+    seconds: Time | None = None
+    """How much longer it takes, or how much later its rows are posted."""
+    factor: Annotated[float, Real(1.0)] | None = None
+    """How many times as long it takes."""
+    where: Annotated[Literal["compute", "link"], Choice(("compute", "link"))] = "compute"
+    """What it hits: the operation itself, or the post of its rows, as a descheduled thread would (seconds only); rows
+    of the same NIC that come behind wait too."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that one of seconds and factor is given, and that it fits what is hit."""
+        if self.where == "link" and self.factor is not None:
+            yield (
+                "factor",
+                "does not fit 'where: link': a late post is late by 'seconds', e.g. '5ms', whatever its rows",
+            )
+        elif self.seconds is None and self.factor is None:
+            yield "", "needs 'seconds', e.g. '5ms', or 'factor', e.g. 10"
+        elif self.seconds is not None and self.factor is not None:
+            yield "factor", "give one of factor and seconds"
+
+
 class Variation(Part):
-    """Lognormal multipliers of mean 1, given by the sigma of their logarithm, and constant factors."""
+    """Lognormal multipliers of mean 1, given by the sigma of their logarithm, spikes, and constant factors."""
 
     event: Sigma = 0.0
     """Per operation."""
@@ -366,6 +396,7 @@ class Variation(Part):
         Annotated[float, Real(positive=True)],
     ] = Field(default_factory=dict)
     """Constant slow-down of single instances."""
+    spike: Spike | None = None
     experts: Experts = Experts()
 
 
