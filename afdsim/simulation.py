@@ -260,10 +260,11 @@ def _result(
     if found is not None:
         record = record.since(found[0])
         requests["counted"] &= outcome.arrived(requests, record.window)
+    gpus = outcome.gpus(record, cell)
     run = metrics.Run(
         requests=requests,
         tokens=tokens,
-        gpus=outcome.gpus(record, cell),
+        gpus=gpus,
         links=outcome.links(record, cell),
         window=record.window,
         pools=outcome.pools(record, cell, dict(scenario.cost)),
@@ -271,6 +272,7 @@ def _result(
         sla=None if sla is None else metrics.Sla(limits=sla.limits, percentile=sla.percentile),
         load=None if found is None else found[1],
         bounds=None if (means := outcome.mean_step(record, cell)) is None else bottleneck.bounds(cell, means),
+        ranks=outcome.ranks(record, cell, gpus),
     )
     return Result(
         scenario=scenario,

@@ -326,9 +326,13 @@ class _Lowering(Lowering):
             batch=batch,
             after=self._places[BACK, layer - 1, batch] if waits else NO_TURN,
             work=Source(RANK, self.kinds.index(kind)),
-            pause=self.asked.gap if self._drains and starts and j == 0 else 0.0,
+            pause=self._pause(j) if starts else 0.0,
             draw=drawn * self.m + j,
         )
+
+    def _pause(self, j: int) -> float:
+        """Seconds that a unit waits for its host before a micro-batch's first operation, with what a drain adds."""
+        return self.asked.host_overhead + (self.asked.gap if self._drains and j == 0 else 0.0)
 
     def _served(self, name: str, layer: int, batch: int, **more: Any) -> Compute:
         """A turn of the FFN instances, which count the cell's micro-batches."""
@@ -497,8 +501,7 @@ class _Lowering(Lowering):
         own = draws * (1 + any(self.shared))
         attention = tuple(slow.get(f"attention[{unit // ranks}]", 1.0) for unit in range(self.units))
         ffn = tuple(slow.get(f"ffn[{f}]", 1.0) for f in range(self.ffns))
-        return Variation(
-            stream=self.stream,
+        return self.varied(
             compute=(
                 Jitter(pool="attention", stragglers=attention, draws=own),
                 Jitter(pool="ffn", stragglers=ffn, draws=draws * len(self.groups)),
@@ -506,8 +509,6 @@ class _Lowering(Lowering):
             wires=tuple(
                 Wires(kind=kind, pairs=self.units * self.ffns, draws=draws) for kind in ("link_out", "link_back")
             ),
-            event=asked.event,
-            step=asked.step,
             link=asked.link,
         )
 

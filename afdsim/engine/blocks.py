@@ -79,11 +79,14 @@ class Blocks:
         each = sum(varies)
         steps = 1 if self._observer else max(1, min(MOST_STEPS, BLOCK_FACTORS // each)) if each else MOST_STEPS
         drawn = range(first, first + steps)
+        more, late = variation.spikes(drawn)
         return Noise(
             compute=variation.operations(drawn),
             wire=variation.transfers(drawn),
             compute_stride=INDEX(varies[0]),
             wire_stride=INDEX(varies[1]),
+            more=more,
+            late=late,
         ), steps
 
     def _record(self) -> Record:

@@ -25,7 +25,8 @@ from afdsim.engine.drafts import SCALE, Drafts, with_drafts
 from afdsim.engine.passes import Work
 from afdsim.engine.schedule import Schedule
 from afdsim.engine.tables import Tables
-from afdsim.engine.variation import Variation
+from afdsim.engine.variation import Jitter, Spike, Variation, Wires
+from afdsim.scenario import tree
 from afdsim.scenario.document import Scenario, Streams
 
 Array = np.ndarray
@@ -139,6 +140,27 @@ class Lowering:
     def per_rank(self) -> bool:
         """GPU granularity."""
         return self.scenario.run.granularity == "gpu"
+
+    def varied(self, compute: tuple[Jitter, ...], wires: tuple[Wires, ...], *, link: float) -> Variation:
+        """What operations and transfers draw."""
+        asked = self.scenario.variation
+        return Variation(
+            stream=self.stream,
+            compute=compute,
+            wires=wires,
+            event=asked.event,
+            step=asked.step,
+            link=link,
+            spike=None if asked.spike is None else spiked(asked.spike),
+        )
+
+
+def spiked(asked: tree.Spike) -> Spike | None:
+    """Return the spikes that a scenario asks for; None where they would change nothing."""
+    factor, seconds = asked.factor or 1.0, asked.seconds or 0.0
+    if asked.probability == 0 or (factor == 1 and seconds == 0):
+        return None
+    return Spike(probability=asked.probability, factor=factor, seconds=seconds, late=asked.where == "link")
 
 
 def model_and_precision(scenario: Scenario) -> tuple[Llm, Precision]:

@@ -44,7 +44,7 @@ class Run:
         self._traffic: dict[Port, list[float]] = {}
         self._carried: dict[int, dict[Port, list[float]]] = {}
         self._traces: dict[int, Trace] = {}
-        self._factors: dict[int, tuple[list[float], list[float]]] = {}
+        self._factors: dict[int, tuple[list[float], ...]] = {}
         self._opened: dict[int, int] = {}
         self._known: list[dict[Source, float]] = [{} for _ in range(cell.seated * cell.micro_batches)]
         """Seconds by lane."""
@@ -96,6 +96,18 @@ class Run:
         """Random factor of a transfer."""
         return self._drawn(step)[1][place]
 
+    def more(self, step: int, unit: int, draw: int) -> float:
+        """Seconds that a spike adds to an operation."""
+        return self._spike(2, step, self._drawn_at[unit] + draw)
+
+    def late(self, step: int, unit: int, draw: int) -> float:
+        """Seconds that a spike adds to the post of an operation's rows."""
+        return self._spike(3, step, self._drawn_at[unit] + draw)
+
+    def _spike(self, which: int, step: int, place: int) -> float:
+        seconds = self._drawn(step)[which]
+        return seconds[place] if seconds else 0.0
+
     def sequences(self, unit: int, micro_batch: int) -> int:
         """Sequences of a unit in a micro-batch."""
         return int(self.desk.book.lanes[unit * self.cell.micro_batches + micro_batch, seats.RANK_ROWS])
@@ -114,12 +126,13 @@ class Run:
             self._traces[step] = blank_trace(self.cell)
         return self._traces[step]
 
-    def _drawn(self, step: int) -> tuple[list[float], list[float]]:
-        """The factors of a step as lists: scalars are read one by one here. Two steps are alive at once."""
+    def _drawn(self, step: int) -> tuple[list[float], ...]:
+        """All draws of a step as lists: scalars are read one by one here. Two steps are alive at once."""
         if step not in self._factors:
             self._factors.pop(step - 2, None)
             variation, steps = self.cell.variation, range(step, step + 1)
-            self._factors[step] = variation.operations(steps).tolist(), variation.transfers(steps).tolist()
+            drawn = (variation.operations(steps), variation.transfers(steps), *variation.spikes(steps))
+            self._factors[step] = tuple(each.tolist() for each in drawn)
         return self._factors[step]
 
     # what they report ------------------------------------------------------------------------------------------------

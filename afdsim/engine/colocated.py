@@ -551,12 +551,9 @@ class _Lowering(Lowering):
         stragglers = tuple(asked.straggler.get(f"instance[{unit // ranks}]", 1.0) for unit in range(self.units))
         operations = order(self.stages, self.m)
         posting = tuple(i for i, each in enumerate(operations) if self.stages[each.layer] == 5 and each.stage in (2, 3))
-        return Variation(
-            stream=self.stream,
+        return self.varied(
             compute=(Jitter(pool="attention", stragglers=stragglers, draws=len(operations)),),
             wires=(Wires(kind="link_out", pairs=self.units, draws=len(operations), used=posting),),
-            event=asked.event,
-            step=asked.step,
             link=asked.link if posting else 0.0,
         )
 

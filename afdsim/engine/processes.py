@@ -55,6 +55,8 @@ class Clock(Protocol):
     def seconds(self, source: Source, unit: int, micro_batch: int, batch: int) -> float: ...
     def factor(self, step: int, unit: int, draw: int) -> float: ...
     def wire(self, step: int, place: int) -> float: ...
+    def more(self, step: int, unit: int, draw: int) -> float: ...
+    def late(self, step: int, unit: int, draw: int) -> float: ...
     def sequences(self, unit: int, micro_batch: int) -> int: ...
     def tokens(self, batch: int) -> int: ...
     def carried(self, step: int, port: Port, nbytes: float) -> None: ...
@@ -191,6 +193,8 @@ class Pipeline:
             length, early = length + more, early * turn.slow * turn.share * factor
             trace.held[index], trace.early[index] = held * factor, early
         finish = begin + length * factor
+        if turn.draw != NO_TURN and length > 0.0:
+            finish += self.clock.more(step, unit, turn.draw)
         trace.start[index], trace.finish[index] = begin, finish
         if place in self._sent:
             exchange = self._sent[place]
@@ -287,11 +291,12 @@ class Pipeline:
     def _post(self, turn: Turn, unit: int, times: tuple[float, float]) -> None:
         """Hand rows to the ports of a unit: they may leave at the first time, the operation ends at the second."""
         exchange = self._exchange(turn)
+        late = self.clock.late(turn[0], unit, self.schedule.post_draw(exchange))
         if exchange.pattern == ALL_TO_ALL:
-            self._posts[unit].put((turn, times))
+            self._posts[unit].put((turn, (times[0] + late, times[1])))
             return
         for port, low, high in self._legs[exchange.route][unit]:
-            self._posts[port].put((turn, times[1] + self.cell.wiring.wait, low, high))
+            self._posts[port].put((turn, times[1] + self.cell.wiring.wait + late, low, high))
 
     def _egress(self, port: int, unit: int) -> Steps:
         """Wait for a post, put one copy per receiver on the wire, announce each header."""

@@ -39,6 +39,7 @@ from afdsim.engine.schedule import (
     OUT,
     OWN,
     PAUSE,
+    POST_DRAW,
     RESOURCE,
     ROUTE,
     SENT,
@@ -137,12 +138,14 @@ class Memory(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """Factors of a block of steps; a stride of 0 repeats one step's."""
+    """Factors and spikes of a block of steps; a stride of 0 repeats one step's."""
 
     compute: Values
     wire: Values
     compute_stride: Index
     wire_stride: Index
+    more: Values  # as `compute`: seconds that a spike adds to an operation; empty where none does
+    late: Values  # the same to the post behind it
 
 
 class Supply(NamedTuple):
@@ -176,12 +179,14 @@ def work(machine: Machine, memory: Memory, noise: Noise, t: Index, unit: Index, 
         trace.early[i] = early * reals[t, SHARE] * factor
         trace.held[i] = seconds(tables, priced, book, now, (turns[t, HELD], turns[t, HELD + 1]), at) * factor
     finish = begin + length * factor
+    if len(noise.more) > 0 and turns[t, DRAWS] and length > 0.0:
+        finish += noise.more[shift + machine.drawn[unit] + turns[t, DRAW]]
     trace.start[i] = begin
     trace.finish[i] = finish
     state.free[resource, unit] = finish
 
 
-def exchange_pairs(machine: Machine, memory: Memory, noise: Noise, t: Index, shift: Index) -> None:
+def exchange_pairs(machine: Machine, memory: Memory, noise: Noise, t: Index, shift: Index, spikes: Index) -> None:
     """One copy from every sender to every receiver, through the ports of both."""
     turns, wiring, flight, state, trace = machine.turns, machine.wiring, memory.flight, memory.state, memory.trace
     rows, lanes, copies = machine.tables.rows, memory.book.lanes, (flight.header, flight.tail, flight.scratch)
@@ -198,7 +203,10 @@ def exchange_pairs(machine: Machine, memory: Memory, noise: Noise, t: Index, shi
             most = lanes[wiring.lane[x] + own, LARGEST]
             flight.wire[x] = rows[out, most] * factor
             flight.into[x] = rows[into, most] * factor
-        start = max(state.egress[port], trace.finish[turns[t, AFTER] + unit - shut] + wiring.wait)
+        posted = trace.finish[turns[t, AFTER] + unit - shut] + wiring.wait
+        if len(noise.late) > 0:
+            posted += noise.late[spikes + machine.drawn[unit] + turns[t, POST_DRAW]]
+        start = max(state.egress[port], posted)
         state.egress[port] = send(wiring.discipline, start, wiring.lag, flight.wire, copies, (low, high))
     to = turns[t, TO_OWN]
     for unit in range(turns[t, TO_FIRST], turns[t, TO_LAST]):
@@ -213,7 +221,7 @@ def exchange_pairs(machine: Machine, memory: Memory, noise: Noise, t: Index, shi
     trace.last[turns[t, NUMBER]] = last
 
 
-def exchange_all(machine: Machine, memory: Memory, noise: Noise, t: Index, shift: Index) -> None:
+def exchange_all(machine: Machine, memory: Memory, noise: Noise, t: Index, shift: Index, spikes: Index) -> None:
     """Everybody's rows to everybody, one aggregate per unit and direction."""
     turns, state, trace = machine.turns, memory.state, memory.trace
     tables, priced, book, now = machine.tables, memory.priced, memory.book, memory.now
@@ -223,6 +231,8 @@ def exchange_all(machine: Machine, memory: Memory, noise: Noise, t: Index, shift
         i = after + unit - shut
         post = trace.finish[i] - trace.early[i]
         early, posted = min(early, post), max(posted, post)
+        if len(noise.late) > 0:
+            post += noise.late[spikes + machine.drawn[unit] + turns[t, POST_DRAW]]
         begin = max(post, state.egress[unit])
         first = min(first, begin)
         factor = noise.wire[shift + machine.paired[unit] + turns[t, DRAW]]
@@ -305,9 +315,9 @@ def run_list(machine: Machine, memory: Memory, noise: Noise, shift: Index, wires
             for unit in range(turns[t, FIRST], turns[t, LAST]):
                 work(machine, memory, noise, t, unit, shift)
         elif kind == IS_PAIRS:
-            exchange_pairs(machine, memory, noise, t, wires)
+            exchange_pairs(machine, memory, noise, t, wires, shift)
         else:
-            exchange_all(machine, memory, noise, t, wires)
+            exchange_all(machine, memory, noise, t, wires, shift)
     if machine.together:
         for unit in range(machine.seated):
             memory.state.inbox[0, unit] = memory.state.free[COMPUTE, unit] + machine.host

@@ -154,7 +154,9 @@ WORK, MORE, EARLY, HELD = 11, 13, 15, 17
 OUT, INTO, TO_FIRST, TO_LAST, TO_OWN, ROUTE, HELD_BACK, NUMBER, SENT = 11, 13, 15, 16, 17, 18, 19, 20, 21
 """Columns of an exchange: tables and rows in pairs; receivers and which of their own; wiring; flag; its number; where
 the senders' ends stand in a trace (and at AFTER: the ends at which it is posted)."""
-COLUMNS = 22
+POST_DRAW = 22
+"""Column of an exchange: which of a sender's draws its post has."""
+COLUMNS = 23
 IS_BOUNDARY, IS_COMPUTE, IS_PAIRS, IS_ALL_TO_ALL = range(4)
 AT_ONCE, INBOX, ITSELF = range(3)
 """In WAITS: for nothing, for messages, for the unit's own end at AFTER."""
@@ -254,9 +256,15 @@ class Schedule:
         head = [kind, turn.senders.start, turn.senders.stop, turn.micro_batch, turn.batch, COMPUTE, ITSELF]
         number = self.exchanges[self.posts[turn.after]]
         receivers = (turn.receivers.start, turn.receivers.stop, turn.inbox)
-        tail = (*receivers, turn.route, int(turn.held_back), number, self.at[turn.sent])
+        tail = (*receivers, turn.route, int(turn.held_back), number, self.at[turn.sent], self.post_draw(turn))
         draw = [int(turn.draw != NO_TURN), max(turn.draw, 0)]
         return [*head, self.at[turn.after], 0, *draw, *turn.out, *turn.into, *tail]
+
+    def post_draw(self, turn: Exchange) -> int:
+        """Which of a sender's draws its post has: that of the operation whose rows are sent."""
+        sent = self.turns[turn.sent]
+        assert isinstance(sent, Compute)
+        return max(sent.draw, 0)
 
     @cached_property
     def line(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

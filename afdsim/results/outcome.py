@@ -113,6 +113,37 @@ def gpus(record: Record, cell: Cell) -> Columns:
     }
 
 
+APART = 1.01
+"""Busy share of the busiest rank over that of the idlest from which they are told."""
+
+
+def ranks(record: Record, cell: Cell, gpus: Columns) -> metrics.Ranks | None:
+    """The busiest and the idlest of the ranks that hold requests; None where these are alike."""
+    pool = cell.pools[0]
+    seconds = np.array([gpus[cause][: pool.gpus.gpus : pool.gpus_per_rank] for cause in CAUSES])
+    length = seconds.sum(axis=0)
+    if not length.all():
+        return None
+    busy, (sequences, contexts) = seconds[BUSY] / length, _loads(record, cell)
+
+    def at(place: int) -> metrics.Rank:
+        instance, rank = divmod(place, cell.deployment.attention.dp)
+        own = [float(column[place]) for column in (busy, sequences, contexts)]
+        return metrics.Rank(instance=instance, rank=rank, busy=own[0], sequences=own[1], context=own[2])
+
+    found = metrics.Ranks(busiest=at(int(busy.argmax())), idlest=at(int(busy.argmin())))
+    return found if found.spread > APART else None
+
+
+def _loads(record: Record, cell: Cell) -> tuple[Array, Array]:
+    """Mean sequences of every attention rank over the completed steps, and their mean context."""
+    taken, read = _read(record)
+    rank, count = record.requests.seat // cell.micro_batches, cell.deployment.attention.ranks
+    there = taken > 0
+    steps, tokens = (np.bincount(rank[there], each[there], minlength=count) for each in (taken, read))
+    return steps / max(record.steps, 1), tokens / np.maximum(steps, 1)
+
+
 def links(record: Record, cell: Cell) -> Columns:
     """One row per NIC and direction: messages and bytes over the completed steps."""
     rows = cell.links(_computed(record, cell), record.steps)
@@ -175,13 +206,23 @@ def _means(record: Record, cell: Cell) -> tuple[float, float, float]:
     count = int(inside.sum())
     if not count:
         return 0.0, 0.0, 0.0
-    taken = steps_taken(table, record.steps_run)
-    pace = np.where(table.needs > 0, _tokens_left(table) / np.maximum(table.needs, 1), 1.0)
-    contexts = taken * table.context + pace * taken * (taken - 1) / 2
-    mean_context = contexts.sum() / max(taken.sum(), 1)
-    per_step = (pace * taken).sum() / max(taken.sum(), 1)
+    taken, read = _read(record)
+    mean_context = read.sum() / max(taken.sum(), 1)
+    per_step = (_pace(table) * taken).sum() / max(taken.sum(), 1)
     batch_mean = batch[inside].sum() / per_step / count / cell.ranks
     return float(batch_mean), float(mean_context), count / cell.seated
+
+
+def _read(record: Record) -> tuple[Array, Array]:
+    """Completed steps that each request took part in, and the sum of its contexts in these."""
+    table = record.requests
+    taken = steps_taken(table, record.steps_run)
+    return taken, taken * table.context + _pace(table) * taken * (taken - 1) / 2
+
+
+def _pace(table: Requests) -> Array:
+    """Tokens that every request gains in a step."""
+    return np.where(table.needs > 0, _tokens_left(table) / np.maximum(table.needs, 1), 1.0)
 
 
 def mean_step(record: Record, cell: Cell) -> Means | None:

@@ -76,8 +76,13 @@ def _numbers(note: str) -> list[float]:
 
 
 def _together(key: str, values: Sequence[Any]) -> Any:
-    """Merge the values of one key over the seeds; what some seeds lack is left out."""
+    """Merge the values of one key over the seeds; what some seeds lack is left out.
+
+    Of ranks, which have names and no mean, those of the seed in which they lie furthest apart.
+    """
     first = values[0]
+    if key == "ranks":
+        return max(values, key=lambda ranks: ranks.get("spread", math.inf))
     if isinstance(first, Mapping):
         shared = [name for name in first if all(name in each for each in values)]
         return {name: _together(name, [each[name] for each in values]) for name in shared}

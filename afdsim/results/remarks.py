@@ -20,7 +20,8 @@ from afdsim.engine.cell import Cell
 from afdsim.engine.desk import Demand
 from afdsim.engine.record import Record
 from afdsim.scenario.document import Scenario
-from afdsim.units import show_many
+from afdsim.scenario.tree import Spike
+from afdsim.units import show_many, show_time
 from afdsim.workload.laws import Recorded, RequestSource
 
 BEYOND = "(max_position_embeddings)"
@@ -104,9 +105,21 @@ def _assumed_variation(scenario: Scenario) -> Iterator[str]:
     assumed = [f"{key} {value:g}" for key in ("event", "step") if (value := getattr(scenario.variation, key))]
     if assumed:
         yield f"assumed variation (sigma of lognormal multipliers): {', '.join(assumed)}"
+    if (spike := scenario.variation.spike) is not None and spike.probability:
+        yield f"assumed spikes: {_spike(spike)}"
     slow = [f"{target} x{factor:g}" for target, factor in scenario.variation.straggler.items() if factor != 1]
     if slow:
         yield f"assumed stragglers (factor on the operations of every layer): {', '.join(slow)}"
+
+
+def _spike(spike: Spike) -> str:
+    """Return ``an operation takes 5.00 ms longer with probability 0.0001``."""
+    time, rare = show_time(spike.seconds or 0.0), f"with probability {spike.probability:g}"
+    if spike.factor is not None:
+        return f"an operation takes {spike.factor:g} times as long {rare}"
+    if spike.where == "link":
+        return f"the rows of an operation are posted {time} later {rare}"
+    return f"an operation takes {time} longer {rare}"
 
 
 def _refused(cell: Cell, record: Record) -> Iterator[str]:

@@ -418,6 +418,7 @@ def _scalars(run: Run) -> dict[str, Any]:
         "sla": None if run.sla is None else {"limits": dict(run.sla.limits), "percentile": run.sla.percentile},
         "load": run.load and run.load.plain(),
         "bounds": run.bounds and asdict(run.bounds),
+        "ranks": run.ranks and asdict(run.ranks),
     }
 
 
@@ -434,7 +435,14 @@ def _run(scalars: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> Run:
         sla=None if scalars["sla"] is None else metrics.Sla(**scalars["sla"]),
         load=scalars["load"] and Load.read(scalars["load"]),
         bounds=scalars["bounds"] and Bounds(**scalars["bounds"]),
+        ranks=_ranks(scalars.get("ranks")),  # older folders have none
     )
+
+
+def _ranks(found: Mapping[str, Any] | None) -> metrics.Ranks | None:
+    if found is None:
+        return None
+    return metrics.Ranks(**{end: metrics.Rank(**own) for end, own in found.items()})
 
 
 def _log(made: Manifest, lines: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -83,10 +84,14 @@ def _own(run: Run, samples: Mapping[str, Samples]) -> dict[str, Any]:
 
 def _pools(run: Run) -> dict[str, Any]:
     shares = metrics.causes(run.gpus)
-    return {
+    found: dict[str, Any] = {
         name: {"gpu": pool.gpu, "gpus": pool.gpus, **shares.get(name, {}), "mfu": pool.mfu, "mbu": pool.mbu}
         for name, pool in run.pools.items()
     }
+    if run.ranks is not None:
+        spread = {"spread": run.ranks.spread} if math.isfinite(run.ranks.spread) else {}
+        found[next(iter(found))]["ranks"] = asdict(run.ranks) | spread
+    return found
 
 
 def _too_few(samples: Mapping[str, Samples]) -> Iterator[str]:

@@ -232,7 +232,7 @@ class _Page:
             rows += self._instances(name)
         lines = [self.ink.strong("Where the GPU time went (rows sum to 100 %)")]
         lines += table(["pool", *_CAUSES], rows, self.ink)
-        return [*lines, *_efficiency(pools), *_bottleneck(self.own, self._idle())]
+        return [*lines, *_ranks(pools), *_efficiency(pools), *_bottleneck(self.own, self._idle())]
 
     def _idle(self) -> float:
         """Return the share of time in which the instance that is hardly ever without work is without."""
@@ -423,6 +423,20 @@ def _efficiency(pools: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if "mfu" in pool or "mbu" in pool
     ]
     return [" of peak: " + "; ".join(parts)] if parts else []
+
+
+def _ranks(pools: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Name the busiest and the idlest rank where ranks differ, with what they had to do."""
+    name = next(iter(pools))
+    ranks, pool = pools[name].get("ranks"), "instance" if name == "colocated" else name
+    if ranks is None:
+        return []
+    ends = [
+        f"{word} {pool}[{end['instance']}].rank[{end['rank']}] {end['busy']:.1%} busy with {end['sequences']:,.1f} "
+        f"sequences of {show_count(round(end['context']))} tokens"
+        for word, end in ((word, ranks[word]) for word in ("busiest", "idlest"))
+    ]
+    return hanging(" ranks: ", ", ".join(ends))
 
 
 _APART, _MOST_ROWS = 0.01, 8

@@ -190,6 +190,8 @@ class _Step:
     """Sequences by lane."""
     transfers: np.ndarray
     """Random factors of the transfers."""
+    late: np.ndarray
+    """Seconds that spikes add to posts; empty where none do."""
 
 
 @dataclass
@@ -229,6 +231,7 @@ class _Spans:
             trace=trace,
             batch=np.array([self.batches.get(lane, 0) for lane in lanes]),
             transfers=cell.variation.transfers(range(number, number + 1)),
+            late=cell.variation.spikes(range(number, number + 1))[1],
         )
 
     def _step(self, step: _Step) -> Iterator[Span]:
@@ -316,7 +319,7 @@ class _Spans:
             wire = [0.0] * copies
             for x in range(low, high):
                 wire[x], into[x] = self._seconds(step, turn, x)
-            posted = self._span(step, turn.after, unit)[1] + wiring.wait
+            posted = self._span(step, turn.after, unit)[1] + wiring.wait + self._late(step, turn, unit)
             begin = max(self.egress.get(port, NEVER), posted)
             scratch = (header, tail, list(range(copies)))
             self.egress[port] = send(wiring.discipline, begin, 0.0, wire, scratch, (low, high))
@@ -327,6 +330,11 @@ class _Spans:
             spans += self._taken(step, turn, (unit, port), taken, (header, tail, into))
             arrived = max(arrived, self.ingress[port] + wiring.rest + wiring.poll)
         return spans, arrived
+
+    def _late(self, step: _Step, turn: Exchange, unit: int) -> float:
+        """Return the seconds that a spike adds to the post of a sender."""
+        place = int(self.cell.variation.units[unit]) + self.cell.schedule.post_draw(turn)
+        return float(step.late[place]) if len(step.late) else 0.0
 
     def _seconds(self, step: _Step, turn: Exchange, x: int) -> tuple[float, float]:
         """Return the seconds of a copy on both its ports, a micro-batch's rows spread evenly over the ranks."""

@@ -80,6 +80,9 @@ class Scenario(Part):
                 yield f"variation.straggler.{target}", f"a {deployment.type} deployment has {words}"
             elif int(index) >= pools[pool]:
                 yield f"variation.straggler.{target}", f"{pool} has instances 0..{pools[pool] - 1}"
+        spike = self.variation.spike
+        if spike is not None and spike.where == "link" and isinstance(deployment, tree.TensorParallel):
+            yield "variation.spike.where", "a tensor_parallel deployment posts nothing: use 'where: compute'"
         arrival = self.workload.arrival
         if isinstance(arrival, asked.ClosedLoop) and (arrival.concurrency or 0) > deployment.slots:
             yield "workload.arrival.concurrency", f"must be <= {deployment.slots:,}, all slots of the deployment"
@@ -245,6 +248,8 @@ class Kind(IntEnum):
     experts = 10
     failures = 11
     acceptance = 12
+    spike_attention = 13
+    spike_ffn = 14
 
 
 def stream(seed: int, kind: Kind | str, step: int = 0) -> np.random.Generator:

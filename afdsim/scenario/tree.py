@@ -159,7 +159,13 @@ class Afd(Part):
     boundary: Annotated[Literal["stream", "drain"], Choice(("stream", "drain"))] = "stream"
     """Whether a micro-batch starts its next step at once or waits for the others of its instance."""
     gap: Time = 0.0
-    """Pause between steps of a drained pipeline."""
+    """Pause between steps of a drained pipeline, once a step, beside `host_overhead`. Published: 2 ms per iteration of
+    93 ms (xDeepServe), 9.8 ms where the host does not run ahead (FastAFD), 15 ms between batches (arXiv:2602.09721);
+    sources in docs/host_time.md."""
+    host_overhead: Time = 0.0
+    """Host time per step of a micro-batch (scheduler, sampling on the host): its attention instance stands still for it
+    between the boundary and layer 1, in both kinds of `boundary`. Published: 0.5 to 6 ms for a whole step of an open
+    engine; sources in docs/host_time.md."""
     gate: Role = "attention"
     """Who computes router and top-k. On the FFN side messages carry no expert ids."""
     shared_expert: Role = "ffn"
@@ -200,7 +206,8 @@ class _Engine(Part):
     framework_overhead: Time = 0.0
     """GPU time per layer and step beyond the modelled kernels; wall-clock figures of open frameworks need it."""
     host_overhead: Time = 0.0
-    """Pause between two steps in which the GPU waits for the host."""
+    """Pause between two steps in which the GPU waits for the host. Published: 6.1 ms (SGLang on H200 without overlap
+    scheduling), 0.5 to 5 ms (quoted in BLIS #480 and #482); sources in docs/host_time.md."""
     mtp: Mtp | None = None
 
     def faults(self) -> Iterator[Fault]:
@@ -356,8 +363,38 @@ class Experts(Part):
             yield "placement", f"of experts makes no difference to 'law: {self.law}'; remove it"
 
 
+class Spike(Part):
+    """Operations that rarely take much longer, beside their jitter; give one of `seconds` and `factor`.
+
+    Multipliers of jitter have mean 1, spikes do not: they cost time on average too. StepMesh reports that an occasional
+    slow polling thread raises the P99 of TPOT by tens of ms.
+    """
+
+    probability: Annotated[float, Real(0.0, 1.0)]
+    """Of every operation of a unit: an instance, or a rank of attention with `granularity: gpu`."""
+    seconds: Time | None = None
+    """How much longer it takes, or how much later its rows are posted."""
+    factor: Annotated[float, Real(1.0)] | None = None
+    """How many times as long it takes."""
+    where: Annotated[Literal["compute", "link"], Choice(("compute", "link"))] = "compute"
+    """What it hits: the operation itself, or the post of its rows, as a descheduled thread would (seconds only); rows
+    of the same NIC that come behind wait too."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that one of seconds and factor is given, and that it fits what is hit."""
+        if self.where == "link" and self.factor is not None:
+            yield (
+                "factor",
+                "does not fit 'where: link': a late post is late by 'seconds', e.g. '5ms', whatever its rows",
+            )
+        elif self.seconds is None and self.factor is None:
+            yield "", "needs 'seconds', e.g. '5ms', or 'factor', e.g. 10"
+        elif self.seconds is not None and self.factor is not None:
+            yield "factor", "give one of factor and seconds"
+
+
 class Variation(Part):
-    """Lognormal multipliers of mean 1, given by the sigma of their logarithm, and constant factors."""
+    """Lognormal multipliers of mean 1, given by the sigma of their logarithm, spikes, and constant factors."""
 
     event: Sigma = 0.0
     """Per operation."""
@@ -372,6 +409,7 @@ class Variation(Part):
         Annotated[float, Real(positive=True)],
     ] = Field(default_factory=dict)
     """Constant slow-down of single instances."""
+    spike: Spike | None = None
     experts: Experts = Experts()
 
 

@@ -47,7 +47,7 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("f_nodes n_f_nodes", ("deployment.ffn.instances",)),
     ("gpus num_gpus gpus_per_node num_gpus_per_node", _SERVER),
     ("hardware device gpu_type system", _HARDWARE),
-    ("cpu_overhead scheduler_overhead", ("deployment.host_overhead", "deployment.gap")),
+    ("cpu_overhead scheduler_overhead", ("deployment.host_overhead",)),
     ("attention_backend", _KERNELS),
     ("moe_backend moe_runner_backend", _KERNELS[1:]),
     ("all2all_backend moe_a2a_backend deepep_mode", ("deployment.all_to_all",)),
@@ -170,8 +170,7 @@ _TOPICS: tuple[tuple[str, str], ...] = (
     ),
     (
         "tokenizer tokenizer_mode detokenizer async_scheduling",
-        "tokenizer and scheduler are not modelled; 'deployment.gap' (AFD) or 'deployment.host_overhead' (colocated) "
-        "is a pause between steps",
+        "tokenizer and scheduler are not modelled; 'deployment.host_overhead' is the time that they take in every step",
     ),
     (
         "beam_width num_beams beam_search best_of temperature top_p sampling_params ignore_eos",

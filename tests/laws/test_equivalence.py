@@ -18,13 +18,20 @@ from tests.cases import Outcome, Stages, run, tiny, tiny_hybrid, tiny_sparse, ti
 
 SKEWS = [{}, {"law": "power_law", "skew": 0.8}, {"law": "slowest", "max_over_mean": 1.3}]
 """Laws of the load of experts."""
+SPIKES = [
+    None,
+    {"probability": 0.05, "factor": 7.0},
+    {"probability": 0.05, "seconds": "2ms"},
+    {"probability": 0.05, "seconds": "2ms", "where": "link"},
+]
+"""Rare operations that take longer, and rare posts that come later."""
 SIDES = [(1, 1), (2, 2), (2, 1), (1, 2), (2, 4), (3, 2), (4, 4), (5, 4)]
 """GPUs of an attention and of an FFN instance: at GPU granularity one rail or several, of as many ranks or not."""
 
 
 @st.composite
 def deployments(draw: st.DrawFn, attention: int = 4, depths: tuple[int, ...] = (2, 3, 4, 5, 6, 7)) -> Scenario:
-    """Any small deployment: sizes, jitter, stragglers, skew, drafts, slow links, every discipline, both boundaries."""
+    """Any small deployment: sizes, jitter, spikes, stragglers, skew, drafts, slow links, every discipline, both boundaries."""
     gpus = draw(st.sampled_from(SIDES))
     drain = draw(st.booleans())
     instances = draw(st.integers(1, attention))
@@ -52,9 +59,12 @@ def deployments(draw: st.DrawFn, attention: int = 4, depths: tuple[int, ...] = (
         "variation__step": draw(st.sampled_from([0.0, 0.2])),
         "variation__link": draw(st.sampled_from([0.0, 0.3])),
         "variation__straggler": draw(st.sampled_from([{}, {"attention[0]": 1.5}, {"ffn[0]": 1.2}])),
+        "variation__spike": draw(st.sampled_from(SPIKES)),
         "variation__experts": draw(st.sampled_from(SKEWS)),
         "run__granularity": draw(st.sampled_from(["instance", "gpu"])),
     }
+    if draw(st.booleans()):
+        changes["deployment__host_overhead"] = "70us"
     if drain and draw(st.booleans()):
         changes["deployment__gap"] = "50us"
     if draw(st.integers(0, 2)) == 0:

@@ -48,6 +48,7 @@ KINDS = {
     "dedicated wires": lambda: scenario(network__type="dedicated"),
     "drained steps": lambda: scenario(deployment__boundary="drain", deployment__gap="50us"),
     "one micro-batch": lambda: scenario(deployment__num_microbatches=1),
+    "late posts": lambda: scenario(variation__spike={"probability": 0.3, "seconds": "1ms", "where": "link"}),
     "colocated": lambda: afdsim.load(COLOCATED),
 }
 
@@ -98,6 +99,21 @@ def test_replayed_transfers_end_when_the_engine_says(drawn, kind):
     assert len(works) > 50
     for before, work in pairwise(works):
         assert work.start_s == max(before.end_s, gathered[work.step, work.layer, work.micro_batch])
+
+
+def test_late_rows_leave_late():
+    every = {"probability": 1.0, "seconds": "1ms", "where": "link"}
+    found = recording.record(scenario(network__type="shared", variation__spike=every), WHOLE).spans
+    places = {span.track: {} for span in found}
+    for span in found:
+        if span.cause == "busy" and span.layer >= 0:
+            places[span.track][span.step, span.layer, span.micro_batch] = span
+
+    for server, port in (("attention[1]", "attention[1] egress"), ("ffn[0] scatter", "ffn[0] egress")):
+        shared = places[server].keys() & places[port].keys()
+        waited = [places[port][place].start_s - places[server][place].end_s for place in shared]
+        assert len(waited) > 50
+        assert min(waited) == pytest.approx(1e-3 + 8e-6 + 1.5e-6, rel=1e-9)  # synchronise and post as well
 
 
 def test_engines_draw_the_same_timeline(drawn):

@@ -147,6 +147,18 @@ ROWS = (
      "23:15: variation.straggler.decode[1]: must be 'attention[i]' or 'ffn[i]'; colocated: 'instance[i]' (got 'decode[1]')"),
     ("1.2}", "0}",
      "23:31: variation.straggler.attention[1]: must be a number > 0 (got 0)"),
+    ('{"attention[1]": 1.2}', '{}\n  spike: {probability: 0.1}',
+     "24:10: variation.spike: needs 'seconds', e.g. '5ms', or 'factor', e.g. 10"),
+    ('{"attention[1]": 1.2}', '{}\n  spike: {probability: 0.1, seconds: 5ms, factor: 3}',
+     "24:51: variation.spike.factor: give one of factor and seconds"),
+    ('{"attention[1]": 1.2}', '{}\n  spike: {probability: 0.1, factor: 3, where: link}',
+     "24:37: variation.spike.factor: does not fit 'where: link': a late post is late by 'seconds', e.g. '5ms', whatever "
+     "its rows"),
+    ('{"attention[1]": 1.2}', '{}\n  spike: {probability: 2, factor: 0.5}',
+     "24:24: variation.spike.probability: must be a number >= 0 and <= 1 (got 2)\n"
+     "24:35: variation.spike.factor: must be a number >= 1 (got 0.5)"),
+    ('{"attention[1]": 1.2}', '{}\n  spike: {probability: 0.1, seconds: 5}',
+     "24:38: variation.spike.seconds: needs a unit, for example '5us' or '5ms'"),
     ("sla: {tpot: 50ms, percentile: p99}", "sla: {tpot: 50ms, percentile: p98}",
      "31:31: sla.percentile: must be one of mean, p50, p90, p95, p99 (got 'p98'); did you mean 'p99'?"),
     ("sla: {tpot: 50ms, percentile: p99}", "sla: {}",
@@ -326,7 +338,7 @@ def test_nesting_and_aliases_are_bounded(file):
         ),
         (
             "deployment.atn.instances=1",
-            "--set deployment.atn.instances=1: deployment.atn.instances: no such key 'atn' under 'deployment' (has: type, attention, ffn, num_microbatches, max_num_seqs, gpu_memory_utilization, boundary, gap, gate, shared_expert, dispatch, mtp)",
+            "--set deployment.atn.instances=1: deployment.atn.instances: no such key 'atn' under 'deployment' (has: type, attention, ffn, num_microbatches, max_num_seqs, gpu_memory_utilization, boundary, gap, host_overhead, gate, shared_expert, dispatch, mtp)",
         ),
         (
             "netwrk.post=1us",

@@ -177,7 +177,7 @@ def test_a_wrong_axis_is_named_before_anything_runs():
 
     assert str(caught.value) == (
         "deployment.atn.instances: no such key 'atn' under 'deployment' (has: type, attention, ffn, num_microbatches, "
-        "max_num_seqs, gpu_memory_utilization, boundary, gap, gate, shared_expert, dispatch, mtp)"
+        "max_num_seqs, gpu_memory_utilization, boundary, gap, host_overhead, gate, shared_expert, dispatch, mtp)"
     )
 
 
@@ -244,6 +244,19 @@ def test_overrides_are_yaml_and_apply_in_order(small_file):
     assert scenario.run.seeds == (1, 2)
     assert scenario.variation.straggler == {"attention[0]": 1.2}
     assert scenario.deployment.max_num_seqs == 6
+
+
+def test_a_late_post_needs_a_deployment_that_posts():
+    late = {"probability": 0.1, "seconds": "1ms", "where": "link"}
+    engine = {"type": "tensor_parallel", "gpu": "H800", "gpus": 8, "max_num_seqs": 4}
+    tensor = load("small").given() | {"deployment": engine}
+
+    assert load("step3_ep32").vary("variation.spike", late).variation.spike.where == "link"
+    with pytest.raises(ScenarioError) as caught:
+        load(tensor | {"variation": {"spike": late}})
+    assert str(caught.value) == (
+        "variation.spike.where: a tensor_parallel deployment posts nothing: use 'where: compute'"
+    )
 
 
 def test_an_override_reaches_into_a_shorthand(small_file):
