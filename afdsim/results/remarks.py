@@ -104,7 +104,7 @@ def _repeated(scenario: Scenario, demand: Demand, record: Record) -> Iterator[st
 def _assumed_variation(scenario: Scenario) -> Iterator[str]:
     assumed = [f"{key} {value:g}" for key in ("event", "step") if (value := getattr(scenario.variation, key))]
     if assumed:
-        yield f"assumed variation (sigma of lognormal multipliers): {', '.join(assumed)}"
+        yield f"variation as the scenario states it (sigma of lognormal multipliers): {', '.join(assumed)}"
     if (spike := scenario.variation.spike) is not None and spike.probability:
         yield f"assumed spikes: {_spike(spike)}"
     slow = [f"{target} x{factor:g}" for target, factor in scenario.variation.straggler.items() if factor != 1]

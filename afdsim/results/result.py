@@ -103,7 +103,7 @@ class Result:
     run: Run
     manifest: Manifest
     notes: tuple[str, ...] = ()
-    """What a reader of the figures should know: refused requests, assumed variation, transferred coefficients."""
+    """What a reader of the figures should know: refused requests, variation, transferred coefficients."""
     asked: tuple[Format, ...] = ()
     """Number formats with who asked for each, of a run that was read back; else the scenario knows."""
 
