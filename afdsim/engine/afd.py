@@ -34,7 +34,7 @@ from afdsim.cost.operators import (
     scatter_operator,
 )
 from afdsim.cost.roofline import CostModel, Roofline
-from afdsim.engine import passes
+from afdsim.engine import fabrics, passes
 from afdsim.engine.books import IMBALANCE, WAIT_PEER
 from afdsim.engine.cell import (
     Array,
@@ -116,7 +116,7 @@ def lower(scenario: Scenario, *, seed: int, cost: CostModel | None = None, netwo
         ffn_cost=cost or Roofline(backends=afd.ffn.kernels),
         network=network or Wire(),
         stream=Streams(seed),
-        fabric=fabric(afd, per_rank=scenario.run.granularity == "gpu"),
+        fabric=fabric(afd, per_rank=scenario.run.granularity == "gpu", cabling=fabrics.cabling(scenario.network)),
     ).cell()
 
 
@@ -355,16 +355,18 @@ class _Lowering(Lowering):
         return table(priced(self.cost, self.deployment.attention.gpu, operators), self.batches)
 
     def _messages(self) -> list[Array]:
-        """Seconds of a message on the sender's and on the receiver's port, out by kind and back."""
-        attention, ffn = self._port_bandwidths()
-        out, back = self._row_bytes
-        senders = self.fabric.senders_per_port
-        return [
-            *(self._wire(nbytes, attention) for nbytes in out),
-            *(self._wire(nbytes * senders, ffn) for nbytes in out),
-            self._wire(back * senders, ffn),
-            self._wire(back, attention),
-        ]
+        """Seconds of a message on the sender's and on the receiver's port, out by kind and back; then on uplinks."""
+        (out, back), rows, pools = self._row_bytes, list[Array](), (self.deployment.attention, self.deployment.ffn)
+        for (attention, ffn), (own, met) in fabrics.hops(
+            self.scenario.network, self.fabric, (pools[0].gpu, pools[1].gpu)
+        ):
+            rows += [
+                *(self._wire(nbytes * own, attention) for nbytes in out),
+                *(self._wire(nbytes * met, ffn) for nbytes in out),
+                self._wire(back * met, ffn),
+                self._wire(back * own, attention),
+            ]
+        return rows
 
     @cached_property
     def _row_bytes(self) -> tuple[list[float], float]:
@@ -373,13 +375,6 @@ class _Lowering(Lowering):
         firsts = [next(layer for layer in self.layers if _top_k(layer) == top_k) for top_k in self.wires]
         out = [dispatch_bytes(llm, layer, self.deployment.precision.ffn) * queries for layer in firsts]
         return out, combine_bytes(llm) * queries
-
-    def _port_bandwidths(self) -> tuple[float, float]:
-        """Achieved bytes/s of an attention NIC and of an FFN NIC."""
-        link, efficiency = self.scenario.network.link, self.scenario.network.efficiency
-        gpus = (self.deployment.attention.gpu, self.deployment.ffn.gpu)
-        attention, ffn = ((link.bandwidth or gpu.nic.bandwidth) * efficiency for gpu in gpus)
-        return attention, ffn
 
     def _wire(self, per_token: float, bandwidth: float) -> Array:
         """Seconds of a message on one NIC port by batch of the rank; its rows are shared by the rank's GPUs."""
@@ -440,7 +435,7 @@ class _Lowering(Lowering):
 
     def _wiring(self) -> Wiring:
         """Ports of both sides: one a unit, one an FFN instance and rail; a wire a pair where they are dedicated."""
-        network, hops = self.scenario.network, self.fabric.hops
+        network, uplinks = self.scenario.network, self.scenario.network.uplinks
         discipline = DISCIPLINES.index(network.type)
         alone = discipline == DEDICATED
         return wired(
@@ -453,9 +448,11 @@ class _Lowering(Lowering):
         )._replace(
             discipline=discipline,
             wait=network.synchronise + network.post,
-            lag=network.link.latency if alone else network.link.latency / hops,
-            rest=0.0 if alone else network.link.latency / hops,
+            lag=network.link.latency if alone else network.link.latency / 2,
+            rest=0.0 if alone else network.link.latency / 2,
             poll=network.poll,
+            between=uplinks.latency if uplinks else 0.0,
+            further=INDEX(2 * len(self.wires) + 2 if uplinks else 0),
         )
 
     def _variation(self) -> Variation:
@@ -539,7 +536,7 @@ class _Lowering(Lowering):
                     place = ("attention", server, rank * attention.tp + part)
                     rows.append((*place, "egress", passes * ffn.instances, sent * per_token[0]))
                     rows.append((*place, "ingress", passes * ffn.instances, sent * per_token[1]))
-        return rows + self._ffn_links(rank_tokens, passes, per_token)
+        return fabrics.per_nic(rows + self._ffn_links(rank_tokens, passes, per_token), self.fabric.sharing)
 
     def _ffn_links(self, rank_tokens: Array, passes: int, per_token: tuple[float, float]) -> list[LinkRow]:
         attention, ffn = self.deployment.attention, self.deployment.ffn

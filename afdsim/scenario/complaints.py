@@ -145,9 +145,12 @@ def _unknown(keys: Keys, root: Model, data: Any) -> str:
 
 
 def _home(keys: Keys, root: Model) -> str:
-    """Return the only other path that ends in the same key, or nothing."""
-    homes = {path for path in _paths(root) if path.split(".")[-1] == keys[-1]} - {dotted(keys)}
-    return homes.pop() if len(homes) == 1 else ""
+    """Return the only other path that ends in the same key, a map that is always there before one that is not."""
+    for optional in (False, True):
+        homes = {path for path in _paths(root, optional=optional) if path.split(".")[-1] == keys[-1]} - {dotted(keys)}
+        if homes:
+            return homes.pop() if len(homes) == 1 else ""
+    return ""
 
 
 def _hint(keys: Keys, root: Model, data: Any) -> str:
@@ -188,11 +191,12 @@ def _parts(annotation: Any) -> list[Model]:
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
 
 
-def _paths(part: Model, prefix: str = "") -> Iterator[str]:
+def _paths(part: Model, prefix: str = "", *, optional: bool = True) -> Iterator[str]:
+    """Yield every path below a map; without `optional` none inside of maps that are absent unless given."""
     for name, field in part.model_fields.items():
         yield f"{prefix}{name}"
-        for below in _parts(field.annotation):
-            yield from _paths(below, f"{prefix}{name}.")
+        for below in _parts(field.annotation) if optional or field.default is not None else ():
+            yield from _paths(below, f"{prefix}{name}.", optional=optional)
 
 
 def _below_root(part: Model) -> Iterator[Model]:

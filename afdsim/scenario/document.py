@@ -23,7 +23,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from afdsim import units
 from afdsim.catalog import entries as catalog
 from afdsim.errors import ScenarioError
-from afdsim.scenario import asked, complaints, divisions, leaves, tree, yamlfile
+from afdsim.scenario import asked, cabling, complaints, divisions, leaves, tree, yamlfile
 from afdsim.scenario.part import Fault, Part
 from afdsim.scenario.yamlfile import Document, Keys, Mark
 
@@ -83,7 +83,9 @@ class Scenario(Part):
         arrival = self.workload.arrival
         if isinstance(arrival, asked.ClosedLoop) and (arrival.concurrency or 0) > deployment.slots:
             yield "workload.arrival.concurrency", f"must be <= {deployment.slots:,}, all slots of the deployment"
-        if not isinstance(deployment, tree.Afd):
+        if isinstance(deployment, tree.Afd):
+            yield from cabling.misfits(self.network, deployment)
+        else:
             yield from _colocated_faults(self.model, deployment, self.network)
 
     @cached_property
