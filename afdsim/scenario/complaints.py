@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from afdsim.scenario import words
 from afdsim.scenario.leaves import got
-from afdsim.scenario.yamlfile import Document, Keys, dotted
+from afdsim.scenario.yamlfile import Document, Keys, dotted, split
 from afdsim.units import suggestion
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def lines(error: ValidationError, document: Document, root: Model) -> Iterator[s
         keys = _keys(item["loc"], document.data)
         if item["type"] == "faults":
             for path, message in item["ctx"]["faults"]:
-                yield _line(document, (*keys, *(path.split(".") if path else ())), message)
+                yield _line(document, (*keys, *(split(path) if path else ())), message)
         elif item["type"] == "extra_forbidden":
             yield _line(document, keys, _unknown(keys, root, document.data), key=True)
         else:
@@ -90,6 +90,7 @@ def described(root: Model) -> dict[str, Any]:
     schema["properties"] = {"extends": extends, **schema["properties"]}
     for key in ("input_len", "output_len"):
         schema["$defs"]["Workload"]["properties"][key]["anyOf"].append({"type": "integer", "minimum": 1})
+    schema["$defs"]["Network"]["properties"]["nics_per_instance"]["anyOf"].append({"type": "integer", "minimum": 1})
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

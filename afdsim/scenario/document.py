@@ -463,7 +463,7 @@ def near(path: Path) -> Path:
 
 
 def _keys(path: str) -> Keys:
-    return tuple(path.split("."))
+    return yamlfile.split(path)
 
 
 def _by_position(line: str) -> tuple[str, int, int]:
