@@ -9,6 +9,7 @@ tables        seconds as the engines look them up, and what a lane's membership 
 passes        operators of one GPU of each role in a pass: what shares of peak count
 record        what a run leaves: boundaries, requests, causes
 cell          a lowered deployment, and what every lowering needs
+fabrics       NICs and uplinks of a scenario, as seconds of a row and counters
 afd           attention-FFN disaggregation as a schedule
 colocated     expert and tensor parallelism as a schedule
 lowering      from a scenario to its cell, whatever its kind

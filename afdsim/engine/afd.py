@@ -9,7 +9,7 @@ instance, J micro-batch of the cell: group x micro-batches + j.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -27,7 +27,7 @@ from afdsim.cluster.topology import Fabric, fabric, wired
 from afdsim.cost import stages
 from afdsim.cost.operators import Operator, boundary_operators
 from afdsim.cost.roofline import CostModel, Roofline
-from afdsim.engine import passes
+from afdsim.engine import fabrics, passes
 from afdsim.engine.books import IMBALANCE, WAIT_PEER
 from afdsim.engine.cell import (
     Array,
@@ -42,6 +42,7 @@ from afdsim.engine.cell import (
     flat,
     model_and_precision,
     priced,
+    rank_seconds,
     table,
 )
 from afdsim.engine.passes import Work
@@ -123,7 +124,7 @@ def lower(scenario: Scenario, *, seed: int, cost: CostModel | None = None, netwo
         ffn_cost=cost or Roofline(backends=afd.ffn.kernels),
         network=network or Wire(),
         stream=Streams(seed),
-        fabric=fabric(afd, per_rank=scenario.run.granularity == "gpu"),
+        fabric=fabric(afd, per_rank=scenario.run.granularity == "gpu", cabling=fabrics.cabling(scenario.network)),
     ).cell()
 
 
@@ -139,14 +140,13 @@ class _Lowering(Lowering):
 
     def cell(self) -> Cell:
         place, pricing, even = self._tokens()
-        ranks = self._ranks()
+        ranks, law = self._ranks(), CoreLaw(deployment=self.deployment, cost=self.cost, queries=self.queries)
+        tables = flat(ranks, law, place, self._batch_of)
         return Cell(
             deployment=self.deployment,
             schedule=self._schedule(),
-            pools=self._pools(even),
-            tables=flat(
-                ranks, CoreLaw(deployment=self.deployment, cost=self.cost, queries=self.queries), place, self._batch_of
-            ),
+            pools=self._pools(even, partial(rank_seconds, tables, ranks.windows, queries=self.queries)),
+            tables=tables,
             pricing=pricing,
             wiring=self._wiring(),
             variation=self._variation(),
@@ -405,23 +405,17 @@ class _Lowering(Lowering):
         return table(priced(self.cost, self.deployment.attention.gpu, operators), self.batches)
 
     def _messages(self) -> list[Array]:
-        """Seconds of a message on the sender's and on the receiver's port, out by kind and back."""
-        attention, ffn = self._port_bandwidths()
+        """Seconds of a message on the sender's and on the receiver's port, out by kind and back; then on uplinks."""
         out, back = ([kind[way] * self.queries for kind in self.wires] for way in (0, 1))
-        senders = self.fabric.senders_per_port
-        return [
-            *(self._occupied(nbytes, attention) for nbytes in out),
-            *(self._occupied(nbytes * senders, ffn) for nbytes in out),
-            *(self._occupied(nbytes * senders, ffn) for nbytes in back),
-            *(self._occupied(nbytes, attention) for nbytes in back),
-        ]
-
-    def _port_bandwidths(self) -> tuple[float, float]:
-        """Achieved bytes/s of an attention NIC and of an FFN NIC."""
-        link, efficiency = self.scenario.network.link, self.scenario.network.efficiency
-        gpus = (self.deployment.attention.gpu, self.deployment.ffn.gpu)
-        attention, ffn = ((link.bandwidth or gpu.nic.bandwidth) * efficiency for gpu in gpus)
-        return attention, ffn
+        gpus, rows = (self.deployment.attention.gpu, self.deployment.ffn.gpu), list[Array]()
+        for (attention, ffn), (own, met) in fabrics.hops(self.scenario.network, self.fabric, gpus):
+            rows += [
+                *(self._occupied(nbytes * own, attention) for nbytes in out),
+                *(self._occupied(nbytes * met, ffn) for nbytes in out),
+                *(self._occupied(nbytes * met, ffn) for nbytes in back),
+                *(self._occupied(nbytes * own, attention) for nbytes in back),
+            ]
+        return rows
 
     def _occupied(self, per_token: float, bandwidth: float) -> Array:
         """Seconds of a message on one NIC port by batch of the rank; its rows are shared by the rank's GPUs."""
@@ -477,7 +471,7 @@ class _Lowering(Lowering):
 
     def _wiring(self) -> Wiring:
         """Ports of both sides: one a unit, one an FFN instance and rail; a wire a pair where they are dedicated."""
-        network, hops = self.scenario.network, self.fabric.hops
+        network, uplinks = self.scenario.network, self.scenario.network.uplinks
         discipline = DISCIPLINES.index(network.type)
         alone = discipline == DEDICATED
         return wired(
@@ -490,9 +484,11 @@ class _Lowering(Lowering):
         )._replace(
             discipline=discipline,
             wait=network.synchronise + network.post,
-            lag=network.link.latency if alone else network.link.latency / hops,
-            rest=0.0 if alone else network.link.latency / hops,
+            lag=network.link.latency if alone else network.link.latency / 2,
+            rest=0.0 if alone else network.link.latency / 2,
             poll=network.poll,
+            between=uplinks.latency if uplinks else 0.0,
+            further=INDEX(4 * len(self.wires) if uplinks else 0),
         )
 
     def _variation(self) -> Variation:
@@ -514,7 +510,7 @@ class _Lowering(Lowering):
 
     # what a run is told by -------------------------------------------------------------------------------------------
 
-    def _pools(self, even: Array) -> tuple[Pool, Pool]:
+    def _pools(self, even: Array, own: Callable[[int, float], tuple[float, float]]) -> tuple[Pool, Pool]:
         attention, ffn, ranks = (
             self.deployment.attention,
             self.deployment.ffn,
@@ -529,7 +525,7 @@ class _Lowering(Lowering):
                 ranks=ranks,
                 gpus_per_rank=attention.tp,
                 work=self._attention_work,
-                shares=lambda batch, context: np.tile([1.0, 0.0, 1.0], (self.units, 1)),
+                shares=lambda batch, context: self._shares(*own(min(batch, len(self.batches) - 1), context)),
             ),
             Pool(
                 name="ffn",
@@ -541,6 +537,10 @@ class _Lowering(Lowering):
                 shares=lambda batch, context: shares,
             ),
         )
+
+    def _shares(self, stages: float, boundary: float) -> Array:
+        """Shares of an attention unit's busy time in its ranks' stages, in experts (none), and an even load's."""
+        return np.tile([stages / max(stages + boundary, np.finfo(float).tiny), 0.0, 1.0], (self.units, 1))
 
     def _attention_work(self, batch: float, context: float) -> Work:
         return passes.attention(self.deployment, self.queries, batch, context)
@@ -562,35 +562,7 @@ class _Lowering(Lowering):
 
     def _links(self, rank_tokens: Array, steps: int) -> list[LinkRow]:
         """Every NIC: NIC i meets GPU i of the other side."""
-        attention, ffn = self.deployment.attention, self.deployment.ffn
-        passes, layers = steps * self.m * len(self.layers), range(len(self.layers))
-        per_token = (
-            self.queries * sum(self._wire(layer)[0] for layer in layers),
-            self.queries * sum(self._wire(layer)[1] for layer in layers),
-        )
-        rows: list[LinkRow] = []
-        for server in range(attention.instances):
-            for rank in range(attention.dp):
-                sent = rank_tokens[server * attention.dp + rank] * ffn.instances / attention.tp
-                for part in range(attention.tp):
-                    place = ("attention", server, rank * attention.tp + part)
-                    rows.append((*place, "egress", passes * ffn.instances, sent * per_token[0]))
-                    rows.append((*place, "ingress", passes * ffn.instances, sent * per_token[1]))
-        return rows + self._ffn_links(rank_tokens, passes, per_token)
-
-    def _ffn_links(self, rank_tokens: Array, passes: int, per_token: tuple[float, float]) -> list[LinkRow]:
-        attention, ffn = self.deployment.attention, self.deployment.ffn
-        rails = min(attention.gpus_per_instance, ffn.gpus_per_instance)
-        met, peers = np.zeros(ffn.gpus_per_instance), np.zeros(ffn.gpus_per_instance, dtype=int)
-        for rank, tokens_of in enumerate(rank_tokens):
-            for part in range(attention.tp):
-                nic = (rank % attention.dp * attention.tp + part) % rails
-                met[nic] += tokens_of / attention.tp
-                peers[nic] += 1
-        rows: list[LinkRow] = []
-        for instance in range(ffn.instances):
-            for nic in range(ffn.gpus_per_instance):
-                messages = int(passes * peers[nic])
-                rows.append(("ffn", instance, nic, "ingress", messages, float(met[nic] * per_token[0])))
-                rows.append(("ffn", instance, nic, "egress", messages, float(met[nic] * per_token[1])))
-        return rows
+        layers = [self._wire(layer) for layer in range(len(self.layers))]
+        out, back = (self.queries * sum(wire[way] for wire in layers) for way in (0, 1))
+        passes = steps * self.m * len(self.layers)
+        return fabrics.counters(self.deployment, self.fabric.sharing, rank_tokens, passes, (out, back))

@@ -24,7 +24,7 @@ from afdsim.cost.roofline import CostModel, Roofline
 from afdsim.engine.drafts import SCALE, Drafts, with_drafts
 from afdsim.engine.passes import Work
 from afdsim.engine.schedule import Schedule
-from afdsim.engine.tables import Tables
+from afdsim.engine.tables import Tables, core_seconds
 from afdsim.engine.variation import Jitter, Spike, Variation, Wires
 from afdsim.scenario import tree
 from afdsim.scenario.document import Scenario, Streams
@@ -240,6 +240,18 @@ def flat(ranks: Ranks, core: Callable[[Core], Any], place: Array, batch_of: Arra
         place=place,
         batch_of=batch_of,
     )
+
+
+def rank_seconds(
+    tables: Tables, windows: Sequence[int | None], batch: int, context: float, queries: int
+) -> tuple[float, float]:
+    """Seconds of a rank's own stages in a pass with so many sequences of so many tokens each, and of its boundary."""
+    cores = [0.0] * (len(tables.times_of_core))
+    for c, window in enumerate(windows[w] for w in tables.core_window):
+        seen = context if window is None else min(context, window)
+        cores[c] = core_seconds(tables, c, batch, round(batch * seen * (SCALE if queries > 1 else 1)))
+    stages = tables.fixed[:, batch] + np.array(cores)[tables.core].sum(axis=1)
+    return float(stages @ tables.times_of_kind), float(tables.head[batch])
 
 
 @dataclass(frozen=True, kw_only=True)

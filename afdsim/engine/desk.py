@@ -11,6 +11,7 @@ import numpy as np
 
 from afdsim.cluster.colocated import Colocated
 from afdsim.cluster.deployment import Afd
+from afdsim.cluster.network import Wiring
 from afdsim.engine import schedule, seats
 from afdsim.engine.books import BUSY, NO_WORK, WIDTH, Ledger, Trace, settle
 from afdsim.engine.cell import Cell
@@ -327,7 +328,8 @@ def lonely_step(cell: Cell) -> float:
         if isinstance(turn, Compute) and turn.batch == 0:
             total += seconds(turn.work, turn.units.start) * turn.slow + turn.pause
         elif isinstance(turn, Exchange) and turn.batch == 0:
-            total += seconds(turn.out, turn.senders.start) + wiring.wait + wiring.lag + wiring.rest + wiring.poll
+            path = wiring.wait + wiring.lag + wiring.between + wiring.rest + wiring.poll
+            total += seconds(turn.out, turn.senders.start) + path
     return total
 
 
@@ -427,12 +429,13 @@ def memory(cell: Cell, asked: Asked, edges: Array) -> Memory:
             inbox=zeros((max(step.batches, cell.micro_batches), units)),
             egress=zeros(wiring.ports[0]),
             ingress=zeros(wiring.ports[1]),
+            hops=zeros(wiring.servers),
             place=whole(units),
             begin=zeros(units),
             end=zeros(units),
             idle=whole(units),
         ),
-        flight=blank_flight(wiring.order),
+        flight=blank_flight(wiring),
         trace=Trace(*map(np.array, blank_trace(cell))),
         ledger=Ledger(
             booked=zeros(units),
@@ -448,11 +451,22 @@ def memory(cell: Cell, asked: Asked, edges: Array) -> Memory:
     )
 
 
-def blank_flight(order: Array) -> Flight:
+def blank_flight(wiring: Wiring) -> Flight:
     """No copy on its way yet."""
-    header, tail, wire, into = np.zeros((4, len(order)))
-    scratch = counts(len(order))
-    return Flight(header=header, tail=tail, wire=wire, into=into, scratch=scratch, order=order.copy())
+    header, tail, wire, into, up, down = np.zeros((6, len(wiring.order)))
+    return Flight(
+        header=header,
+        tail=tail,
+        wire=wire,
+        into=into,
+        scratch=counts(len(wiring.order)),
+        order=wiring.order.copy(),
+        up=up,
+        down=down,
+        across=wiring.across.copy(),
+        queue=np.arange(len(wiring.leaving), dtype=INDEX),
+        post=np.zeros(len(wiring.leaving)),
+    )
 
 
 def counts(size: int) -> Array:

@@ -24,16 +24,28 @@ CALLED = {
     books: ("settle", "book", "close"),
     network: (
         "precedes", "sink", "rank", "settle_order", "send_together", "send", "drained", "receive_together", "receive",
+        "stamp", "flow", "cross",
     ),
     tables: ("between", "on_grid", "core_seconds", "measure", "head_seconds", "seconds"),
     recurrence: (
-        "work", "exchange_pairs", "exchange_all", "signed", "approach", "turn_page", "open_step", "run_list",
-        "lacks_prices", "note_idle",
+        "work", "posted", "line_up", "weigh", "cross_over", "exchange_pairs", "exchange_all", "signed", "approach",
+        "turn_page", "open_step", "run_list", "lacks_prices", "note_idle",
     ),
 }  # fmt: skip
 """What the entry points call, callees first."""
 HOT = frozenset(
-    {"work", "exchange_pairs", "exchange_all", "seconds", "send", "receive", "precedes", "settle_order", "book"}
+    (
+        "work",
+        "weigh",
+        "exchange_pairs",
+        "exchange_all",
+        "seconds",
+        "send",
+        "receive",
+        "precedes",
+        "settle_order",
+        "book",
+    )
 )
 """What runs for every turn: put into its callers whole."""
 

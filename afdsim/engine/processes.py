@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import simpy
 
-from afdsim.cluster.network import receive, send
+from afdsim.cluster.network import cross, receive, send
 from afdsim.engine.books import Trace
 from afdsim.engine.cell import Cell
 from afdsim.engine.schedule import ALL_TO_ALL, COMPUTE, GATHER, NO_TURN, SCATTER, Boundary, Compute, Exchange, Source
@@ -34,6 +34,10 @@ class Copy(NamedTuple):
     into: float
     """Seconds on the receiver's port."""
     nbytes: float
+    up: float = 0.0
+    """Seconds on the uplink."""
+    down: float = 0.0
+    """Seconds on the downlink."""
 
 
 class Aggregate(NamedTuple):
@@ -237,8 +241,15 @@ class Pipeline:
         self._arrivals: list[dict[Turn, list[float]]] = [{} for _ in range(self.schedule.units)]
         self._legs: list[dict[int, list[tuple[int, int, int]]]] = [{} for _ in wiring.routes]
         """By route and sender: (egress port, low, high) of its copies."""
-        self._into: list[dict[int, tuple[int, int, int]]] = [{} for _ in wiring.routes]
-        """By route and ingress port: receiver, how many copies it takes, how many ports of the receiver are in use."""
+        self._sharing: list[dict[int, int]] = [{} for _ in wiring.routes]
+        """By route and egress port: how many units send through it."""
+        self._into: list[dict[int, tuple[list[int], int, int]]] = [{} for _ in wiring.routes]
+        """By route and ingress port: receivers, how many copies it takes, how many ports of a receiver are in use."""
+        self._queues: dict[tuple[Turn, int], list[tuple[float, int, int]]] = {}
+        """By turn and egress port: posts of the units that share it, as long as some are missing."""
+        self._switch: list[tuple[int, int]] = [(0, 0)] * len(wiring.lane)
+        """By copy: uplink, and how many copies of its route cross it."""
+        self._uplinks = [Gate(env) for _ in range(wiring.servers)]
         self._to = [0] * len(wiring.lane)
         """By copy: ingress port."""
         self._lane = (wiring.lane // self.cell.micro_batches).astype(int).tolist()
@@ -255,20 +266,26 @@ class Pipeline:
             env.process(self._egress(port, unit))
         for port in {int(port) for _, port, *_ in wiring.arriving}:
             env.process(self._ingress(port))
+        for up, down in {(int(up), int(down)) for up, down, *_ in wiring.crossings}:
+            env.process(self._crossing(up, down))
 
     def _route(self) -> None:
         """Note which copies every route sends through which ports."""
         wiring = self.cell.wiring
-        order = wiring.order.tolist()
-        for route, (a, b, c, d) in enumerate(wiring.routes.tolist()):
+        order, across = wiring.order.tolist(), wiring.across.tolist()
+        for route, (a, b, c, d, e, f) in enumerate(wiring.routes.tolist()):
             for unit, port, low, high in wiring.leaving[a:b].tolist():
                 self._legs[route].setdefault(unit, []).append((port, low, high))
+                self._sharing[route][port] = self._sharing[route].get(port, 0) + 1
             legs = wiring.arriving[c:d].tolist()
             receivers = [unit for unit, *_ in legs]
             for unit, port, low, high in legs:
-                self._into[route][port] = unit, high - low, receivers.count(unit)
+                self._into[route].setdefault(port, ([], high - low, receivers.count(unit)))[0].append(unit)
                 for place in range(low, high):
                     self._to[order[place]] = port
+            for up, _, low, high in wiring.crossings[e:f].tolist():
+                for place in range(low, high):
+                    self._switch[across[place]] = up, high - low
 
     def _arrived(self, turn: Turn, unit: int, time: float, ports: int) -> None:
         """A port of a unit has received its part; the last one completes the turn."""
@@ -280,11 +297,11 @@ class Pipeline:
     def _exchanges(self, port: int) -> Generator[Turn, None, None]:
         """Turns that reach an ingress port, in the order in which it serves them."""
         aggregates = self.schedule.all_to_all
-        places = [
-            place
-            for place in self.schedule.exchanges
-            if aggregates or port in self._into[self.schedule.turns[place].route]  # type: ignore[union-attr]
-        ]
+        return self._along({route for route, ports in enumerate(self._into) if aggregates or port in ports})
+
+    def _along(self, routes: set[int]) -> Generator[Turn, None, None]:
+        """Turns that take one of some routes, in order."""
+        places = [place for place in self.schedule.exchanges if self._exchange((0, place)).route in routes]
         for step in count(self.step) if places else ():
             yield from ((step, place) for place in places)
 
@@ -296,7 +313,11 @@ class Pipeline:
             self._posts[unit].put((turn, (times[0] + late, times[1])))
             return
         for port, low, high in self._legs[exchange.route][unit]:
-            self._posts[port].put((turn, times[1] + self.cell.wiring.wait + late, low, high))
+            queue = self._queues.setdefault((turn, port), [])
+            queue.append((times[1] + self.cell.wiring.wait + late, low, high))
+            if len(queue) == self._sharing[exchange.route][port]:
+                for post in sorted(self._queues.pop((turn, port))):
+                    self._posts[port].put((turn, *post))
 
     def _egress(self, port: int, unit: int) -> Steps:
         """Wait for a post, put one copy per receiver on the wire, announce each header."""
@@ -307,25 +328,56 @@ class Pipeline:
             exchange = self._exchange(turn)
             copies = [self._copy(turn, exchange, x) for x in range(low, high)]
             header, tail = [0.0] * len(copies), [0.0] * len(copies)
-            wires, span = [copy[0] for copy in copies], (0, len(copies))
+            wires, span = [wire for wire, _ in copies], (0, len(copies))
             free = send(
                 wiring.discipline, max(free, posted), wiring.lag, wires, (header, tail, [0] * len(copies)), span
             )
-            for x, (_, into, nbytes) in enumerate(copies):
+            for x, (_, copy) in enumerate(copies):
                 yield self._until(header[x])
-                self.clock.carried(turn[0], name, nbytes)
-                to = self._to[low + x]
-                self._gates[to].put(
-                    turn, Copy(low + x, header[x], tail[x], into, nbytes), self._into[exchange.route][to][1]
-                )
+                self.clock.carried(turn[0], name, copy.nbytes)
+                self._forward(turn, copy._replace(header=header[x], tail=tail[x]))
 
-    def _copy(self, turn: Turn, exchange: Exchange, x: int) -> tuple[float, float, float]:
-        """Seconds of a copy on the sender's and on the receiver's port, and its bytes."""
-        unit, j, clock = self._lane[x], exchange.micro_batch, self.clock
-        factor = clock.wire(turn[0], self._draw[x] + exchange.draw)
-        out = clock.seconds(exchange.out, unit, j, exchange.batch)
-        into = clock.seconds(exchange.into, unit, j, exchange.batch)
-        return out * factor, into * factor, exchange.nbytes * clock.sequences(unit, j)
+    def _copy(self, turn: Turn, exchange: Exchange, x: int) -> tuple[float, Copy]:
+        """Seconds of a copy on the sender's port, and the copy, which has not left yet."""
+        unit, j, wiring = self._lane[x], exchange.micro_batch, self.cell.wiring
+        factor, further = self.clock.wire(turn[0], self._draw[x] + exchange.draw), int(wiring.further)
+        ends = (exchange.out, exchange.into)
+        out, into = (self.clock.seconds(end, unit, j, exchange.batch) * factor for end in ends)
+        if len(wiring.slow):
+            out, into = out * float(wiring.slow[x, 0]), into * float(wiring.slow[x, 1])
+        up = down = 0.0
+        if wiring.servers:
+            hops = (end._replace(row=end.row + further) for end in ends)
+            up, down = (self.clock.seconds(hop, unit, j, exchange.batch) * factor for hop in hops)
+        return out, Copy(x, 0.0, 0.0, into, exchange.nbytes * self.clock.sequences(unit, j), up, down)
+
+    def _forward(self, turn: Turn, copy: Copy) -> None:
+        """Hand a copy to the uplink of its side, or to the receiver's port where there is none."""
+        if self.cell.wiring.servers:
+            uplink, copies = self._switch[copy.number]
+            self._uplinks[uplink].put(turn, copy, copies)
+        else:
+            self._deliver(turn, copy)
+
+    def _deliver(self, turn: Turn, copy: Copy) -> None:
+        """Hand a copy to the port of its receiver."""
+        port = self._to[copy.number]
+        self._gates[port].put(turn, copy, self._into[self._exchange(turn).route][port][1])
+
+    def _crossing(self, up: int, down: int) -> Steps:
+        """Wait for the headers of a whole turn, let them cross the uplink and the downlink of a rail, announce them."""
+        wiring, free = self.cell.wiring, [self.start, self.start]
+        spans = wiring.routes[:, 4:].tolist()
+        routes = {route for route, (e, f) in enumerate(spans) if up in wiring.crossings[e:f, 0]}
+        for turn in self._along(routes):
+            copies = sorted((yield self._uplinks[up].get(turn)))
+            header, tail = [copy.header for copy in copies], [copy.tail for copy in copies]
+            works, whole = ([copy.up for copy in copies], [copy.down for copy in copies]), range(len(copies))
+            for hop, (lag, work) in enumerate(zip((0.0, wiring.between), works, strict=True)):
+                times = (header, tail, list(whole))
+                free[hop] = cross(free[hop], lag, work, times, list(whole), (0, len(copies)))
+            for x, copy in enumerate(copies):
+                self._deliver(turn, copy._replace(header=header[x], tail=tail[x]))
 
     def _ingress(self, port: int) -> Steps:
         """Wait for the headers of a whole turn, receive, announce the last tail."""
@@ -333,15 +385,16 @@ class Pipeline:
         for turn in self._exchanges(port):
             copies = yield self._gates[port].get(turn)
             exchange = self._exchange(turn)
-            unit, _, ports = self._into[exchange.route][port]
-            number, header, tail, into, nbytes = zip(*sorted(copies), strict=True)
+            units, _, ports = self._into[exchange.route][port]
+            number, header, tail, into, nbytes, *_ = zip(*sorted(copies), strict=True)
             order, span = list(range(len(number))), (0, len(number))
             free = receive(wiring.discipline, free, into, (header, tail, list(order)), order, span)
             yield self._until(free + wiring.rest)
-            name = self._name(unit, port, "ingress")
+            name = self._name(units[0], port, "ingress")
             for each in nbytes:
                 self.clock.carried(turn[0], name, each)
-            self._arrived(turn, unit, free + wiring.rest + wiring.poll, ports)
+            for unit in units:
+                self._arrived(turn, unit, free + wiring.rest + wiring.poll, ports)
 
     # all-to-all ------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afdsim.cluster.network import Wiring, receive, send
+from afdsim.cluster.network import Wiring, cross, receive, send, settle_order
 from afdsim.engine.books import Ledger, Lines, Trace, close
 from afdsim.engine.schedule import (
     AFTER,
@@ -110,6 +110,11 @@ class Flight(NamedTuple):
     into: Values  # copy: seconds on the receiver's port
     scratch: Values  # copy
     order: Values  # place: copy, in the order in which a port received them a turn ago
+    up: Values  # copy: seconds on the uplink
+    down: Values  # copy: seconds on the downlink
+    across: Values  # place: copy, as `order` has them for uplinks
+    queue: Values  # leg out, in the order in which they are served
+    post: Values  # leg out: when it is posted
 
 
 class State(NamedTuple):
@@ -119,6 +124,7 @@ class State(NamedTuple):
     inbox: Values  # own micro-batch, unit
     egress: Values  # port
     ingress: Values  # port
+    hops: Values  # uplink or downlink
     place: Values  # unit: next turn of its opening
     begin: Values  # unit: of its next boundary
     end: Values  # unit
@@ -189,36 +195,79 @@ def work(machine: Machine, memory: Memory, noise: Noise, t: Index, unit: Index, 
 def exchange_pairs(machine: Machine, memory: Memory, noise: Noise, t: Index, shift: Index, spikes: Index) -> None:
     """One copy from every sender to every receiver, through the ports of both."""
     turns, wiring, flight, state, trace = machine.turns, machine.wiring, memory.flight, memory.state, memory.trace
-    rows, lanes, copies = machine.tables.rows, memory.book.lanes, (flight.header, flight.tail, flight.scratch)
-    own, out, into, route = turns[t, OWN], turns[t, OUT + 1], turns[t, INTO + 1], turns[t, ROUTE]
+    lanes, copies = memory.book.lanes, (flight.header, flight.tail, flight.scratch)
+    own, route = turns[t, OWN], turns[t, ROUTE]
     draw, shut, first, last = shift + turns[t, DRAW], turns[t, FIRST], FOREVER, 0.0
     for unit in range(shut, turns[t, LAST]):
         sent = trace.finish[turns[t, SENT] + unit - shut]
         first, last = min(first, sent), max(last, sent)
-    for leg in range(wiring.routes[route, 0], wiring.routes[route, 1]):
+    if wiring.queued:
+        line_up(machine, memory, noise, t, spikes)
+    for place in range(wiring.routes[route, 0], wiring.routes[route, 1]):
+        leg = flight.queue[place]
         unit, port = wiring.leaving[leg, 0], wiring.leaving[leg, 1]
         low, high = wiring.leaving[leg, 2], wiring.leaving[leg, 3]
         for x in range(low, high):
-            factor = noise.wire[draw + wiring.draw[x]]
-            most = lanes[wiring.lane[x] + own, LARGEST]
-            flight.wire[x] = rows[out, most] * factor
-            flight.into[x] = rows[into, most] * factor
-        posted = trace.finish[turns[t, AFTER] + unit - shut] + wiring.wait
-        if len(noise.late) > 0:
-            posted += noise.late[spikes + machine.drawn[unit] + turns[t, POST_DRAW]]
-        start = max(state.egress[port], posted)
+            weigh(machine, flight, t, x, lanes[wiring.lane[x] + own, LARGEST], noise.wire[draw + wiring.draw[x]])
+        start = max(state.egress[port], posted(machine, trace, noise, t, unit, spikes))
         state.egress[port] = send(wiring.discipline, start, wiring.lag, flight.wire, copies, (low, high))
+    cross_over(wiring, flight, state, route)
     to = turns[t, TO_OWN]
     for unit in range(turns[t, TO_FIRST], turns[t, TO_LAST]):
         state.inbox[to, unit] = 0.0
     for leg in range(wiring.routes[route, 2], wiring.routes[route, 3]):
         unit, port = wiring.arriving[leg, 0], wiring.arriving[leg, 1]
-        span = (wiring.arriving[leg, 2], wiring.arriving[leg, 3])
-        done = receive(wiring.discipline, state.ingress[port], flight.into, copies, flight.order, span)
+        span, done = (wiring.arriving[leg, 2], wiring.arriving[leg, 3]), state.ingress[port]
+        if span[0] < span[1]:
+            done = receive(wiring.discipline, done, flight.into, copies, flight.order, span)
         state.ingress[port] = done
         state.inbox[to, unit] = max(state.inbox[to, unit], done + wiring.rest + wiring.poll)
     trace.first[turns[t, NUMBER]] = first
     trace.last[turns[t, NUMBER]] = last
+
+
+def posted(machine: Machine, trace: Trace, noise: Noise, t: Index, unit: Index, spikes: Index) -> float:
+    """When a sender's rows may leave its port."""
+    turns = machine.turns
+    time = trace.finish[turns[t, AFTER] + unit - turns[t, FIRST]] + machine.wiring.wait
+    if len(noise.late) > 0:
+        time += noise.late[spikes + machine.drawn[unit] + turns[t, POST_DRAW]]
+    return float(time)
+
+
+def line_up(machine: Machine, memory: Memory, noise: Noise, t: Index, spikes: Index) -> None:
+    """Put the legs that leave by one port in the order in which they are posted, ties by unit."""
+    wiring, flight, route = machine.wiring, memory.flight, machine.turns[t, ROUTE]
+    low = wiring.routes[route, 0]
+    for leg in range(wiring.routes[route, 0], wiring.routes[route, 1]):
+        flight.post[leg] = posted(machine, memory.trace, noise, t, wiring.leaving[leg, 0], spikes)
+        if wiring.leaving[leg, 1] != wiring.leaving[low, 1]:
+            settle_order(flight.queue, flight.post, low, leg)
+            low = leg
+    settle_order(flight.queue, flight.post, low, wiring.routes[route, 1])
+
+
+def weigh(machine: Machine, flight: Flight, t: Index, x: Index, most: int, factor: float) -> None:
+    """Seconds of a copy of `most` rows wherever it is served."""
+    rows, wiring, out, into = machine.tables.rows, machine.wiring, machine.turns[t, OUT + 1], machine.turns[t, INTO + 1]
+    flight.wire[x] = rows[out, most] * factor
+    flight.into[x] = rows[into, most] * factor
+    if len(wiring.slow) > 0:
+        flight.wire[x] *= wiring.slow[x, 0]
+        flight.into[x] *= wiring.slow[x, 1]
+    if wiring.servers > 0:
+        flight.up[x] = rows[out + wiring.further, most] * factor
+        flight.down[x] = rows[into + wiring.further, most] * factor
+
+
+def cross_over(wiring: Wiring, flight: Flight, state: State, route: Index) -> None:
+    """Every rail's copies over the uplink of the senders' side and the downlink of the receivers'."""
+    copies = (flight.header, flight.tail, flight.scratch)
+    for leg in range(wiring.routes[route, 4], wiring.routes[route, 5]):
+        up, down = wiring.crossings[leg, 0], wiring.crossings[leg, 1]
+        span = (wiring.crossings[leg, 2], wiring.crossings[leg, 3])
+        state.hops[up] = cross(state.hops[up], 0.0, flight.up, copies, flight.across, span)
+        state.hops[down] = cross(state.hops[down], wiring.between, flight.down, copies, flight.across, span)
 
 
 def exchange_all(machine: Machine, memory: Memory, noise: Noise, t: Index, shift: Index, spikes: Index) -> None:

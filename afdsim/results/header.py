@@ -124,7 +124,22 @@ def network_line(scenario: Scenario) -> list[str]:
     if not isinstance(each, tree.Afd):
         return hanging("Network ", f"all-to-all kernels, NIC {rates}")
     reached = f"x {network.efficiency:g} achieved, path {show_time(link.latency)}"
-    return hanging("Network ", f"{network.type}, NIC {rates} {reached}")
+    return hanging("Network ", ", ".join((f"{network.type}, NIC {rates} {reached}", *_cabled(network))))
+
+
+def _cabled(network: tree.Network) -> Iterator[str]:
+    """Yield what differs from one whole NIC a GPU under one switch a rail."""
+    nics, link, uplinks = network.nics_per_instance, network.link, network.uplinks
+    if nics:
+        counts = ((nics.attention, "attention"), (nics.ffn, "FFN"))
+        yield " and ".join(f"{count} NICs per {side} instance" for count, side in counts if count)
+    if link.ports > 1:
+        yield f"{link.ports} bonded ports, " + ("messages split" if link.split else "a queue pair on one of them")
+    if uplinks:
+        rate = f"of {_gbps(uplinks.bandwidth)} per rail" if uplinks.bandwidth else f"{uplinks.oversubscription:g}:1"
+        yield f"uplinks {rate}" + (f" and {show_time(uplinks.latency)} more" if uplinks.latency else "")
+    if network.degraded:
+        yield "degraded " + " and ".join(f"{name} to {share:.0%}" for name, share in network.degraded.items())
 
 
 def _nic(name: str) -> str:

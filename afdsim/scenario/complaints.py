@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from afdsim.scenario import words
 from afdsim.scenario.leaves import got
-from afdsim.scenario.yamlfile import Document, Keys, dotted
+from afdsim.scenario.yamlfile import Document, Keys, dotted, split
 from afdsim.units import suggestion
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def lines(error: ValidationError, document: Document, root: Model) -> Iterator[s
         keys = _keys(item["loc"], document.data)
         if item["type"] == "faults":
             for path, message in item["ctx"]["faults"]:
-                yield _line(document, (*keys, *(path.split(".") if path else ())), message)
+                yield _line(document, (*keys, *(split(path) if path else ())), message)
         elif item["type"] == "extra_forbidden":
             yield _line(document, keys, _unknown(keys, root, document.data), key=True)
         else:
@@ -90,6 +90,7 @@ def described(root: Model) -> dict[str, Any]:
     schema["properties"] = {"extends": extends, **schema["properties"]}
     for key in ("input_len", "output_len"):
         schema["$defs"]["Workload"]["properties"][key]["anyOf"].append({"type": "integer", "minimum": 1})
+    schema["$defs"]["Network"]["properties"]["nics_per_instance"]["anyOf"].append({"type": "integer", "minimum": 1})
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -145,9 +146,12 @@ def _unknown(keys: Keys, root: Model, data: Any) -> str:
 
 
 def _home(keys: Keys, root: Model) -> str:
-    """Return the only other path that ends in the same key, or nothing."""
-    homes = {path for path in _paths(root) if path.split(".")[-1] == keys[-1]} - {dotted(keys)}
-    return homes.pop() if len(homes) == 1 else ""
+    """Return the only other path that ends in the same key, a map that is always there before one that is not."""
+    for optional in (False, True):
+        homes = {path for path in _paths(root, optional=optional) if path.split(".")[-1] == keys[-1]} - {dotted(keys)}
+        if homes:
+            return homes.pop() if len(homes) == 1 else ""
+    return ""
 
 
 def _hint(keys: Keys, root: Model, data: Any) -> str:
@@ -188,11 +192,12 @@ def _parts(annotation: Any) -> list[Model]:
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
 
 
-def _paths(part: Model, prefix: str = "") -> Iterator[str]:
+def _paths(part: Model, prefix: str = "", *, optional: bool = True) -> Iterator[str]:
+    """Yield every path below a map; without `optional` none inside of maps that are absent unless given."""
     for name, field in part.model_fields.items():
         yield f"{prefix}{name}"
-        for below in _parts(field.annotation):
-            yield from _paths(below, f"{prefix}{name}.")
+        for below in _parts(field.annotation) if optional or field.default is not None else ():
+            yield from _paths(below, f"{prefix}{name}.", optional=optional)
 
 
 def _below_root(part: Model) -> Iterator[Model]:

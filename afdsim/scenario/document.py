@@ -23,7 +23,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from afdsim import units
 from afdsim.catalog import entries as catalog
 from afdsim.errors import ScenarioError
-from afdsim.scenario import asked, complaints, divisions, leaves, tree, yamlfile
+from afdsim.scenario import asked, cabling, complaints, divisions, leaves, tree, yamlfile
 from afdsim.scenario.part import Fault, Part
 from afdsim.scenario.yamlfile import Document, Keys, Mark
 
@@ -88,6 +88,7 @@ class Scenario(Part):
             yield "workload.arrival.concurrency", f"must be <= {deployment.slots:,}, all slots of the deployment"
         if isinstance(deployment, tree.Afd):
             yield from _shared_faults(self.model, deployment)
+            yield from cabling.misfits(self.network, deployment)
         else:
             yield from _colocated_faults(self.model, deployment, self.network)
 
@@ -482,7 +483,7 @@ def near(path: Path) -> Path:
 
 
 def _keys(path: str) -> Keys:
-    return tuple(path.split("."))
+    return yamlfile.split(path)
 
 
 def _by_position(line: str) -> tuple[str, int, int]:

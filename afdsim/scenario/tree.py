@@ -306,9 +306,56 @@ class Link(Part):
     """Line rate; default: that of the NIC of the GPU."""
     latency: Time = 9e-6
     """The whole one-way path."""
+    ports: Length = 1
+    """Bonded ports of a NIC, which have its line rate together: 1 or 2."""
+    split: Annotated[bool, Flag()] = True
+    """Whether a message is cut over both ports (STEPMESH_SPLIT_QP_LAG=1); else a queue pair keeps to one of them."""
 
 
 Discipline = Annotated[Literal["ports", "shared", "dedicated"], Choice(("ports", "shared", "dedicated"), ("fifo",))]
+
+
+NicName = Annotated[
+    str,
+    Text(
+        r"(attention|ffn)\[\d{1,6}\](\.nic\[\d{1,3}\])?",
+        "'attention[i]', 'ffn[i]', or one NIC of them, 'ffn[i].nic[j]'",
+    ),
+]
+Degraded = Mapping[NicName, Annotated[float, Real(0.0, 1.0, positive=True)]]
+
+
+class Uplinks(Part):
+    """Attention and FFN instances hang under different switches: what one rail has between them, in each direction."""
+
+    bandwidth: Annotated[float, Amount("bandwidth")] | None = None
+    """Line rate of a rail's uplink, and of its downlink, on either side."""
+    oversubscription: Annotated[float, Real(1.0)] | None = None
+    """Line rates of all NICs of a side on a rail over that of its uplink."""
+    latency: Time = 0.0
+    """What the way over two more switches adds to `link.latency`; default: nothing, for want of a source."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that the rate is given once."""
+        if (self.bandwidth is None) == (self.oversubscription is None):
+            given = "both are given" if self.bandwidth else "neither is given"
+            yield "", f"must have one of bandwidth and oversubscription, e.g. {{oversubscription: 2}}; {given}"
+
+
+class Nics(Part):
+    """NICs of an instance where several GPUs share one; default: one per GPU. A number alone is that of both sides."""
+
+    attention: Length | None = None
+    ffn: Length | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, data: Any) -> Any:
+        if isinstance(data, int) and not isinstance(data, bool) and data >= 1:
+            return {"attention": data, "ffn": data}
+        if not isinstance(data, dict):
+            raise ValueError(f"must be a whole number >= 1, or a map such as {{attention: 4, ffn: 8}} {got(data)}")  # noqa: TRY004 - pydantic collects ValueError only
+        return data
 
 
 class Network(Part):
@@ -317,6 +364,12 @@ class Network(Part):
     type: Discipline = "shared"
     """How the messages of a NIC share it: at equal rates, as queue pairs do; one at a time; or not at all."""
     link: Link = Link()
+    uplinks: Uplinks | None = None
+    """Attention and FFN instances under different switches; default: all NICs of a rail under one."""
+    nics_per_instance: Nics | None = None
+    """NICs of an instance, where GPUs share them."""
+    degraded: Degraded = Field(default_factory=dict)
+    """Share of its rate that the NICs of an instance, or one of them, achieve in either direction."""
     efficiency: Annotated[float, Real(0.0, 1.0, positive=True)] = 0.8
     """Achieved over line rate."""
     post: Time = 1.5e-6
@@ -325,6 +378,24 @@ class Network(Part):
     """Time until a completed message is seen."""
     synchronise: Time = 8e-6
     """GPU to CPU hand-over before a message is posted."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that bonded ports, shared NICs and the discipline go together."""
+        link = self.link
+        if link.ports > 2:
+            yield "link.ports", f"must be 1 or 2 {got(link.ports)}"
+        if not link.split and link.ports == 1:
+            yield "link.split", "is about messages over two bonded ports; add 'ports: 2' or remove it"
+        if self.nics_per_instance and link.bandwidth is None:
+            yield (
+                "nics_per_instance",
+                "needs link.bandwidth, the line rate of one NIC, e.g. 400Gbps: the catalog knows what a GPU has of its "
+                "server's NICs",
+            )
+        asked = {"uplinks": self.uplinks, "nics_per_instance": self.nics_per_instance, "degraded": self.degraded}
+        found = [key for key, value in (asked | {"link.split": not link.split}).items() if value]
+        for key in found if self.type == "dedicated" else ():
+            yield key, "needs the ports of NICs, but 'type: dedicated' gives every pair of instances a wire of its own"
 
 
 _LAWS = ("even", "uniform", "power_law", "trace", "slowest")

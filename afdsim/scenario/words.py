@@ -61,6 +61,9 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("kv_cache_dtype", ("precision.kv_cache",)),
     ("network_bandwidth interconnect_bandwidth nic_bandwidth", ("network.link.bandwidth",)),
     ("network_latency link_latency", ("network.link.latency",)),
+    ("oversubscription_ratio oversub", ("network.uplinks.oversubscription",)),
+    ("nics num_nics nics_per_node nics_per_server", ("network.nics_per_instance",)),
+    ("split_qp_lag", ("network.link.split",)),
     # limits and the run
     ("slo", ("sla",)),
     ("goodput tpot_slo slo_tpot target_tpot", ("sla.tpot",)),
@@ -198,9 +201,9 @@ _TOPICS: tuple[tuple[str, str], ...] = (
         "nobody gives up waiting: time-outs are not modelled; 'sla.e2el' limits arrival to last token",
     ),
     (
-        "topology fabric switch spine oversubscription congestion uplinks",
-        "the fabric beyond one switch per rail is not modelled; 'network.link' is a NIC and its path, 'network.type' "
-        "how messages share it",
+        "topology fabric switch spine congestion",
+        "a fabric of any shape is not modelled: NICs of a rail hang under one switch, or with 'network.uplinks' those "
+        "of attention and of FFN under one each; 'network.link' is a NIC and its path",
     ),
 )
 """Words, and the sentence that answers each of them: what is not modelled, and in quotes the nearest that is."""

@@ -38,9 +38,11 @@ def oracles(shared):
 
 
 def exact(scenario: Scenario) -> Scenario:
-    """The scenario without jitter and what the simulators do not know: shared ports, groups, host time of AFD."""
+    """The scenario without jitter, and without what the simulators do not know: shared ports, fabrics, groups, host time."""
     scenario = scenario.varied({f"variation.{key}": value for key, value in EXACT.items()})
     if scenario.deployment.type == "afd":
+        plain = {"uplinks": None, "degraded": {}, "nics_per_instance": None, "link.ports": 1, "link.split": True}
+        scenario = scenario.varied({f"network.{key}": value for key, value in plain.items()})
         scenario = scenario.varied({"deployment.attention.groups": 1, "deployment.host_overhead": "0s"})
     return scenario.vary("network.type", "ports") if scenario.network.type == "shared" else scenario
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields
+from itertools import product
 
 import numpy as np
 import pytest
@@ -29,9 +30,46 @@ SIDES = [(1, 1), (2, 2), (2, 1), (1, 2), (2, 4), (3, 2), (4, 4), (5, 4)]
 """GPUs of an attention and of an FFN instance: at GPU granularity one rail or several, of as many ranks or not."""
 
 
+UPLINKS = [
+    None,
+    None,
+    {"oversubscription": 1},
+    {"oversubscription": 3, "latency": "1us"},
+    {"bandwidth": "3Gbps", "latency": "700ns"},
+]
+DEGRADED = [{}, {}, {"attention[0]": 0.5}, {"ffn[0].nic[0]": 0.3}, {"ffn[0]": 0.8, "attention[0].nic[0]": 0.6}]
+
+
+@st.composite
+def cablings(draw: st.DrawFn, gpus: tuple[int, int]) -> dict[str, object]:
+    """Uplinks, degraded NICs, bonded ports and shared NICs between instances of so many GPUs."""
+    shared = [
+        {"attention": a, "ffn": f}
+        for a, f in product(range(1, gpus[0] + 1), range(1, gpus[1] + 1))
+        if gpus[0] % a == gpus[1] % f == 0 and nest(gpus[0] // a, gpus[1] // f, min(gpus))
+    ]
+    uplinks, nics = draw(st.sampled_from(UPLINKS)), draw(st.sampled_from([None, None, *shared]))
+    own = (nics["attention"], nics["ffn"]) if nics else gpus
+    rails = min(gpus) // max(count // n for count, n in zip(gpus, own, strict=True))
+    if any(n % rails for n in own) and uplinks is not None:
+        uplinks = {"bandwidth": "3Gbps"}  # rails with unequal NICs have no ratio of their own
+    bonded = draw(st.sampled_from([{}, {"ports": 2}, {"ports": 2, "split": False}]))
+    return {
+        "network__link": {"bandwidth": draw(st.sampled_from(["400Gbps", "2Gbps"])), "latency": "5us", **bonded},
+        "network__nics_per_instance": nics,
+        "network__uplinks": uplinks,
+        "network__degraded": draw(st.sampled_from(DEGRADED)),
+    }
+
+
+def nest(one: int, other: int, met: int) -> bool:
+    """Whether NICs that serve so many GPUs serve the same ones, of those that meet."""
+    return not max(one, other) % min(one, other) and not met % max(one, other)
+
+
 @st.composite
 def deployments(draw: st.DrawFn, attention: int = 4, depths: tuple[int, ...] = (2, 3, 4, 5, 6, 7)) -> Scenario:
-    """Any small deployment: sizes, jitter, spikes, stragglers, skew, drafts, slow links, every discipline, both boundaries."""
+    """Any small deployment: sizes, jitter, spikes, stragglers, skew, drafts, every network, both boundaries."""
     gpus = draw(st.sampled_from(SIDES))
     drain = draw(st.booleans())
     instances = draw(st.integers(1, attention))
@@ -69,6 +107,8 @@ def deployments(draw: st.DrawFn, attention: int = 4, depths: tuple[int, ...] = (
         changes["deployment__gap"] = "50us"
     if draw(st.integers(0, 2)) == 0:
         changes["deployment__mtp"] = draw(drafts(most=2))
+    if changes["network__type"] != "dedicated":
+        changes |= draw(cablings(gpus))
     layers = draw(st.sampled_from(depths))
     if draw(st.booleans()):
         changes["model"] = draw(st.sampled_from([tiny_windowed, tiny_sparse, tiny_hybrid]))(layers)

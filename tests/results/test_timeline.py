@@ -46,6 +46,15 @@ KINDS = {
     ),
     "every GPU": lambda: scenario(run__granularity="gpu"),
     "dedicated wires": lambda: scenario(network__type="dedicated"),
+    "shared ports": lambda: scenario(network__type="shared"),
+    "uplinks": lambda: scenario(network__uplinks={"oversubscription": 4, "latency": "1us"}),
+    "uplinks of every GPU": lambda: scenario(network__uplinks={"oversubscription": 4}, run__granularity="gpu"),
+    "bonded ports": lambda: scenario(
+        network__type="shared", network__link={"ports": 2, "split": False}, network__degraded={"ffn[1]": 0.5}
+    ),
+    "few NICs": lambda: scenario(
+        network__link__bandwidth="100Gbps", network__nics_per_instance=2, run__granularity="gpu"
+    ),
     "drained steps": lambda: scenario(deployment__boundary="drain", deployment__gap="50us"),
     "one micro-batch": lambda: scenario(deployment__num_microbatches=1),
     "late posts": lambda: scenario(variation__spike={"probability": 0.3, "seconds": "1ms", "where": "link"}),
@@ -127,6 +136,10 @@ def test_tracks_are_instances_their_ports_and_micro_batches(drawn):
         *(f"micro-batch {j}" for j in range(3)),
     )
     assert "attention[1].7 egress" in drawn("every GPU").tracks
+    assert {"attention uplink", "attention downlink", "ffn uplink", "ffn downlink"} < set(drawn("uplinks").tracks)
+    assert {"attention uplink.7", "ffn[1].7 ingress"} < set(drawn("uplinks of every GPU").tracks)
+    assert {"attention[0].0 egress", "attention[0].1 egress", "ffn[1] ingress"} < set(drawn("bonded ports").tracks)
+    assert {"attention[0].7 egress", "attention[0].4 ingress", "ffn[1].1 egress"} < set(drawn("few NICs").tracks)
     assert "ffn[0] to attention[1]" in drawn("dedicated wires").tracks
     assert drawn("colocated").tracks == ("colocated[0]", "colocated[1]", "micro-batch 0", "micro-batch 1")
 

@@ -259,6 +259,23 @@ def test_a_late_post_needs_a_deployment_that_posts():
     )
 
 
+def test_the_name_of_a_nic_is_one_key(small_file):
+    share = load(small_file, overrides=["network.degraded.ffn[0].nic[3]=0.5"]).vary("network.degraded.ffn[0]", 0.75)
+
+    assert share.network.degraded == {"ffn[0].nic[3]": 0.5, "ffn[0]": 0.75}
+    assert load(share.resolved()).key == share.key
+
+
+def test_a_number_of_nics_is_that_of_both_sides(small_file):
+    line = ["network.link.bandwidth=400Gbps"]
+    four, both = (
+        load(small_file, overrides=[*line, f"network.nics_per_instance={n}"]) for n in ("4", "{attention: 4, ffn: 4}")
+    )
+
+    assert four.network.nics_per_instance == both.network.nics_per_instance
+    assert four.key == both.key == load(four.resolved()).key
+
+
 def test_an_override_reaches_into_a_shorthand(small_file):
     assert load(small_file, overrides=["workload.input_len.value=9"]).workload.input_len.value == 9
 
