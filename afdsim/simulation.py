@@ -15,6 +15,7 @@ from afdsim.cost.roofline import CostModel
 from afdsim.engine.advice import advised
 from afdsim.engine.blocks import Blocks
 from afdsim.engine.cell import Cell
+from afdsim.engine.crashes import failing
 from afdsim.engine.desk import Demand, Observer, lonely_step
 from afdsim.engine.lowering import lower
 from afdsim.engine.record import Record
@@ -109,6 +110,7 @@ def demanded(scenario: Scenario, cell: Cell, seed: int) -> Demand:
         concurrency=(law.concurrency or cell.deployment.slots) if isinstance(law, workload.ClosedLoop) else 0,
         warmup=(scenario.run.warmup or None) if closed else scenario.run.warmup,
         horizon=scenario.run.stop.max_sim_time or FOREVER,
+        failing=failing(scenario, cell, seed),
     )
 
 

@@ -19,7 +19,7 @@ CALLED = {
     seats: (
         "need", "tokens_of", "steps_of", "pace_of", "growth", "gained", "issue", "append", "crowd", "queue", "emptiest",
         "fewest", "call", "welcome", "arrive", "refill", "emit", "first_tokens", "grow", "stand_up", "leave",
-        "sit_down", "join", "turn_over",
+        "stops", "sit_down", "join", "turn_over",
     ),
     books: ("settle", "book", "close"),
     network: (
