@@ -347,7 +347,7 @@ class Desk:
         return Record(
             requests=self._requests(),
             stays=Stays(**dict(zip(_STAYS, np.array(stays, dtype=np.int64).reshape(-1, 6).T.copy(), strict=True))),
-            outages=() if self.still is None else tuple(self.still.log),
+            outages=None if self.still is None else tuple(self.still.log),
             unfelt=() if self.still is None else tuple(self.still.outages.unfelt),
             boundaries=self._rows(),
             edges=edges,
@@ -377,10 +377,10 @@ class Desk:
             name: whole[:, getattr(seats, name.upper())].astype(np.int32)
             for name in ("input_len", "output_len", "context", "joined", "seat", "needs")
         }
-        flags = {name: whole[:, getattr(seats, name.upper())].astype(bool) for name in ("counted", "refused", "lost")}
+        flags = {name: whole[:, getattr(seats, name.upper())].astype(bool) for name in ("counted", "refused")}
         real = {
             name: times[:, getattr(seats, name.upper())].copy()
-            for name in ("arrival", "admitted", "first_token", "finish")
+            for name in ("arrival", "admitted", "first_token", "finish", "lost")
         }
         return Requests(**short, **flags, **real)
 
@@ -587,8 +587,8 @@ def blank_book(cell: Cell, asked: Asked) -> Book:
         queues=np.full((ranks, 2), NOBODY, dtype=np.int64),
         contexts=np.zeros((windows, ranks * m), dtype=np.int64),
         growing=np.zeros((windows, ranks * m), dtype=np.int64),
-        requests=np.zeros((0, 12), dtype=np.int64),
-        times=np.zeros((0, 5)),
+        requests=np.zeros((0, 11), dtype=np.int64),
+        times=np.zeros((0, 6)),
         next_filling=counts(0),
         rows=np.zeros((AHEAD, 5), dtype=np.int64),
         row_times=np.zeros(AHEAD),

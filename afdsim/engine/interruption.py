@@ -47,7 +47,7 @@ def interrupt(places: Places, asked: Asked, book: Book, reached: Array, rules: R
     lost = _lost(places, book, set(sitting), rules.gone)
     tokens, again = len(sitting), 0
     if rules.pace is None:
-        tokens += _reject(book, lost, stays)
+        tokens += _reject(book, lost, stays, rules.at)
         for request in lost if asked.closed else ():
             seats.refill(places, asked, book, int(book.requests[request, seats.SEAT]), rules.at)
     else:
@@ -60,8 +60,8 @@ def interrupt(places: Places, asked: Asked, book: Book, reached: Array, rules: R
 def _sitting(book: Book) -> list[int]:
     """Those who take part in steps."""
     issued = book.count[seats.ISSUED]
-    there = (book.requests[:issued, seats.JOINED] >= 0) & (book.requests[:issued, seats.LOST] == 0)
-    found: list[int] = np.flatnonzero(there & np.isnan(book.times[:issued, seats.FINISH])).tolist()
+    there = (book.requests[:issued, seats.JOINED] >= 0) & ~_ended(book)
+    found: list[int] = np.flatnonzero(there).tolist()
     return found
 
 
@@ -78,12 +78,16 @@ def _lost(places: Places, book: Book, sitting: set[int], gone: Array) -> list[in
 
 def _present(book: Book) -> list[int]:
     """Those who have come and not ended, in order of arrival."""
-    issued = book.count[seats.ISSUED]
-    ended = (book.requests[:issued, [seats.REFUSED, seats.LOST]] > 0).any(axis=1)
-    ended |= ~np.isnan(book.times[:issued, seats.FINISH])
-    order = np.argsort(book.times[:issued, seats.ARRIVAL], kind="stable")
-    found: list[int] = order[~ended[order]].tolist()
+    order = np.argsort(book.times[: book.count[seats.ISSUED], seats.ARRIVAL], kind="stable")
+    found: list[int] = order[~_ended(book)[order]].tolist()
     return found
+
+
+def _ended(book: Book) -> Array:
+    """Mark those who have finished, were refused or are lost (request,)."""
+    issued = book.count[seats.ISSUED]
+    gone = ~np.isnan(book.times[:issued, [seats.FINISH, seats.LOST]])
+    return np.asarray((book.requests[:issued, seats.REFUSED] > 0) | gone.any(axis=1))
 
 
 def _stand_up(places: Places, book: Book, sitting: list[int], reached: Array, stays: list[Stay]) -> None:
@@ -110,9 +114,9 @@ def _stand_up(places: Places, book: Book, sitting: list[int], reached: Array, st
             requests[request, seats.DRAWN] = left
 
 
-def _reject(book: Book, lost: list[int], stays: list[Stay]) -> int:
+def _reject(book: Book, lost: list[int], stays: list[Stay], at: float) -> int:
     """End those whose context is lost; returns the tokens that they had got."""
-    book.requests[lost, seats.LOST] = 1
+    book.times[lost, seats.LOST] = at
     book.count[seats.OUTSTANDING] -= book.requests[lost, seats.COUNTED].sum()
     ended = set(lost)
     return sum(tokens for request, *_, tokens in stays if request in ended)

@@ -36,14 +36,14 @@ class Requests:
     counted: Array
     refused: Array
     lost: Array
-    """Whether a crash took its KV cache, and nobody computed it again."""
+    """When a crash took its KV cache, and nobody computed it again."""
 
     def __len__(self) -> int:
         return len(self.arrival)
 
     def status(self) -> Array:
         """finished, refused, lost, running or waiting, by request."""
-        ended = (~np.isnan(self.finish), self.refused, self.lost, ~np.isnan(self.admitted))
+        ended = (~np.isnan(self.finish), self.refused, ~np.isnan(self.lost), ~np.isnan(self.admitted))
         return _STATUS[np.select(ended, (0, 1, 2, 3), 4).astype(np.int8)]
 
 
@@ -85,8 +85,8 @@ class Record:
 
     requests: Requests
     stays: Stays
-    outages: tuple[tuple[Outage, Hit], ...]
-    """When the cell stood still and whom that hit, in order."""
+    outages: tuple[tuple[Outage, Hit], ...] | None
+    """When the cell stood still and whom that hit, in order; None where nothing may crash."""
     unfelt: tuple[float, ...]
     """When instances crashed that were away while the others went on."""
     boundaries: Boundaries

@@ -45,12 +45,12 @@ LEAVING, LAST_LEAVING, FILLING = range(3)
 window."""
 KV_FREE, OWN = range(2)
 """Of a rank: bytes; attention seconds that it alone would have needed, inside the window."""
-INPUT_LEN, OUTPUT_LEN, CONTEXT, JOINED, SEAT, COUNTED, REFUSED, DRAWN, NEEDS, NEXT, NEXT_FRESH, LOST = range(12)
+INPUT_LEN, OUTPUT_LEN, CONTEXT, JOINED, SEAT, COUNTED, REFUSED, DRAWN, NEEDS, NEXT, NEXT_FRESH = range(11)
 """Of a request: lengths; context at its first step; that step; its seat; whether it counts; whether no rank could ever
-hold it; decode steps it will need with drafts (0 without), and the same once it sits; next of the lists it is in;
-whether a crash has ended it."""
-ARRIVAL, ADMITTED, FIRST_TOKEN, FINISH, READY = range(5)
-"""Times of a request, NaN until they happen; READY: before which it may not join, its lost context being computed."""
+hold it; decode steps it will need with drafts (0 without), and the same once it sits; next of the lists it is in."""
+ARRIVAL, ADMITTED, FIRST_TOKEN, FINISH, LOST, READY = range(6)
+"""Times of a request, NaN until they happen. LOST: a crash has ended it; READY: before which it may not join, because
+its lost context is still being computed."""
 STEP, MICRO_BATCH, UNIT, TOKENS, GAPS = range(5)
 """Of a boundary that emitted tokens: how many, and for how many of its sequences it was not the first."""
 ISSUED, COUNT_COUNTED, OUTSTANDING, FINISHED, ACTIVE, QUEUE, BOUNDARIES, POPULATED = range(8)

@@ -92,6 +92,8 @@ class Run:
     """One row per port and direction: port, pool, instance, rail, direction, messages, bytes."""
     bounds: bottleneck.Bounds | None = None
     """What a step takes at least; None where no step was run."""
+    failures: Mapping[str, Any] | None = None
+    """What crashes did (`afdsim.results.outages`); None where nothing may crash."""
 
     @property
     def duration(self) -> float:

@@ -418,6 +418,7 @@ def _scalars(run: Run) -> dict[str, Any]:
         "sla": None if run.sla is None else {"limits": dict(run.sla.limits), "percentile": run.sla.percentile},
         "load": run.load and run.load.plain(),
         "bounds": run.bounds and asdict(run.bounds),
+        **({} if run.failures is None else {"failures": run.failures}),
     }
 
 
@@ -434,6 +435,7 @@ def _run(scalars: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> Run:
         sla=None if scalars["sla"] is None else metrics.Sla(**scalars["sla"]),
         load=scalars["load"] and Load.read(scalars["load"]),
         bounds=scalars["bounds"] and Bounds(**scalars["bounds"]),
+        failures=scalars.get("failures"),
     )
 
 

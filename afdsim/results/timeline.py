@@ -98,7 +98,7 @@ class Timeline:
         rows = zip(
             *(np.asarray(tokens[name]).tolist() for name in ("t_s", "micro_batch", "instance", "batch")), strict=True
         )
-        for time, j, instance, batch in sorted(rows):
+        for time, j, instance, batch in sorted(row for row in rows if row[3]):  # without tokens: gaps across outages
             if time >= self.window[1]:
                 break
             lanes[j, instance] = batch
