@@ -134,5 +134,4 @@ def book(lines: Lines, trace: Trace, ledger: Ledger, unit: int, idle: int, until
     ledger.row[unit, NO_WORK] = wait + network + late if idle else 0.0
     ledger.row[unit, DOWN] = 0.0
     if idle == AWAY:
-        ledger.row[unit, BUSY] = ledger.row[unit, NO_WORK] = 0.0
-        ledger.row[unit, DOWN] = t - begin
+        ledger.row[unit, BUSY], ledger.row[unit, NO_WORK], ledger.row[unit, DOWN] = 0.0, 0.0, t - begin

@@ -176,6 +176,12 @@ def _of_arrivals(demand: Demand, record: Record) -> Iterator[str]:
     early = int((table.arrival < start).sum())
     if early and demand.given is None and demand.stop is not None:
         yield f"the warm-up was found to end at {start:,.4g} s: {early:,} of {len(table):,} requests came in it"
+    missed = sum(outage.at < start for outage, _ in record.outages or ())
+    if missed:
+        yield (
+            f"{missed:,} of {len(record.outages or ()):,} outages began in the warm-up: what they did to latencies and "
+            "rates is not in the window; run.warmup ends it earlier"
+        )
     late = (table.arrival >= start) & (table.arrival <= end) & (table.finish > end)
     share = float(late.sum()) / max(int((table.arrival >= start).sum()), 1)
     if demand.stop is not None and share > LATE:

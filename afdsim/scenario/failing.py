@@ -113,7 +113,7 @@ def _no_target(target: str, pools: Mapping[str, tuple[int, int]], kind: str) -> 
     pool, index, part, number = split(target)
     if pool not in pools:
         words = " and ".join(f"'{name}[i]'" for name in pools)
-        return f"a {kind} deployment has {words}"
+        return f"{kind} deployments have {words}"
     instances, gpus = pools[pool]
     if index >= instances:
         return f"{pool} has instances 0..{instances - 1}"
