@@ -60,9 +60,7 @@ class Ledger(NamedTuple):
     place: Values  # u: slice in which the others end
 
 
-def close(
-    lines: Lines, trace: Trace, ledger: Ledger, idle: Values, opens: float, until: float = float("inf")
-) -> None:
+def close(lines: Lines, trace: Trace, ledger: Ledger, idle: Values, opens: float, until: float = float("inf")) -> None:
     """Book a step, all of whose turns are over; `idle` units held no sequence, and their gaps are `no_work`.
 
     `opens` is where the first slice begins, as far as that is known. Nothing is booked behind `until`: who crashed then
@@ -95,6 +93,15 @@ def settle(ledger: Ledger, unit: int) -> None:
     ledger.place[unit] = place
 
 
+def held_in(trace: Trace, i: int, until: float) -> float:
+    """Seconds up to `until` in which communication held the SMs in an operation: of one that is cut its share."""
+    if len(trace.held) == 0:
+        return 0.0
+    if trace.finish[i] <= until or trace.held[i] == 0.0:
+        return float(trace.held[i])
+    return float(trace.held[i] * max(until - trace.start[i], 0.0) / (trace.finish[i] - trace.start[i]))
+
+
 def book(lines: Lines, trace: Trace, ledger: Ledger, unit: int, idle: int, until: float) -> None:
     """Fill a unit's row with the seconds since the last operation booked, up to `until`."""
     begin = t = ledger.booked[unit]
@@ -121,9 +128,7 @@ def book(lines: Lines, trace: Trace, ledger: Ledger, unit: int, idle: int, until
                     late += last - first
                 network += s - last
         t = min(trace.finish[i], until)
-        held = trace.held[i] if len(trace.held) > 0 else 0.0
-        if held > 0.0 and trace.finish[i] > until:  # in proportion: nobody knows when in the operation they are held
-            held *= (t - s) / (trace.finish[i] - trace.start[i])
+        held = held_in(trace, i, until)
         network += held
         busy += t - s - held
     ledger.booked[unit] = t

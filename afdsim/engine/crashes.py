@@ -19,7 +19,6 @@ from afdsim.scenario.document import Scenario, stream
 from afdsim.scenario.failing import Failures, split
 
 
-
 def failing(scenario: Scenario, cell: Cell, seed: int) -> Failing | None:
     """What may crash in the cell of a scenario; None where nothing does."""
     asked = scenario.failures

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -175,5 +175,3 @@ def _chain(book: Book, request: int) -> Iterable[int]:
     while request != NOBODY:
         yield request
         request = int(book.requests[request, seats.NEXT])
-
-

@@ -21,19 +21,30 @@ CALLED = {
         "fewest", "call", "welcome", "arrive", "refill", "emit", "first_tokens", "grow", "stand_up", "leave",
         "stops", "sit_down", "join", "turn_over",
     ),
-    books: ("settle", "book", "close"),
+    books: ("settle", "held_in", "book", "close"),
     network: (
         "precedes", "sink", "rank", "settle_order", "send_together", "send", "drained", "receive_together", "receive",
     ),
     tables: ("between", "on_grid", "core_seconds", "measure", "head_seconds", "seconds"),
     recurrence: (
         "work", "exchange_pairs", "exchange_all", "signed", "approach", "turn_page", "open_step", "run_list",
-        "lacks_prices", "note_idle",
+        "lacks_prices", "note_idle", "after_opening",
     ),
 }  # fmt: skip
 """What the entry points call, callees first."""
 HOT = frozenset(
-    {"work", "exchange_pairs", "exchange_all", "seconds", "send", "receive", "precedes", "settle_order", "book"}
+    {
+        "work",
+        "exchange_pairs",
+        "exchange_all",
+        "seconds",
+        "send",
+        "receive",
+        "precedes",
+        "settle_order",
+        "book",
+        "held_in",
+    }
 )
 """What runs for every turn: put into its callers whole."""
 

@@ -337,6 +337,16 @@ def note_idle(idle: Values, lanes: Values, micro_batches: int) -> None:
                 idle[unit] = 0
 
 
+def after_opening(book: Book) -> int:
+    """Whether a step whose boundaries are over has no layers: the run has ended, or nothing is active."""
+    if book.clock[ENDS_AT] < FOREVER:
+        return ENDED
+    if stops(book.clock):  # on purpose: at the end of the boundaries
+        book.clock[STRIKES_AT] = min(book.clock[STRIKES_AT], book.clock[OPENED_AT])
+        return DONE
+    return IDLE if book.count[ACTIVE] == 0 else DONE
+
+
 def run_steps(
     machine: Machine, memory: Memory, supply: Supply, noise: Noise, span: tuple[int, int], opened: bool
 ) -> tuple[int, int]:
@@ -352,12 +362,9 @@ def run_steps(
             if asked.closed and left < asked.concurrency:
                 return MORE_REQUESTS, step
             book.clock[OPENED_AT] = open_step(machine, memory, noise, step, shift)
-            if book.clock[ENDS_AT] < FOREVER:
-                return ENDED, step
-            if stops(book.clock):
-                book.clock[STRIKES_AT] = min(book.clock[STRIKES_AT], book.clock[OPENED_AT])
-            elif book.count[ACTIVE] == 0:
-                return IDLE, step
+            why = after_opening(book)
+            if why != DONE:
+                return why, step
         if lacks_prices(memory.priced, memory.now):
             return MORE_PRICES, step
         opened = False

@@ -121,7 +121,7 @@ class Standstill:
 
 
 def fragile(machine: Machine, memory: Memory) -> tuple[Machine, Memory]:
-    """The same with places that may be changed, and one more price, nothing, where those who are away look theirs up."""
+    """The same with places that may change, and one more price, nothing, which those who are away look up."""
     tables, priced = machine.tables, memory.priced
     values = np.hstack([priced.values, np.zeros((len(priced.values), 1))])
     machine = machine._replace(tables=tables._replace(place=tables.place.copy()))

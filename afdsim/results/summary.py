@@ -13,7 +13,7 @@ import numpy as np
 
 from afdsim.results import bottleneck, metrics
 from afdsim.results.intervals import Interval, half_width, ratio_interval
-from afdsim.results.metrics import Columns, Floats, Run, Samples, Verdict, column, completed, counted, enough, ratio
+from afdsim.results.metrics import Floats, Run, Samples, Verdict, column, completed, counted, enough, ratio
 from afdsim.results.steady import BINS, Load
 
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99")

@@ -125,12 +125,14 @@ def drawn(frame: pd.DataFrame, curves: list[tuple[list[float], list[float]]]) ->
     for ax, (target, title) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
         for row, (seconds, rates) in zip(frame.to_dict("records"), curves, strict=True):
             if row["crashes"] == target:
-                kept = ", cache kept" if row["kv_cache"] == "kept" else ""
-                ax.plot(seconds, [rate / 1e3 for rate in rates], label=f"{row['meanwhile']}{kept}", linewidth=1.2)
+                kept = row["kv_cache"] == "kept"
+                label, style = f"{row['meanwhile']}{', cache kept' if kept else ''}", "--" if kept else "-"
+                ax.plot(seconds, [rate / 1e3 for rate in rates], style, label=label, linewidth=1.2)
         ax.axvline(AT, color="0.5", linewidth=0.8, linestyle=":")
-        ax.set(title=f"{title} crashes at {AT} s", xlabel="simulated time (s)", xlim=(45, END), ylim=(0, None))
+        ax.set(title=f"{title} crashes at {AT} s", xlabel="simulated time (s)", xlim=(45, END))
         ax.legend(loc="lower right", frameon=False)
-    figure.axes[0].set_ylabel("output (thousand tokens/s)")
+    most = max(max(rates) for _, rates in curves) / 1e3
+    figure.axes[0].set(ylabel="output (thousand tokens/s)", ylim=(0, 1.05 * most))
     return figure
 
 
@@ -146,8 +148,8 @@ def main() -> None:
     frame = pd.DataFrame(rows)
     made = frame.drop(columns=["tgs", "instances"])
     for name, each in (("table", made), ("year", year(frame))):
-        each.to_csv(given.output / f"{name}.csv", index=False, float_format="%.6g")
-        print(each.to_string(index=False, float_format="{:.5g}".format))
+        each.to_csv(given.output / f"{name}.csv", index=False, float_format="%.7g")
+        print(each.to_string(index=False, float_format="{:.7g}".format))
     afdsim.plot.save(drawn(frame, list(zip(*curves, strict=True))), given.output / "blast_radius.png", dpi=90)
 
 
