@@ -14,6 +14,8 @@ BUSY, WAIT_PEER, NETWORK, IMBALANCE, NO_WORK, DOWN = range(6)
 CAUSES = ("busy", "wait_peer", "network", "imbalance", "no_work", "down")
 WIDTH = len(CAUSES)
 
+AWAY = 2
+"""Mark of an idle unit that is not there: all of its time is `down`."""
 UNCUT = -1
 """Place in `Lines.cut` of a turn that waits for no message: its gap is a pause."""
 
@@ -58,15 +60,16 @@ class Ledger(NamedTuple):
     place: Values  # u: slice in which the others end
 
 
-def close(lines: Lines, trace: Trace, ledger: Ledger, idle: Values, opens: float) -> None:
+def close(lines: Lines, trace: Trace, ledger: Ledger, idle: Values, opens: float, until: float = float("inf")) -> None:
     """Book a step, all of whose turns are over; `idle` units held no sequence, and their gaps are `no_work`.
 
-    `opens` is where the first slice begins, as far as that is known.
+    `opens` is where the first slice begins, as far as that is known. Nothing is booked behind `until`: who crashed then
+    has done the operations and the waiting before it.
     """
     ledger.edges[0] = opens
     for unit in range(len(ledger.booked)):
         settle(ledger, unit)
-        book(lines, trace, ledger, unit, idle[unit])
+        book(lines, trace, ledger, unit, idle[unit], until)
         ledger.begin[unit] = ledger.end[unit]
         ledger.end[unit] = ledger.booked[unit]
     for x in range(len(ledger.sent)):
@@ -90,13 +93,22 @@ def settle(ledger: Ledger, unit: int) -> None:
     ledger.place[unit] = place
 
 
-def book(lines: Lines, trace: Trace, ledger: Ledger, unit: int, idle: int) -> None:
-    """Fill a unit's row with the seconds since the last operation booked."""
-    t = ledger.booked[unit]
+def held_in(trace: Trace, i: int, until: float) -> float:
+    """Seconds up to `until` in which communication held the SMs in an operation: of one that is cut its share."""
+    if len(trace.held) == 0:
+        return 0.0
+    if trace.finish[i] <= until or trace.held[i] == 0.0:
+        return float(trace.held[i])
+    return float(trace.held[i] * max(until - trace.start[i], 0.0) / (trace.finish[i] - trace.start[i]))
+
+
+def book(lines: Lines, trace: Trace, ledger: Ledger, unit: int, idle: int, until: float) -> None:
+    """Fill a unit's row with the seconds since the last operation booked, up to `until`."""
+    begin = t = ledger.booked[unit]
     busy = wait = network = late = 0.0
     for place in range(lines.start[unit], lines.start[unit + 1]):
         i = lines.index[place]
-        s = trace.start[i]
+        s = min(trace.start[i], until)
         if s > t:
             x = lines.cut[place]
             if x == UNCUT:
@@ -115,8 +127,8 @@ def book(lines: Lines, trace: Trace, ledger: Ledger, unit: int, idle: int) -> No
                 else:
                     late += last - first
                 network += s - last
-        t = trace.finish[i]
-        held = trace.held[i] if len(trace.held) > 0 else 0.0
+        t = min(trace.finish[i], until)
+        held = held_in(trace, i, until)
         network += held
         busy += t - s - held
     ledger.booked[unit] = t
@@ -125,3 +137,6 @@ def book(lines: Lines, trace: Trace, ledger: Ledger, unit: int, idle: int) -> No
     ledger.row[unit, NETWORK] = 0.0 if idle else network
     ledger.row[unit, IMBALANCE] = 0.0 if idle else late
     ledger.row[unit, NO_WORK] = wait + network + late if idle else 0.0
+    ledger.row[unit, DOWN] = 0.0
+    if idle == AWAY:
+        ledger.row[unit, BUSY], ledger.row[unit, NO_WORK], ledger.row[unit, DOWN] = 0.0, 0.0, t - begin

@@ -13,12 +13,15 @@ from afdsim.cluster.colocated import Colocated
 from afdsim.cluster.deployment import Afd
 from afdsim.cluster.network import Wiring
 from afdsim.engine import schedule, seats
-from afdsim.engine.books import BUSY, NO_WORK, WIDTH, Ledger, Trace, settle
+from afdsim.engine.books import AWAY, BUSY, DOWN, NO_WORK, WAIT_PEER, WIDTH, Ledger, Trace, settle
 from afdsim.engine.cell import Cell
-from afdsim.engine.record import Boundaries, Record, Requests
+from afdsim.engine.faults import Failing
+from afdsim.engine.interruption import earliest
+from afdsim.engine.record import Boundaries, Record, Requests, Stays
 from afdsim.engine.recurrence import Flight, Machine, Memory, State, Supply
 from afdsim.engine.schedule import COMPUTE, INDEX, Boundary, Compute, Exchange, Source
 from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, Asked, Book, Places
+from afdsim.engine.standstill import Standstill, fragile, spend
 from afdsim.engine.tables import Now, Priced, Tables, core_seconds
 from afdsim.errors import CapacityError
 from afdsim.units import show_bytes
@@ -35,6 +38,7 @@ MOST_REFUSALS = 10_000
 AHEAD = 4096
 """Requests of a closed loop that are drawn at least."""
 RESOURCES = 3
+_STAYS = ("request", "seat", "joined", "steps", "context", "tokens")
 SLICES = 500
 """Of the arrivals of an open loop whose warm-up is to be found."""
 
@@ -54,6 +58,8 @@ class Demand:
     open one: all is recorded in slices, and where to begin is found afterwards."""
     horizon: float = FOREVER
     """Simulated seconds after which the run stops."""
+    failing: Failing | None = None
+    """What may crash, and what then happens."""
 
     @cached_property
     def edges(self) -> Array:
@@ -93,6 +99,11 @@ class Desk:
         self.supply = Supply(0, np.zeros(1, dtype=np.int64))
         self.parked = False
         """Whether the run ended in a pause."""
+        self.still: Standstill | None = None
+        if demand.failing is not None:
+            self.machine, self.memory = fragile(self.machine, self.memory)
+            self.still = Standstill(cell, demand.failing, demand.horizon)
+            self.still.arm(self.book.clock)
         boundaries = [(place, turn) for place, turn in enumerate(cell.schedule.turns) if isinstance(turn, Boundary)]
         self._boundaries = [
             [cell.schedule.at[place] + unit - turn.units.start for place, turn in boundaries if unit in turn.units]
@@ -120,7 +131,8 @@ class Desk:
     def cut(self) -> None:
         """End the run with the latest boundary: somebody wants no more."""
         rows = self.book.count[seats.BOUNDARIES]
-        self.book.clock[seats.ENDS_AT] = self.book.row_times[:rows].max(initial=0.0)
+        resumed = 0.0 if self.still is None else self.still.resumed
+        self.book.clock[seats.ENDS_AT] = self.book.row_times[:rows].max(initial=resumed)
 
     def begin(self, populate: Callable[..., Any]) -> float:
         """Draw the first requests and fill a closed loop; returns when the first step may begin."""
@@ -129,9 +141,7 @@ class Desk:
         if asked.closed:
             populate(self.machine.places, asked, self.book)
         self._steps(0)
-        start = min(self.next_arrival, asked.horizon)
-        self.pause(start, None)
-        return start
+        return self._rest(0.0, min(self.next_arrival, asked.horizon), None)
 
     # requests --------------------------------------------------------------------------------------------------------
 
@@ -217,7 +227,8 @@ class Desk:
         if used + len(missing) > len(values):
             values = extended(values, 2 * (used + len(missing)), 0.0)
             self.memory = self.memory._replace(priced=priced._replace(values=values))
-        values[used : used + len(missing)] = self.cell.pricing.of(missing)
+        prices = self.cell.pricing.of(missing)
+        values[used : used + len(missing), : prices.shape[1]] = prices
         priced.slot[missing] = used + np.arange(len(missing))
 
     # pauses ----------------------------------------------------------------------------------------------------------
@@ -232,14 +243,37 @@ class Desk:
 
     def park(self, trace: Trace) -> float:
         """Nothing is active in a step whose boundaries are over: returns when to start again, if before the horizon."""
-        now = max(trace.finish[place] for places in self._boundaries for place in places)
-        start = float(now if self.book.count[seats.QUEUE] else max(now, self.next_arrival))
-        self.parked = start > self.demand.horizon
-        if self.parked:
-            start = max(float(now), self.demand.horizon)
+        now = self._opened(trace)
+        start = self._rest(now, self._awakes(now), trace)
+        self.parked = self.ends < FOREVER
+        return start
+
+    def _opened(self, trace: Trace) -> float:
+        """When the last boundary of a step ended."""
+        return float(max(trace.finish[place] for places in self._boundaries for place in places))
+
+    def _rest(self, now: float, start: float, trace: Trace | None) -> float:
+        """Book the time in which nothing is in flight until `start`, or until an outage lets the cell start again."""
+        while self.still is not None and (at := max(now, self.still.halts)) < min(start, self.demand.horizon):
+            self.pause(at, trace)
+            trace, now = None, self._stand_still(at, np.zeros(len(self.book.lanes), dtype=np.int64))
+            if self.ends < FOREVER:
+                return now
+            start = self._awakes(now)
+        if start > self.demand.horizon:
+            start = max(now, self.demand.horizon)
             self.book.clock[seats.ENDS_AT] = start
         self.pause(start, trace)
         return start
+
+    def _awakes(self, now: float) -> float:
+        """When somebody may join, if nobody sits now."""
+        if not self.book.count[seats.QUEUE]:
+            return max(now, self.next_arrival)
+        if self.still is None:
+            return now
+        arrives = FOREVER if self.demand.closed else max(now, self.next_arrival)
+        return min(earliest(self.book, now), arrives)
 
     def pause(self, until: float, trace: Trace | None) -> None:
         """Book a pause: the boundaries that found nothing to do are `busy`, the rest is `no_work`; then all is free."""
@@ -253,9 +287,55 @@ class Desk:
                 busy = sum(trace.finish[place] for place in places) - sum(trace.start[place] for place in places)
             ledger.row[unit] = 0.0
             ledger.row[unit, BUSY], ledger.row[unit, NO_WORK] = busy, until - ledger.end[unit] - busy
+            if state.idle[unit] == AWAY:
+                ledger.row[unit] = 0.0
+                ledger.row[unit, DOWN] = until - ledger.end[unit]
         ledger.begin[:] = ledger.end
         for free in (ledger.end, ledger.booked, ledger.sent, state.inbox, state.free[COMPUTE, : self.cell.seated]):
             free[...] = until
+
+    # outages ---------------------------------------------------------------------------------------------------------
+
+    def halts(self, trace: Trace) -> bool:
+        """Whether the cell stops in a step whose boundaries are over, at a crash before their end or at their end."""
+        clock = self.book.clock
+        if self.still is None or self.ends < FOREVER:
+            return False
+        clock[seats.OPENED_AT] = self._opened(trace)
+        if seats.stops(clock):
+            clock[seats.STRIKES_AT] = min(clock[seats.STRIKES_AT], clock[seats.OPENED_AT])
+        return seats.stops(clock)
+
+    @property
+    def crashed(self) -> bool:
+        """Whether some boundaries of the latest step lie behind a crash: the step before was not completed."""
+        clock = self.book.clock
+        return bool(clock[seats.OPENED_AT] > clock[seats.STRIKES_AT])
+
+    def seen(self, trace: Trace) -> Trace:
+        """A copy of what happened in a step, as far as it did before a crash."""
+        until = self.book.clock[seats.STRIKES_AT]
+        start, finish, first, last = (
+            np.minimum(times, until) for times in (trace.start, trace.finish, trace.first, trace.last)
+        )
+        return Trace(start, finish, np.array(trace.held), np.array(trace.early), first, last)
+
+    def heard(self, factors: Array) -> Array:
+        """Random factors of the transfers of some steps, 0 of those to and from who is away."""
+        return factors if self.still is None else self.still.heard(factors)
+
+    def fall(self, step: int, trace: Trace) -> float:
+        """The cell has stopped in a step that is booked up to then: returns when it goes on."""
+        at = float(self.book.clock[seats.STRIKES_AT])
+        spend(self.memory.ledger, at, np.choose(self.memory.state.idle, (WAIT_PEER, NO_WORK, DOWN)))
+        passed = [trace.finish[place] <= at for places in self._boundaries for place in places]
+        return self._stand_still(at, np.where(passed, step, step - 1))
+
+    def _stand_still(self, at: float, reached: Array) -> float:
+        while self.short:
+            self.draw_more()
+        assert self.still is not None
+        return self.still.begin(self.machine, self.memory, at, reached)
 
     # the end ---------------------------------------------------------------------------------------------------------
 
@@ -264,8 +344,12 @@ class Desk:
         edges, slices = self._sliced()
         own = self.book.ranks[:, seats.OWN].reshape(self.cell.seated, self.cell.ranks)
         longest = self.memory.now.longest[:, None]
+        stays = [] if self.still is None else self.still.stays
         return Record(
             requests=self._requests(),
+            stays=Stays(**dict(zip(_STAYS, np.array(stays, dtype=np.int64).reshape(-1, 6).T.copy(), strict=True))),
+            outages=None if self.still is None else tuple(self.still.log),
+            unfelt=() if self.still is None else tuple(self.still.outages.unfelt),
             boundaries=self._rows(),
             edges=edges,
             ended=self.ends,
@@ -297,7 +381,7 @@ class Desk:
         flags = {name: whole[:, getattr(seats, name.upper())].astype(bool) for name in ("counted", "refused")}
         real = {
             name: times[:, getattr(seats, name.upper())].copy()
-            for name in ("arrival", "admitted", "first_token", "finish")
+            for name in ("arrival", "admitted", "first_token", "finish", "lost")
         }
         return Requests(**short, **flags, **real)
 
@@ -518,10 +602,10 @@ def blank_book(cell: Cell, asked: Asked) -> Book:
         contexts=np.zeros((windows, ranks * m), dtype=np.int64),
         growing=np.zeros((windows, ranks * m), dtype=np.int64),
         requests=np.zeros((0, 11), dtype=np.int64),
-        times=np.zeros((0, 4)),
+        times=np.zeros((0, 6)),
         next_filling=counts(0),
         rows=np.zeros((AHEAD, 5), dtype=np.int64),
         row_times=np.zeros(AHEAD),
         count=counts(8),
-        clock=np.array([FOREVER if asked.warmup < 0 else asked.warmup, FOREVER]),
+        clock=np.array([FOREVER if asked.warmup < 0 else asked.warmup, FOREVER, FOREVER, FOREVER, 0.0]),
     )

@@ -19,9 +19,9 @@ CALLED = {
     seats: (
         "need", "tokens_of", "steps_of", "pace_of", "growth", "gained", "issue", "append", "crowd", "queue", "emptiest",
         "fewest", "call", "welcome", "arrive", "refill", "emit", "first_tokens", "grow", "stand_up", "leave",
-        "sit_down", "join", "turn_over",
+        "stops", "sit_down", "join", "turn_over",
     ),
-    books: ("settle", "book", "close"),
+    books: ("settle", "held_in", "book", "close"),
     network: (
         "precedes", "sink", "rank", "settle_order", "send_together", "send", "drained", "receive_together", "receive",
         "stamp", "flow", "cross",
@@ -30,11 +30,12 @@ CALLED = {
     recurrence: (
         "work", "posted", "line_up", "weigh", "cross_over", "exchange_pairs", "exchange_all", "signed", "approach",
         "turn_page", "open_step", "run_list", "lacks_prices", "note_idle",
+        "after_opening",
     ),
 }  # fmt: skip
 """What the entry points call, callees first."""
 HOT = frozenset(
-    (
+    {
         "work",
         "weigh",
         "exchange_pairs",
@@ -45,7 +46,8 @@ HOT = frozenset(
         "precedes",
         "settle_order",
         "book",
-    )
+        "held_in",
+    }
 )
 """What runs for every turn: put into its callers whole."""
 

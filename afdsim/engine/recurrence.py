@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from afdsim.cluster.network import Wiring, cross, receive, send, settle_order
-from afdsim.engine.books import Ledger, Lines, Trace, close
+from afdsim.engine.books import AWAY, Ledger, Lines, Trace, close
 from afdsim.engine.schedule import (
     AFTER,
     AT,
@@ -57,11 +57,14 @@ from afdsim.engine.seats import (
     ENDS_AT,
     FOREVER,
     ISSUED,
+    OPENED_AT,
     RANK_ROWS,
+    STRIKES_AT,
     WARM_AT,
     Asked,
     Book,
     Places,
+    stops,
     turn_over,
 )
 from afdsim.engine.seats import ROWS as LARGEST
@@ -70,7 +73,7 @@ from afdsim.engine.tables import Now, Priced, Tables, head_seconds, measure, sec
 Values = Any
 Index = Any
 """An unsigned whole number (schedule.INDEX): never mix it with signed ones."""
-DONE, ENDED, IDLE, MORE_REQUESTS, MORE_ROWS, MORE_PRICES = range(6)
+DONE, ENDED, IDLE, MORE_REQUESTS, MORE_ROWS, MORE_PRICES, STOPPED = range(7)
 """Why `run_steps` came back."""
 
 
@@ -325,15 +328,15 @@ def turn_page(machine: Machine, memory: Memory, step: int, unit: int) -> None:
     i = signed(turns[t, AT]) + unit - signed(turns[t, FIRST])
     trace.start[i], trace.finish[i] = state.begin[unit], now
     state.free[COMPUTE, unit] = now
-    if memory.book.clock[ENDS_AT] == FOREVER:
+    if memory.book.clock[ENDS_AT] == FOREVER and now <= memory.book.clock[STRIKES_AT]:
         turn_over(machine.places, machine.asked, memory.book, lane, step, now)
         if memory.book.clock[ENDS_AT] == FOREVER:
             measure(machine.places, machine.tables, memory.book, memory.now, lane)
 
 
-def open_step(machine: Machine, memory: Memory, noise: Noise, step: int, shift: Index) -> None:
-    """All boundaries of a step, the earliest first, and the operations that follow them at once."""
-    state, boundaries = memory.state, 0
+def open_step(machine: Machine, memory: Memory, noise: Noise, step: int, shift: Index) -> float:
+    """All boundaries of a step, the earliest first, and the operations that follow them at once; returns their end."""
+    state, boundaries, last = memory.state, 0, 0.0
     for unit in range(machine.seated):
         state.place[unit] = machine.starts[unit]
         boundaries += machine.places.micro_batches
@@ -344,6 +347,7 @@ def open_step(machine: Machine, memory: Memory, noise: Noise, step: int, shift: 
             if state.end[other] < state.end[unit]:
                 unit = other
         turn_page(machine, memory, step, unit)
+        last = max(last, state.end[unit])
         state.place[unit] += 1
         state.end[unit] = FOREVER
         while state.place[unit] < machine.starts[unit] + machine.opens[unit]:
@@ -353,6 +357,7 @@ def open_step(machine: Machine, memory: Memory, noise: Noise, step: int, shift: 
                 break
             work(machine, memory, noise, t, INDEX(unit), shift)
             state.place[unit] += 1
+    return last
 
 
 def run_list(machine: Machine, memory: Memory, noise: Noise, shift: Index, wires: Index) -> None:
@@ -381,12 +386,24 @@ def lacks_prices(priced: Priced, now: Now) -> bool:
 
 
 def note_idle(idle: Values, lanes: Values, micro_batches: int) -> None:
-    """Note which units hold no sequence."""
+    """Note which units hold no sequence; who is away stays so."""
     for unit in range(len(lanes) // micro_batches):
+        if idle[unit] == AWAY:
+            continue
         idle[unit] = 1
         for lane in range(unit * micro_batches, (unit + 1) * micro_batches):
             if lanes[lane, RANK_ROWS]:
                 idle[unit] = 0
+
+
+def after_opening(book: Book) -> int:
+    """Whether a step whose boundaries are over has no layers: the run has ended, or nothing is active."""
+    if book.clock[ENDS_AT] < FOREVER:
+        return ENDED
+    if stops(book.clock):  # on purpose: at the end of the boundaries
+        book.clock[STRIKES_AT] = min(book.clock[STRIKES_AT], book.clock[OPENED_AT])
+        return DONE
+    return IDLE if book.count[ACTIVE] == 0 else DONE
 
 
 def run_steps(
@@ -403,15 +420,17 @@ def run_steps(
             left = supply.fitting[supply.drawn] - supply.fitting[book.count[ISSUED]]
             if asked.closed and left < asked.concurrency:
                 return MORE_REQUESTS, step
-            open_step(machine, memory, noise, step, shift)
-            if book.clock[ENDS_AT] < FOREVER:
-                return ENDED, step
-            if book.count[ACTIVE] == 0:
-                return IDLE, step
+            book.clock[OPENED_AT] = open_step(machine, memory, noise, step, shift)
+            why = after_opening(book)
+            if why != DONE:
+                return why, step
         if lacks_prices(memory.priced, memory.now):
             return MORE_PRICES, step
         opened = False
         note_idle(memory.state.idle, book.lanes, machine.places.micro_batches)
         run_list(machine, memory, noise, shift, wires)
-        close(machine.lines, memory.trace, memory.ledger, memory.state.idle, book.clock[WARM_AT])
+        opens, until = book.clock[WARM_AT], book.clock[STRIKES_AT]
+        close(machine.lines, memory.trace, memory.ledger, memory.state.idle, opens, until)
+        if stops(book.clock):
+            return STOPPED, step + 1
     return DONE, span[1]

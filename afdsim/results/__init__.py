@@ -4,6 +4,7 @@ bottleneck           what bounds a step, from its schedule
 intervals            how sure a figure of one run is
 steady               whether an open loop was steady and carried its load
 metrics              statistics of a run, as definitions
+outages              what crashes did to a run
 summary              a run as one tree of numbers
 pooling              the same of several seeds
 plot_axes            axes that show themselves, and how they are written

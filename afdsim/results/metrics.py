@@ -122,6 +122,8 @@ class Run:
     """What a step takes at least; None where no step was run."""
     ranks: Ranks | None = None
     """Of the first pool; None where they are alike."""
+    failures: Mapping[str, Any] | None = None
+    """What crashes did (`afdsim.results.outages`); None where nothing may crash."""
 
     @property
     def duration(self) -> float:

@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from afdsim.results import bottleneck, metrics
+from afdsim.results import bottleneck, metrics, outages
 from afdsim.results.intervals import over_seeds
 from afdsim.results.steady import LEVELS, Level
 from afdsim.results.summary import bounds, known, limit
 
 _SUMMED: Final = frozenset(
     {"completed", "duration", "total_input_tokens", "total_output_tokens", "refused", "unfinished", "steps", "events"}
+    | outages.SUMMED
 )
 """Keys that count; every other number is averaged over the seeds, and maxima are kept."""
 _RATES: Final = ("offered", "served", "queue_growth")
@@ -43,6 +44,8 @@ def together(every: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str,
         }
     if "bottleneck" in own:
         own["bottleneck"] |= bottleneck.longest(own["bottleneck"]["bounds"], own["bottleneck"]["round_trip"])
+    if "failures" in own:
+        own["failures"] = outages.pooled(own["failures"])
     own["notes"] = notes([one.get("notes", ()) for one in each], seeds) or None
     own["provenance"]["seed"] = own["seeds"][0]
     return found | {"afdsim": known(own)}

@@ -61,6 +61,7 @@ def remarks(scenario: Scenario, cell: Cell, demand: Demand, record: Record) -> I
     yield from beyond(scenario, demand.source, len(record.requests))
     yield from _repeated(scenario, demand, record)
     yield from _assumed_variation(scenario)
+    yield from _assumed_failures(scenario)
     yield from _refused(cell, record)
     yield from _short_of_memory(cell, record)
     yield from _warm_up(demand, record)
@@ -122,6 +123,17 @@ def _spike(spike: Spike) -> str:
     return f"an operation takes {time} longer {rare}"
 
 
+def _assumed_failures(scenario: Scenario) -> Iterator[str]:
+    """Say which times of crashes and repairs nobody gave."""
+    if scenario.failures is None:
+        return
+    given, asked = scenario.origins("failures"), scenario.failures
+    own = {"repair": any(event.repair is None for event in asked.events) or asked.mtbf is not None, "restart": True}
+    assumed = [f"{key} {getattr(asked, key):g} s" for key, used in own.items() if used and key not in given]
+    if assumed:
+        yield f"assumed of failures, not given: {', '.join(assumed)}"
+
+
 def _refused(cell: Cell, record: Record) -> Iterator[str]:
     refused = int(record.requests.refused.sum())
     if refused:
@@ -160,7 +172,7 @@ def _warm_up(demand: Demand, record: Record) -> Iterator[str]:
 def _cut_short(demand: Demand, record: Record) -> Iterator[str]:
     """Say that the run ended before its requests did, by its own limit or because somebody stopped it."""
     table = record.requests
-    there = np.isnan(table.finish) & ~table.refused & table.counted
+    there = np.isnan(table.finish) & np.isnan(table.lost) & ~table.refused & table.counted
     asked = demand.closed and int(table.counted.sum()) < demand.num_requests
     if record.ended >= demand.horizon and there.any():
         yield (
@@ -177,6 +189,12 @@ def _of_arrivals(demand: Demand, record: Record) -> Iterator[str]:
     early = int((table.arrival < start).sum())
     if early and demand.given is None and demand.stop is not None:
         yield f"the warm-up was found to end at {start:,.4g} s: {early:,} of {len(table):,} requests came in it"
+    missed = sum(outage.at < start for outage, _ in record.outages or ())
+    if missed:
+        yield (
+            f"{missed:,} of {len(record.outages or ()):,} outages began in the warm-up: what they did to latencies and "
+            "rates is not in the window; run.warmup ends it earlier"
+        )
     late = (table.arrival >= start) & (table.arrival <= end) & (table.finish > end)
     share = float(late.sum()) / max(int((table.arrival >= start).sum()), 1)
     if demand.stop is not None and share > LATE:

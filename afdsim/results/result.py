@@ -419,6 +419,7 @@ def _scalars(run: Run) -> dict[str, Any]:
         "load": run.load and run.load.plain(),
         "bounds": run.bounds and asdict(run.bounds),
         "ranks": run.ranks and asdict(run.ranks),
+        **({} if run.failures is None else {"failures": run.failures}),
     }
 
 
@@ -436,6 +437,7 @@ def _run(scalars: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> Run:
         load=scalars["load"] and Load.read(scalars["load"]),
         bounds=scalars["bounds"] and Bounds(**scalars["bounds"]),
         ranks=_ranks(scalars.get("ranks")),  # older folders have none
+        failures=scalars.get("failures"),
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from afdsim.results import bottleneck, metrics
 from afdsim.results.intervals import Interval, half_width, ratio_interval
-from afdsim.results.metrics import Columns, Floats, Run, Samples, Verdict, column, completed, counted, enough, ratio
+from afdsim.results.metrics import Floats, Run, Samples, Verdict, column, completed, counted, enough, ratio
 from afdsim.results.steady import BINS, Load
 
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99")
@@ -75,7 +75,8 @@ def _own(run: Run, samples: Mapping[str, Samples]) -> dict[str, Any]:
         "sla": _sla(run, samples, intervals),
         "ci": intervals or None,
         "too_few": list(_too_few(samples)) or None,
-        **_fates(run.requests),
+        "failures": run.failures,
+        **_fates(run),
         "engine": {"name": run.engine.name, "steps": run.engine.steps, "events": run.engine.events},
         "itl_method": "exact",
         "definitions": dict(metrics.DEFINITIONS),
@@ -102,12 +103,13 @@ def _too_few(samples: Mapping[str, Samples]) -> Iterator[str]:
                 yield f"{name}_{metric}_ms"
 
 
-def _fates(requests: Columns) -> dict[str, int]:
-    """Count the requests that did not finish: refused for ever, or not done when the run ended."""
-    asked = counted(requests)
-    refused = asked & (np.asarray(requests["status"]) == "refused")
-    unfinished = asked & ~refused & ~completed(requests)
-    return {"refused": int(refused.sum()), "unfinished": int(unfinished.sum())}
+def _fates(run: Run) -> dict[str, int]:
+    """Count the requests that did not finish: refused for ever, ended by a crash, or not done when the run ended."""
+    asked, status = counted(run.requests), np.asarray(run.requests["status"])
+    refused, lost = asked & (status == "refused"), asked & (status == "lost")
+    unfinished = asked & ~refused & ~lost & ~completed(run.requests)
+    crashed = {} if run.failures is None else {"lost": int(lost.sum())}
+    return {"refused": int(refused.sum()), **crashed, "unfinished": int(unfinished.sum())}
 
 
 # the SLA and the load -----------------------------------------------------------------------------------------------
@@ -226,6 +228,10 @@ def bounds(interval: Interval, scale: float = 1.0) -> list[float] | None:
 
 def known(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what is None, at any depth."""
-    return {
-        key: known(value) if isinstance(value, Mapping) else value for key, value in tree.items() if value is not None
-    }
+    return {key: _known(value) for key, value in tree.items() if value is not None}
+
+
+def _known(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_known(item) for item in value]
+    return known(value) if isinstance(value, Mapping) else value

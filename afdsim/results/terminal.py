@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from afdsim import __version__
 from afdsim.engine.books import CAUSES
-from afdsim.results import metrics
+from afdsim.results import metrics, outages
 from afdsim.results.bottleneck import ROUND_TRIP
 from afdsim.results.header import deployment_line, hanging, model_lines, network_line, straggler_lines
 from afdsim.units import show_count, show_rate
@@ -107,6 +107,7 @@ def terminal(
         page.histogram(),
         page.over_time(),
         page.causes(),
+        page.failures(),
         page.verdict(),
         page.remarks(),
         [f"Saved {saved}/  ({_CONTENT})"] if saved is not None else [],
@@ -158,7 +159,7 @@ class _Page:
 
     def throughput(self) -> list[str]:
         """Say tokens per second in all, per GPU, per user, and what they cost; or why that is not known."""
-        lost = (fate for fate in ("refused", "unfinished") if self.own.get(fate))
+        lost = (fate for fate in ("refused", "lost", "unfinished") if self.own.get(fate))
         fates = [f"{show_count(self.summary['completed'])} finished"]
         fates += [f"{show_count(self.own[fate])} {fate}" for fate in lost]
         by = ", requests by their arrival" if "load" in self.own else ""
@@ -253,6 +254,15 @@ class _Page:
             return []
         shown = sorted(busy) if len(busy) <= _MOST_ROWS else sorted({busy[0], busy[-1], *slow[: _MOST_ROWS - 2]})
         return [[f"  {target}[{index}]", *(f"{share:.1%}" for share in shares[index])] for index in shown]
+
+    def failures(self) -> list[str]:
+        """Say what crashed, how long all stood still, and whom it hit."""
+        found = self.own.get("failures")
+        if found is None:
+            return []
+        rows = outages.rows(found)
+        lines = hanging("Failures: ", "; ".join(outages.sentences(found, self.own.get("lost", 0))))
+        return [*lines, *(table(outages.HEAD, rows, self.ink) if rows else [])]
 
     def verdict(self) -> list[str]:
         """Hold the SLA limit by limit, and say whether an open loop kept up."""

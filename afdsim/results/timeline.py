@@ -100,7 +100,7 @@ class Timeline:
         rows = zip(
             *(np.asarray(tokens[name]).tolist() for name in ("t_s", "micro_batch", "instance", "batch")), strict=True
         )
-        for time, j, instance, batch in sorted(rows):
+        for time, j, instance, batch in sorted(row for row in rows if row[3]):  # without tokens: gaps across outages
             if time >= self.window[1]:
                 break
             lanes[j, instance] = batch
@@ -135,7 +135,9 @@ def _row(span: Span) -> str | None:
 def draw(result: Result, recorder: Recorder) -> Timeline:
     """Return what happened in the steps that an observer of a run has kept."""
     cell, window = lower(result.scenario, seed=result.seed), recorder.window
-    spans = _Spans(cell, _batches(result.run.tokens, cell)).of(recorder.steps)
+    outages = (result.run.failures or {}).get("outages", ())
+    stood = {each["at_s"]: each["at_s"] + each["downtime_s"] for each in outages}
+    spans = _Spans(cell, _batches(result.run.tokens, cell), stood).of(recorder.steps)
     inside = [span for span in spans if max(span.start_s, window[0]) < min(span.end_s, window[1])]
     if not inside:
         raise ScenarioError(f"nothing happens between {window[0]:g} s and {window[1]:g} s of this run")
@@ -202,6 +204,8 @@ class _Spans:
 
     cell: Cell
     batches: Mapping[tuple[int, int, int], int]
+    stood: Mapping[float, float] = field(default_factory=dict)
+    """When outages began, at which every operation under way was cut, and when they ended."""
     egress: dict[int, float] = field(default_factory=dict)
     """When every replayed port becomes free."""
     ingress: dict[int, float] = field(default_factory=dict)
@@ -290,6 +294,9 @@ class _Spans:
         """Yield the gap before a turn, cut at the ends of the first and the last sender that it waited for."""
         track = self.unit(unit)
         begin = self.ended.get(track, until)
+        if begin in self.stood:
+            yield Span(track, begin, min(self.stood[begin], until), step.number, -1, -1, "down")
+            begin = min(self.stood[begin], until)
         _, x, earlier, before, between = self.cell.schedule.booked(number)
         if self._idle(step, unit) or track in self.parked:
             self.parked.discard(track)

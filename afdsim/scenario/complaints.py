@@ -48,7 +48,8 @@ def lines(error: ValidationError, document: Document, root: Model) -> Iterator[s
         keys = _keys(item["loc"], document.data)
         if item["type"] == "faults":
             for path, message in item["ctx"]["faults"]:
-                yield _line(document, (*keys, *(split(path) if path else ())), message)
+                below = (int(key) if key.isdigit() else key for key in (split(path) if path else ()))
+                yield _line(document, (*keys, *below), message)
         elif item["type"] == "extra_forbidden":
             yield _line(document, keys, _unknown(keys, root, document.data), key=True)
         else:
@@ -170,6 +171,8 @@ def _known(root: Model, keys: Keys, data: Any = None) -> tuple[str, ...] | None:
     parts = [root]
     for key in keys:
         data = _below(data, key)
+        if isinstance(key, int):  # an item of a list, whose type `parts` holds already
+            continue
         fields = [part.model_fields[str(key)].annotation for part in parts if str(key) in part.model_fields]
         if any(get_origin(field) in (dict, Mapping) for field in fields):
             return None
@@ -187,7 +190,7 @@ def _parts(annotation: Any) -> list[Model]:
     """Return the maps that an annotation allows."""
     if get_origin(annotation) is Annotated:
         return _parts(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
+    if get_origin(annotation) in (Union, UnionType, tuple):
         return [part for member in get_args(annotation) for part in _parts(member)]
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
 

@@ -23,7 +23,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from afdsim import units
 from afdsim.catalog import entries as catalog
 from afdsim.errors import ScenarioError
-from afdsim.scenario import asked, cabling, complaints, divisions, leaves, tree, yamlfile
+from afdsim.scenario import asked, cabling, complaints, divisions, failing, leaves, tree, yamlfile
 from afdsim.scenario.part import Fault, Part
 from afdsim.scenario.yamlfile import Document, Keys, Mark
 
@@ -49,7 +49,7 @@ class Scenario(Part):
     variation: tree.Variation = tree.Variation()
     workload: asked.Workload
     sla: asked.Sla | None = None
-    failures: Annotated[tuple[object, ...], leaves.NoFailures()] = ()
+    failures: failing.Failures | None = None
     cost: Mapping[tree.Gpu, Annotated[float, leaves.Amount("price", positive=False)]] = Field(default_factory=dict)
     run: tree.Run = tree.Run()
 
@@ -58,7 +58,9 @@ class Scenario(Part):
     @model_validator(mode="before")
     @classmethod
     def _as_stored(cls, data: Any) -> Any:
-        """Let a quantised checkpoint decide the formats of weights of which nothing is said."""
+        """Let a quantised checkpoint decide the formats of weights of which nothing is said; no failures are none."""
+        if isinstance(data, dict) and data.get("failures") == []:
+            data = {key: value for key, value in data.items() if key != "failures"}
         if not isinstance(data, dict) or not isinstance(data.get("precision", {}), dict):
             return data
         given = {role: dtype for role, dtype in data.get("precision", {}).items() if dtype is not None}
@@ -83,6 +85,10 @@ class Scenario(Part):
         spike = self.variation.spike
         if spike is not None and spike.where == "link" and isinstance(deployment, tree.TensorParallel):
             yield "variation.spike.where", "a tensor_parallel deployment posts nothing: use 'where: compute'"
+        if self.failures is not None:
+            sizes = {name: (count, _gpus(deployment, name)) for name, count in pools.items()}
+            found = failing.misfits(self.failures, sizes, deployment.type)
+            yield from ((f"failures.{path}", text) for path, text in found)
         arrival = self.workload.arrival
         if isinstance(arrival, asked.ClosedLoop) and (arrival.concurrency or 0) > deployment.slots:
             yield "workload.arrival.concurrency", f"must be <= {deployment.slots:,}, all slots of the deployment"
@@ -155,7 +161,8 @@ class Scenario(Part):
 
     def resolved(self) -> dict[str, Any]:
         """Return every value including defaults, quantities as texts with units; it loads to the same key."""
-        return self.model_dump(mode="json", exclude_none=True)
+        found = {"failures": [], **self.model_dump(mode="json", exclude_none=True)}
+        return {key: found[key] for key in type(self).model_fields if key in found}
 
 
 def load(source: Source | Scenario, overrides: Iterable[str] = ()) -> Scenario:
@@ -435,6 +442,17 @@ def _shared_faults(model: str, deployment: tree.Afd) -> Iterator[Fault]:
     if deployment.shared_expert == "ffn" and shared:
         text = "the shared expert needs every token on the FFN side; add 'shared_expert: attention'"
         yield "deployment.dispatch", f"cannot be sparse while {text}"
+
+
+def _gpus(deployment: tree.Afd | tree.Colocated | tree.TensorParallel, pool: str) -> int:
+    """Return the GPUs of an instance of a pool."""
+    match deployment:
+        case tree.Afd():
+            return deployment.attention.gpus_per_instance if pool == "attention" else deployment.ffn.gpus_per_instance
+        case tree.Colocated():
+            return deployment.gpus_per_instance
+        case tree.TensorParallel():
+            return deployment.gpus
 
 
 def _colocated_faults(

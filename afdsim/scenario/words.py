@@ -136,8 +136,8 @@ _TOPICS: tuple[tuple[str, str], ...] = (
         "'workload.arrival.request_rate'",
     ),
     (
-        "faults fault_injection mtbf repair outages",
-        "failures are not modelled; 'variation.straggler' slows single instances",
+        "faults fault_injection outages failure mttr mtbf repair",
+        "'failures' has crashes at stated times (events) and drawn ones (mtbf), with their repair",
     ),
     (
         "power power_limit power_cap energy tdp carbon thermal clock clocks",

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from afdsim.engine.lowering import lower
-from afdsim.engine.record import Boundaries, Requests
+from afdsim.engine.record import Boundaries, Requests, Stays
 from afdsim.engine.variation import Variation
 from afdsim.errors import SimulationError
 from afdsim.scenario.document import Scenario
@@ -157,7 +157,7 @@ def assert_same(one: Outcome, other: Outcome) -> None:
     for step, trace in one.traces.items():
         for mine, its in zip(trace, other.traces[step], strict=True):
             assert np.array_equal(mine, its)
-    for part, kind in (("requests", Requests), ("boundaries", Boundaries)):
+    for part, kind in (("requests", Requests), ("stays", Stays), ("boundaries", Boundaries)):
         for column in fields(kind):
             mine, its = (getattr(getattr(each.record, part), column.name) for each in (one, other))
             assert mine.dtype == its.dtype
@@ -166,6 +166,7 @@ def assert_same(one: Outcome, other: Outcome) -> None:
     assert np.array_equal(one.record.causes, other.record.causes)
     assert np.array_equal(one.record.own, other.record.own)
     assert np.array_equal(one.record.steps_run, other.record.steps_run)
+    assert one.record.outages == other.record.outages
 
 
 @given(deployments())
