@@ -125,5 +125,5 @@ def test_a_rank_that_never_worked_has_no_spread():
     lonely = uneven("afd", workload__arrival={"process": "closed_loop", "concurrency": 1})
     ranks = afdsim.simulate(lonely).summary["afdsim"]["pools"]["attention"]["ranks"]
 
-    assert ranks["idlest"] == {"instance": 0, "rank": 1, "busy": 0.0, "sequences": 0.0, "context": 0.0}
+    assert ranks["idlest"] == {"instance": 1, "rank": 0, "busy": 0.0, "sequences": 0.0, "context": 0.0}
     assert "spread" not in ranks
