@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-TABLES = ("ratio_sweep", "context_scaling", "jitter_tails", "hardware_mix", "like_for_like")
+TABLES = ("ratio_sweep", "context_scaling", "jitter_tails", "hardware_mix", "like_for_like", "network_budget")
 
 
 def load(name):
