@@ -19,6 +19,7 @@ TABLES = (
     "like_for_like",
     "straggler",
     "failure_blast_radius",
+    "network_budget",
 )
 
 

@@ -23,7 +23,7 @@ CALLED = {
     ),
     books: ("settle", "held_in", "book", "close"),
     network: (
-        "precedes", "sink", "rank", "settle_order", "send_together", "send", "drained", "receive_together", "receive",
+        "precedes", "sink", "settle_order", "rank", "send_together", "send", "drained", "receive_together", "receive",
         "stamp", "flow", "cross",
     ),
     tables: ("between", "on_grid", "core_seconds", "measure", "head_seconds", "seconds"),
