@@ -62,6 +62,7 @@ class Run:
     def execute(self) -> Record:
         """Run until everything that counts has ended, or the horizon."""
         start = self.desk.begin(seats.populate)
+        self._idle = self.desk.memory.state.idle.tolist()
         self._pipeline = Pipeline(self.env, self.cell, self, 0, start)
         try:
             while self.desk.ends == FOREVER:

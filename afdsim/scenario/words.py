@@ -26,6 +26,8 @@ _OVERLAP = ("deployment.num_microbatches", "deployment.two_batch_overlap")
 _KERNELS = tuple(f"{pool}.kernels" for pool in _POOLS)
 
 _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("faults fault_injection outages crashes", ("failures",)),
+    ("mttr", ("failures.repair",)),
     # workload
     ("isl input_length prompt_len random_input_len", ("workload.input_len",)),
     ("context_len context_length prompt_tokens", ("workload.input_len",)),
@@ -134,10 +136,6 @@ _TOPICS: tuple[tuple[str, str], ...] = (
         "autoscaling autoscaler max_replicas min_replicas scale_up scale_down",
         "autoscaling is not modelled: a deployment stays as it is; sweep its instances against "
         "'workload.arrival.request_rate'",
-    ),
-    (
-        "faults fault_injection outages failure mttr mtbf repair",
-        "'failures' has crashes at stated times (events) and drawn ones (mtbf), with their repair",
     ),
     (
         "power power_limit power_cap energy tdp carbon thermal clock clocks",

@@ -281,6 +281,19 @@ def test_a_shrunken_cell_goes_on_and_stops_once_more_between_two_steps():
     assert seconds(outcome, 2)["down"] == pytest.approx(7.0)
 
 
+def test_who_crashes_before_the_first_request_is_away_from_the_start():
+    scenario = lone(
+        (0.001, "attention[0]"),
+        deployment__attention={"gpu": "H800", "instances": 2, "gpus_per_instance": 1},
+        failures={"meanwhile": "shrink", "repair": "1000s"},
+    )
+    arrival = {"process": "poisson", "request_rate": "0.1 req/s"}
+    outcome = both(scenario.vary("workload.arrival", arrival).vary("workload.num_requests", 2))
+
+    assert outcome.record.requests.arrival[0] > 0.001
+    assert outcome.record.causes[0, DOWN] == pytest.approx(outcome.record.window[1] - 0.001)
+
+
 def test_a_shrunken_cell_leaves_the_seats_of_who_is_away_empty():
     scenario = lone(
         (9.5, "attention[0]"),

@@ -224,8 +224,7 @@ ROWS = (
     ("run:", "failures: {events: [{at: -1s, target: 'ffn[0]'}], requests: reject}\nrun:",
      "33:26: failures.events[0].at: must be >= 0 (got '-1s')"),
     ("run:", "failures: {events: [{at: 1s, target: 'ffn[0]', mttr: 1s}], requests: reject}\nrun:",
-     "33:48: failures.events[0].mttr: unknown key 'mttr'; 'failures' has crashes at stated times (events) and drawn ones "
-     "(mtbf), with their repair"),
+     "33:48: failures.events[0].mttr: unknown key 'mttr'; afdsim calls it 'failures.repair'"),
     ("run:", "failures: {mtbf: {}, requests: reject}\nrun:",
      "33:18: failures.mtbf: needs a kind of part, for example 'instance: 30d'"),
     ("run:", "failures: {mtbf: {gpu: 100d}, requests: reject, reprefill_rate: 5000 tok/s}\nrun:",
