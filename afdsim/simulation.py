@@ -14,9 +14,9 @@ from afdsim.cost.identity import label
 from afdsim.cost.roofline import CostModel
 from afdsim.engine.advice import advised
 from afdsim.engine.blocks import Blocks
-from afdsim.engine.cell import Cell
+from afdsim.engine.cell import Cell, lonely_step
 from afdsim.engine.crashes import failing
-from afdsim.engine.desk import Demand, Observer, lonely_step
+from afdsim.engine.desk import Demand, Observer
 from afdsim.engine.lowering import lower
 from afdsim.engine.record import Record
 from afdsim.engine.seats import FOREVER

@@ -21,9 +21,10 @@ from afdsim.cluster.deployment import Afd, AttentionPool, FfnPool
 from afdsim.cluster.network import Wiring
 from afdsim.cost.operators import Operator, core_operator
 from afdsim.cost.roofline import CostModel, Roofline
+from afdsim.engine import schedule
 from afdsim.engine.drafts import SCALE, Drafts, with_drafts
 from afdsim.engine.passes import Work
-from afdsim.engine.schedule import Schedule
+from afdsim.engine.schedule import Compute, Exchange, Schedule, Source
 from afdsim.engine.tables import Tables, core_seconds
 from afdsim.engine.variation import Jitter, Spike, Variation, Wires
 from afdsim.scenario import tree
@@ -311,3 +312,34 @@ def lines(first: float, last: float) -> Array:
     near = np.arange(first, min(DENSE, last) + 1)
     far = DENSE * 2.0 ** (np.arange(1, int(np.ceil(8 * doublings)) + 1) / 8)
     return np.unique(np.minimum(np.concatenate([near, np.round(far), [last]]), last))
+
+
+def lonely_step(cell: Cell) -> float:
+    """Seconds of a step of one sequence alone: everything that its micro-batch waits for, one after the other."""
+    tables, wiring = cell.tables, cell.wiring
+    prices = cell.pricing.of(np.array([1]))[0]
+
+    def seconds(source: Source, unit: int) -> float:
+        match source.table:
+            case schedule.RANK:
+                return float(tables.fixed[source.row, 1]) + _core(tables, source.row)
+            case schedule.ROWS:
+                return float(tables.rows[source.row, 1])
+            case schedule.TOKENS:
+                return float(prices[int(tables.place[source.row, unit])])
+        return 0.0
+
+    total = float(tables.head[1]) + cell.schedule.host
+    for turn in cell.schedule.turns:
+        if isinstance(turn, Compute) and turn.batch == 0:
+            total += seconds(turn.work, turn.units.start) * turn.slow + turn.pause
+        elif isinstance(turn, Exchange) and turn.batch == 0:
+            path = wiring.wait + wiring.lag + wiring.between + wiring.rest + wiring.poll
+            total += seconds(turn.out, turn.senders.start) + path
+    return total
+
+
+def _core(tables: Tables, kind: int) -> float:
+    """Seconds of the cores of a kind of stage for one sequence without a context."""
+    cores = (int(core) for core in tables.core[kind])
+    return sum(core_seconds(tables, core, 1, 0) for core in cores if core < len(tables.core_window))

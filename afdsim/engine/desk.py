@@ -12,17 +12,17 @@ import numpy as np
 from afdsim.cluster.colocated import Colocated
 from afdsim.cluster.deployment import Afd
 from afdsim.cluster.network import Wiring
-from afdsim.engine import schedule, seats
+from afdsim.engine import seats
 from afdsim.engine.books import AWAY, BUSY, DOWN, NO_WORK, WAIT_PEER, WIDTH, Ledger, Trace, settle
 from afdsim.engine.cell import Cell
 from afdsim.engine.faults import Failing
 from afdsim.engine.interruption import earliest
 from afdsim.engine.record import Boundaries, Record, Requests, Stays
 from afdsim.engine.recurrence import Flight, Machine, Memory, State, Supply
-from afdsim.engine.schedule import COMPUTE, INDEX, Boundary, Compute, Exchange, Source
+from afdsim.engine.schedule import COMPUTE, INDEX, Boundary
 from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, Asked, Book, Places
 from afdsim.engine.standstill import Standstill, fragile, spend
-from afdsim.engine.tables import Now, Priced, Tables, core_seconds
+from afdsim.engine.tables import Now, Priced
 from afdsim.errors import CapacityError
 from afdsim.units import show_bytes
 from afdsim.workload.laws import RequestSource
@@ -390,37 +390,6 @@ class Desk:
         step, micro_batch, unit, batch, gaps = self.book.rows[:count].T.copy()
         time = self.book.row_times[:count]
         return Boundaries(step=step, micro_batch=micro_batch, unit=unit, time=time, batch=batch, gaps=gaps)
-
-
-def lonely_step(cell: Cell) -> float:
-    """Seconds of a step of one sequence alone: everything that its micro-batch waits for, one after the other."""
-    tables, wiring = cell.tables, cell.wiring
-    prices = cell.pricing.of(np.array([1]))[0]
-
-    def seconds(source: Source, unit: int) -> float:
-        match source.table:
-            case schedule.RANK:
-                return float(tables.fixed[source.row, 1]) + _core(tables, source.row)
-            case schedule.ROWS:
-                return float(tables.rows[source.row, 1])
-            case schedule.TOKENS:
-                return float(prices[int(tables.place[source.row, unit])])
-        return 0.0
-
-    total = float(tables.head[1]) + cell.schedule.host
-    for turn in cell.schedule.turns:
-        if isinstance(turn, Compute) and turn.batch == 0:
-            total += seconds(turn.work, turn.units.start) * turn.slow + turn.pause
-        elif isinstance(turn, Exchange) and turn.batch == 0:
-            path = wiring.wait + wiring.lag + wiring.between + wiring.rest + wiring.poll
-            total += seconds(turn.out, turn.senders.start) + path
-    return total
-
-
-def _core(tables: Tables, kind: int) -> float:
-    """Seconds of the cores of a kind of stage for one sequence without a context."""
-    cores = (int(core) for core in tables.core[kind])
-    return sum(core_seconds(tables, core, 1, 0) for core in cores if core < len(tables.core_window))
 
 
 def _inside(ledger: Ledger, edges: Array) -> Array:

@@ -24,8 +24,8 @@ import numpy as np
 from afdsim.cluster.network import Network
 from afdsim.cost.checked import checked_cost, checked_network
 from afdsim.cost.roofline import CostModel
-from afdsim.engine.cell import Array, Cell
-from afdsim.engine.desk import Demand, lonely_step
+from afdsim.engine.cell import Array, Cell, lonely_step
+from afdsim.engine.desk import Demand
 from afdsim.engine.drafts import Drafts
 from afdsim.engine.lowering import lower
 from afdsim.engine.record import Record
