@@ -46,7 +46,7 @@ KINDS = {
     ),
     "every GPU": lambda: scenario(run__granularity="gpu"),
     "dedicated wires": lambda: scenario(network__type="dedicated"),
-    "shared ports": lambda: scenario(network__type="shared"),
+    "ports": lambda: scenario(network__type="ports"),
     "uplinks": lambda: scenario(network__uplinks={"oversubscription": 4, "latency": "1us"}),
     "uplinks of every GPU": lambda: scenario(network__uplinks={"oversubscription": 4}, run__granularity="gpu"),
     "bonded ports": lambda: scenario(
@@ -163,7 +163,7 @@ def test_spans_add_up_to_the_seconds_of_the_causes(drawn, kind):
 
 
 def test_slices_are_named_by_step_layer_and_micro_batch(drawn):
-    names = {event["name"] for event in chrome.document(drawn("closed loop"))["traceEvents"] if event["ph"] == "X"}
+    names = {event["name"] for event in chrome.document(drawn("ports"))["traceEvents"] if event["ph"] == "X"}
 
     assert {
         "s3 L1 m2",
