@@ -38,7 +38,6 @@ MOST_REFUSALS = 10_000
 AHEAD = 4096
 """Requests of a closed loop that are drawn at least."""
 RESOURCES = 3
-_STAYS = ("request", "seat", "joined", "steps", "context", "tokens")
 SLICES = 500
 """Of the arrivals of an open loop whose warm-up is to be found."""
 
@@ -99,6 +98,7 @@ class Desk:
         self.supply = Supply(0, np.zeros(1, dtype=np.int64))
         self.parked = False
         """Whether the run ended in a pause."""
+        self._paused = 0.0  # until when the latest pause lasted
         self.still: Standstill | None = None
         if demand.failing is not None:
             self.machine, self.memory = fragile(self.machine, self.memory)
@@ -290,7 +290,7 @@ class Desk:
             if state.idle[unit] == AWAY:
                 ledger.row[unit] = 0.0
                 ledger.row[unit, DOWN] = until - ledger.end[unit]
-        ledger.begin[:] = ledger.end
+        ledger.begin[:], self._paused = ledger.end, until
         for free in (ledger.end, ledger.booked, ledger.sent, state.inbox, state.free[COMPUTE, : self.cell.seated]):
             free[...] = until
 
@@ -335,19 +335,22 @@ class Desk:
         while self.short:
             self.draw_more()
         assert self.still is not None
-        return self.still.begin(self.machine, self.memory, at, reached)
+        self._paused = self.still.begin(self.machine, self.memory, at, reached)
+        return self._paused
 
     # the end ---------------------------------------------------------------------------------------------------------
 
     def record(self, *, steps: Array, events: int, traffic: dict[Any, list[float]]) -> Record:
         """What the run leaves behind."""
+        if self.still is not None:
+            self.still.finish(self.memory, self._paused, self.ends)
         edges, slices = self._sliced()
         own = self.book.ranks[:, seats.OWN].reshape(self.cell.seated, self.cell.ranks)
         longest = self.memory.now.longest[:, None]
         stays = [] if self.still is None else self.still.stays
         return Record(
             requests=self._requests(),
-            stays=Stays(**dict(zip(_STAYS, np.array(stays, dtype=np.int64).reshape(-1, 6).T.copy(), strict=True))),
+            stays=Stays.of(stays),
             outages=None if self.still is None else tuple(self.still.log),
             unfelt=() if self.still is None else tuple(self.still.outages.unfelt),
             boundaries=self._rows(),

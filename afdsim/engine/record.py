@@ -64,6 +64,12 @@ class Stays:
     tokens: Array
     """Tokens: of what the lane yielded, whole ones in order of the requests where a step yields several."""
 
+    @classmethod
+    def of(cls, rows: list[tuple[int, int, int, int, int, int]]) -> Stays:
+        """The same from rows."""
+        columns = np.array(rows, dtype=np.int64).reshape(-1, 6).T.copy()
+        return cls(**dict(zip(cls.__slots__, columns, strict=True)))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boundaries:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from afdsim.engine import seats
-from afdsim.engine.books import AWAY, DOWN, WIDTH, Ledger, settle
+from afdsim.engine.books import AWAY, BUSY, DOWN, NO_WORK, WAIT_PEER, WIDTH, Ledger, settle
 from afdsim.engine.cell import Cell
 from afdsim.engine.faults import Failing, Hit, Outage, Outages
 from afdsim.engine.interruption import Rules, Stay, interrupt
@@ -114,6 +114,19 @@ class Standstill:
                 first = int(wiring.draw[x])
                 heard[first : first + variation.wires[0].draws] = 0.0
         return heard
+
+    def finish(self, memory: Memory, paused: float, ends: float) -> None:
+        """Book the time from the latest pause until the run ended, if no step was done in it.
+
+        Units with requests were at the first operations of their step, the others waited for them.
+        """
+        ledger, idle = memory.ledger, memory.state.idle
+        if ends <= paused or not (ledger.end == paused).all():
+            return
+        rows = memory.book.lanes[:, seats.RANK_ROWS].reshape(self.cell.seated, -1).sum(axis=1)
+        cause = np.full(len(idle), WAIT_PEER)
+        cause[: self.cell.seated] = np.where(rows > 0, BUSY, NO_WORK)
+        spend(ledger, ends, np.where(idle == AWAY, DOWN, cause))
 
     def heard(self, factors: Array) -> Array:
         """Factors of the transfers of some steps, without those of who is away."""

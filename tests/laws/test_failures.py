@@ -256,6 +256,16 @@ def test_the_horizon_holds_during_an_outage():
     assert outcome.record.causes[:, DOWN].tolist() == [3.5, 3.5]
 
 
+def test_the_time_after_an_outage_that_held_no_step_is_booked_too():
+    scenario = lone((9.5, "ffn[0]")).vary("deployment.num_microbatches", 2)
+    scenario = scenario.vary("deployment.max_num_seqs", 2).vary("workload.num_requests", 2)
+    outcome = both(scenario.vary("run.stop", {"max_sim_time": "16s"}))
+
+    # up at 15.5: the boundary of the second micro-batch would have been at 16.5
+    assert outcome.record.ended == 16.0
+    assert outcome.record.causes[:, DOWN].tolist() == [6.0, 6.0]
+
+
 def test_a_crash_in_an_idle_cell_hits_nobody():
     """Requests at 0 and 10 s of one token each; the crash at 6 s is over at 12."""
     arrival = {"process": "constant", "request_rate": "0.1 req/s"}
