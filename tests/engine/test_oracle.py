@@ -44,7 +44,8 @@ def exact(scenario: Scenario) -> Scenario:
         plain = {"uplinks": None, "degraded": {}, "nics_per_instance": None, "link.ports": 1, "link.split": True}
         scenario = scenario.varied({f"network.{key}": value for key, value in plain.items()})
         scenario = scenario.varied({"deployment.attention.groups": 1, "deployment.host_overhead": "0s"})
-    return scenario.vary("network.type", "ports") if scenario.network.type == "shared" else scenario
+    shared = scenario.deployment.type == "afd" and scenario.network.type == "shared"
+    return scenario.vary("network.type", "ports") if shared else scenario
 
 
 class OneQueueARank:
