@@ -86,9 +86,10 @@ def scatter_stage(afd: Afd, layer: Layer, tokens: Array, load: Array = 1.0) -> t
     gpus, part = afd.ffn.gpus_per_instance, crossing(afd, layer, load)
     if not _apart(afd, layer):
         return (scatter_operator(afd.llm, tokens * part, gpus=gpus),)
-    owned = tokens / afd.split.owners
-    partials = crossing(afd, layer) * afd.split.owners
-    added = replace(reduction_operator(afd.llm, owned, partials), name="sum of results", stage="scatter")
+    shared = afd.shared_expert == "ffn" and isinstance(layer.ffn, Moe) and layer.ffn.shared > 0
+    results = crossing(afd, layer) * gpus + shared - 1.0  # no residual is added, which the operator counts
+    summed = reduction_operator(afd.llm, tokens / afd.split.owners, results)
+    added = replace(summed, name="sum of results", stage="scatter")
     return scatter_operator(afd.llm, tokens * part, gpus=gpus, apart=True), added
 
 

@@ -87,7 +87,7 @@ class Blocks:
         each = sum(varies)
         steps = 1 if self._observer else max(1, min(MOST_STEPS, BLOCK_FACTORS // each)) if each else MOST_STEPS
         drawn = range(first, first + steps)
-        more, late = variation.spikes(drawn)
+        more, late = self.desk.spikes(drawn)
         return Noise(
             compute=variation.operations(drawn),
             wire=self.desk.heard(variation.transfers(drawn)),

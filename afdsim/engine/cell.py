@@ -247,7 +247,7 @@ def rank_seconds(
     tables: Tables, windows: Sequence[int | None], batch: int, context: float, queries: int
 ) -> tuple[float, float]:
     """Seconds of a rank's own stages in a pass with so many sequences of so many tokens each, and of its boundary."""
-    cores = [0.0] * (len(tables.times_of_core))
+    cores = [0.0] * len(tables.times_of_core)
     for c, window in enumerate(windows[w] for w in tables.core_window):
         seen = context if window is None else min(context, window)
         cores[c] = core_seconds(tables, c, batch, round(batch * seen * (SCALE if queries > 1 else 1)))

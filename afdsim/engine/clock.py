@@ -157,7 +157,7 @@ class Run:
             self._factors.pop(step - 2, None)
             variation, steps = self.cell.variation, range(step, step + 1)
             wires = self.desk.heard(variation.transfers(steps))
-            drawn = (variation.operations(steps), wires, *variation.spikes(steps))
+            drawn = (variation.operations(steps), wires, *self.desk.spikes(steps))
             self._factors[step] = tuple(each.tolist() for each in drawn)
         return self._factors[step]
 

@@ -8,13 +8,14 @@ the same run, stated or drawn.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from afdsim.engine.cell import Cell
 from afdsim.engine.faults import Crash, Failing, Instance
 from afdsim.errors import SimulationError
+from afdsim.scenario.cabling import Servers, servers
 from afdsim.scenario.document import Scenario, stream
 from afdsim.scenario.failing import Failures, split
 
@@ -26,7 +27,7 @@ def failing(scenario: Scenario, cell: Cell, seed: int) -> Failing | None:
         return None
     if cell.refuses is not None:
         raise SimulationError(f"failures: cannot be told of this scenario: {cell.refuses}; remove failures")
-    instances = tuple(_instances(cell))
+    instances = tuple(_instances(cell, servers(scenario.deployment, scenario.network)))
     parts = list(_parts(instances))
     return Failing(
         instances=instances,
@@ -39,21 +40,21 @@ def failing(scenario: Scenario, cell: Cell, seed: int) -> Failing | None:
     )
 
 
-def _instances(cell: Cell) -> Iterator[Instance]:
+def _instances(cell: Cell, sizes: Mapping[str, Servers]) -> Iterator[Instance]:
     for pool in cell.pools:
         role = "instance" if pool.name == "colocated" else pool.name
         each = len(pool.units) // pool.gpus.instances
         for index in range(pool.gpus.instances):
             first = pool.units.start + index * each
-            yield Instance(f"{role}[{index}]", role, pool.gpus.gpus_per_instance, first, first + each)
+            yield Instance(f"{role}[{index}]", role, sizes[role].gpus, sizes[role].nics, first, first + each)
 
 
 def _parts(instances: tuple[Instance, ...]) -> Iterator[tuple[str, str, int]]:
     """(target, kind, instance) of everything that may crash, whatever of it does."""
     for index, instance in enumerate(instances):
         yield instance.name, "instance", index
-        for kind in ("gpu", "nic"):
-            yield from ((f"{instance.name}.{kind}[{number}]", kind, index) for number in range(instance.gpus))
+        for kind, count in (("gpu", instance.gpus), ("nic", instance.nics)):
+            yield from ((f"{instance.name}.{kind}[{number}]", kind, index) for number in range(count))
 
 
 def _streams(

@@ -324,6 +324,11 @@ class Desk:
         """Random factors of the transfers of some steps, 0 of those to and from who is away."""
         return factors if self.still is None else self.still.heard(factors)
 
+    def spikes(self, steps: range) -> tuple[Array, Array]:
+        """Seconds that spikes add to operations, and to posts: who is away posts nothing late."""
+        more, late = self.cell.variation.spikes(steps)
+        return more, late if self.still is None else self.still.late(late)
+
     def fall(self, step: int, trace: Trace) -> float:
         """The cell has stopped in a step that is booked up to then: returns when it goes on."""
         at = float(self.book.clock[seats.STRIKES_AT])

@@ -28,6 +28,7 @@ class Instance(NamedTuple):
     name: str
     role: str
     gpus: int
+    nics: int
     first: int
     last: int
     """Units first .. last - 1."""

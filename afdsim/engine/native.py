@@ -28,7 +28,7 @@ CALLED = {
     ),
     tables: ("between", "on_grid", "core_seconds", "measure", "head_seconds", "seconds"),
     recurrence: (
-        "work", "posted", "line_up", "weigh", "cross_over", "exchange_pairs", "exchange_all", "signed", "approach",
+        "work", "post_time", "line_up", "weigh", "cross_over", "exchange_pairs", "exchange_all", "signed", "approach",
         "turn_page", "open_step", "run_list", "lacks_prices", "note_idle",
         "after_opening",
     ),

@@ -212,7 +212,7 @@ def exchange_pairs(machine: Machine, memory: Memory, noise: Noise, t: Index, shi
         low, high = wiring.leaving[leg, 2], wiring.leaving[leg, 3]
         for x in range(low, high):
             weigh(machine, flight, t, x, lanes[wiring.lane[x] + own, LARGEST], noise.wire[draw + wiring.draw[x]])
-        start = max(state.egress[port], posted(machine, trace, noise, t, unit, spikes))
+        start = max(state.egress[port], post_time(machine, trace, noise, t, unit, spikes))
         state.egress[port] = send(wiring.discipline, start, wiring.lag, flight.wire, copies, (low, high))
     cross_over(wiring, flight, state, route)
     to = turns[t, TO_OWN]
@@ -229,7 +229,7 @@ def exchange_pairs(machine: Machine, memory: Memory, noise: Noise, t: Index, shi
     trace.last[turns[t, NUMBER]] = last
 
 
-def posted(machine: Machine, trace: Trace, noise: Noise, t: Index, unit: Index, spikes: Index) -> float:
+def post_time(machine: Machine, trace: Trace, noise: Noise, t: Index, unit: Index, spikes: Index) -> float:
     """When a sender's rows may leave its port."""
     turns = machine.turns
     time = trace.finish[turns[t, AFTER] + unit - turns[t, FIRST]] + machine.wiring.wait
@@ -243,7 +243,7 @@ def line_up(machine: Machine, memory: Memory, noise: Noise, t: Index, spikes: In
     wiring, flight, route = machine.wiring, memory.flight, machine.turns[t, ROUTE]
     low = wiring.routes[route, 0]
     for leg in range(wiring.routes[route, 0], wiring.routes[route, 1]):
-        flight.post[leg] = posted(machine, memory.trace, noise, t, wiring.leaving[leg, 0], spikes)
+        flight.post[leg] = post_time(machine, memory.trace, noise, t, wiring.leaving[leg, 0], spikes)
         if wiring.leaving[leg, 1] != wiring.leaving[low, 1]:
             settle_order(flight.queue, flight.post, low, leg)
             low = leg

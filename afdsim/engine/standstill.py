@@ -33,6 +33,8 @@ class Standstill:
         self.stays: list[Stay] = []
         self.muted: Array | None = None
         """0 for the factors of transfers to and from who is away, else 1; None where all are there."""
+        self.posts: Array | None = None
+        """The same for the posts of every unit's operations."""
         self._emitted = 0
 
     @property
@@ -101,6 +103,7 @@ class Standstill:
         spare = memory.priced.values.shape[1] - 1
         machine.tables.place[:] = np.where(away, spare, self.cell.tables.place)
         self.muted = self._heard(away) if away.any() else None
+        self.posts = np.repeat(1.0 - away, np.diff(self.cell.variation.units)) if away.any() else None
 
     def _heard(self, away: Array) -> Array:
         """1 for the factors of transfers between units that are there, 0 for the others."""
@@ -130,7 +133,16 @@ class Standstill:
 
     def heard(self, factors: Array) -> Array:
         """Factors of the transfers of some steps, without those of who is away."""
-        return factors if self.muted is None else (factors.reshape(-1, len(self.muted)) * self.muted).reshape(-1)
+        return _masked(factors, self.muted)
+
+    def late(self, seconds: Array) -> Array:
+        """Seconds by which posts of some steps are late, without those of who is away."""
+        return _masked(seconds, self.posts)
+
+
+def _masked(draws: Array, mask: Array | None) -> Array:
+    """The draws of some steps times the mask of one."""
+    return draws if mask is None else (draws.reshape(-1, len(mask)) * mask).reshape(-1)
 
 
 def fragile(machine: Machine, memory: Memory) -> tuple[Machine, Memory]:

@@ -1,19 +1,40 @@
-"""What of a network fits the pools of an AFD deployment: the NICs that it names, and how GPUs share them."""
+"""The servers of a deployment, and what of a network fits those of AFD: NICs that it names, and how GPUs share them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from afdsim.scenario.leaves import got
 from afdsim.scenario.part import Fault
-from afdsim.scenario.tree import Afd, AttentionPool, FfnPool, Network
+from afdsim.scenario.tree import Afd, AttentionPool, Colocated, Deployment, FfnPool, Network, TensorParallel
+
+
+class Servers(NamedTuple):
+    """The instances of a role, and what each of them has."""
+
+    instances: int
+    gpus: int
+    nics: int
+
+
+def servers(deployment: Deployment, network: Network) -> dict[str, Servers]:
+    """Return the servers of every role, by the name that stragglers use; one NIC a GPU unless the network says less."""
+    match deployment:
+        case Afd():
+            pools: dict[str, AttentionPool | FfnPool] = {"attention": deployment.attention, "ffn": deployment.ffn}
+            sizes = {side: (pool.instances, pool.gpus_per_instance) for side, pool in pools.items()}
+            return {side: Servers(*size, _nics(network, side) or size[1]) for side, size in sizes.items()}
+        case Colocated():
+            return {"instance": Servers(deployment.instances, *(deployment.gpus_per_instance,) * 2)}
+        case TensorParallel():
+            return {"instance": Servers(1, deployment.gpus, deployment.gpus)}
 
 
 def misfits(network: Network, deployment: Afd) -> Iterator[Fault]:
     """Check what a network names against the instances and GPUs of a deployment."""
-    pools: dict[str, AttentionPool | FfnPool] = {"attention": deployment.attention, "ffn": deployment.ffn}
-    gpus = {side: pool.gpus_per_instance for side, pool in pools.items()}
-    nics = {side: _nics(network, side) or count for side, count in gpus.items()}
+    pools = servers(deployment, network)
+    gpus, nics = ({side: getattr(each, what) for side, each in pools.items()} for what in ("gpus", "nics"))
     if found := list(_uneven(network, deployment, gpus, nics)):
         yield from found
         return

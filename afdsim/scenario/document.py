@@ -58,7 +58,10 @@ class Scenario(Part):
     @model_validator(mode="before")
     @classmethod
     def _as_stored(cls, data: Any) -> Any:
-        """Let a quantised checkpoint decide the formats of weights of which nothing is said; no failures are none."""
+        """Let a quantised checkpoint decide the formats of weights of which nothing is said.
+
+        Run folders of before `failures` could be said hold an empty list of them.
+        """
         if isinstance(data, dict) and data.get("failures") == []:
             data = {key: value for key, value in data.items() if key != "failures"}
         if not isinstance(data, dict) or not isinstance(data.get("precision", {}), dict):
@@ -74,20 +77,19 @@ class Scenario(Part):
 
     def _misfits(self, deployment: tree.Deployment) -> Iterator[Fault]:
         """Yield what of the rest does not fit a deployment."""
-        pools = _instances(deployment)
+        pools = cabling.servers(deployment, self.network)
         for target in self.variation.straggler:
             pool, index = target.rstrip("]").split("[")
             if pool not in pools:
                 words = " and ".join(f"'{name}[i]'" for name in pools)
                 yield f"variation.straggler.{target}", f"a {deployment.type} deployment has {words}"
-            elif int(index) >= pools[pool]:
-                yield f"variation.straggler.{target}", f"{pool} has instances 0..{pools[pool] - 1}"
+            elif int(index) >= pools[pool].instances:
+                yield f"variation.straggler.{target}", f"{pool} has instances 0..{pools[pool].instances - 1}"
         spike = self.variation.spike
         if spike is not None and spike.where == "link" and isinstance(deployment, tree.TensorParallel):
             yield "variation.spike.where", "a tensor_parallel deployment posts nothing: use 'where: compute'"
         if self.failures is not None:
-            sizes = {name: (count, _gpus(deployment, name)) for name, count in pools.items()}
-            found = failing.misfits(self.failures, sizes, deployment.type)
+            found = failing.misfits(self.failures, pools, deployment.type)
             yield from ((f"failures.{path}", text) for path, text in found)
         arrival = self.workload.arrival
         if isinstance(arrival, asked.ClosedLoop) and (arrival.concurrency or 0) > deployment.slots:
@@ -161,8 +163,7 @@ class Scenario(Part):
 
     def resolved(self) -> dict[str, Any]:
         """Return every value including defaults, quantities as texts with units; it loads to the same key."""
-        found = {"failures": [], **self.model_dump(mode="json", exclude_none=True)}
-        return {key: found[key] for key in type(self).model_fields if key in found}
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 def load(source: Source | Scenario, overrides: Iterable[str] = ()) -> Scenario:
@@ -419,17 +420,6 @@ def _plain(value: object) -> Any:
     return item() if callable(item) and getattr(value, "ndim", 1) == 0 else value
 
 
-def _instances(deployment: tree.Afd | tree.Colocated | tree.TensorParallel) -> dict[str, int]:
-    """Return the instances of every pool, by the name that stragglers use."""
-    match deployment:
-        case tree.Afd():
-            return {"attention": deployment.attention.instances, "ffn": deployment.ffn.instances}
-        case tree.Colocated():
-            return {"instance": deployment.instances}
-        case tree.TensorParallel():
-            return {"instance": 1}
-
-
 def _shared_faults(model: str, deployment: tree.Afd) -> Iterator[Fault]:
     """Check that whoever computes a shared expert has one, and its tokens."""
     if deployment.shared_expert == "ffn" and deployment.dispatch == "broadcast":
@@ -442,17 +432,6 @@ def _shared_faults(model: str, deployment: tree.Afd) -> Iterator[Fault]:
     if deployment.shared_expert == "ffn" and shared:
         text = "the shared expert needs every token on the FFN side; add 'shared_expert: attention'"
         yield "deployment.dispatch", f"cannot be sparse while {text}"
-
-
-def _gpus(deployment: tree.Afd | tree.Colocated | tree.TensorParallel, pool: str) -> int:
-    """Return the GPUs of an instance of a pool."""
-    match deployment:
-        case tree.Afd():
-            return deployment.attention.gpus_per_instance if pool == "attention" else deployment.ffn.gpus_per_instance
-        case tree.Colocated():
-            return deployment.gpus_per_instance
-        case tree.TensorParallel():
-            return deployment.gpus
 
 
 def _colocated_faults(

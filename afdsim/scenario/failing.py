@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
+from afdsim.scenario.cabling import Servers
 from afdsim.scenario.leaves import Amount, Choice, Text
 from afdsim.scenario.part import Fault, Part, Time
 
@@ -88,8 +89,8 @@ class Failures(Part):
             yield "reprefill_rate", "belongs to 'requests: reprefill'; remove it (or set it to null)"
 
 
-def misfits(failures: Failures, pools: Mapping[str, tuple[int, int]], kind: str) -> Iterator[Fault]:
-    """Yield what does not fit a deployment of a `kind`: `pools` are (instances, GPUs of each) by name of target."""
+def misfits(failures: Failures, pools: Mapping[str, Servers], kind: str) -> Iterator[Fault]:
+    """Yield what does not fit a deployment of a `kind`, whose `pools` go by name of target."""
     for place, event in enumerate(failures.events):
         if text := _no_target(event.target, pools, kind):
             yield f"events.{place}.target", text
@@ -97,7 +98,7 @@ def misfits(failures: Failures, pools: Mapping[str, tuple[int, int]], kind: str)
         yield "mtbf.nic", _NO_NIC
     if failures.meanwhile == "shrink":
         hit = {event.target.split("[")[0] for event in failures.events} if failures.mtbf is None else set(pools)
-        for alone in (pool for pool in pools if pool in hit and pools[pool][0] == 1):
+        for alone in (pool for pool in pools if pool in hit and pools[pool].instances == 1):
             yield "meanwhile", f"shrink needs a second {_noun(alone)} that goes on, and there is 1; write 'stop'"
 
 
@@ -108,21 +109,19 @@ def _noun(pool: str) -> str:
     return "instance" if pool == "instance" else f"{pool} instance"
 
 
-def _no_target(target: str, pools: Mapping[str, tuple[int, int]], kind: str) -> str:
+def _no_target(target: str, pools: Mapping[str, Servers], kind: str) -> str:
     """Say why a deployment has no such part; empty if it has."""
     pool, index, part, number = split(target)
     if pool not in pools:
         words = " and ".join(f"'{name}[i]'" for name in pools)
         return f"{kind} deployments have {words}"
-    instances, gpus = pools[pool]
-    if index >= instances:
-        return f"{pool} has instances 0..{instances - 1}"
+    servers = pools[pool]
+    if index >= servers.instances:
+        return f"{pool} has instances 0..{servers.instances - 1}"
     if part == "nic" and kind == "tensor_parallel":
         return _NO_NIC
-    if number >= gpus:
-        what = "GPUs" if part == "gpu" else "NICs"
-        return f"{_noun(pool)} {index} has {what} 0..{gpus - 1}"
-    return ""
+    what, count = ("NICs", servers.nics) if part == "nic" else ("GPUs", servers.gpus)
+    return f"{_noun(pool)} {index} has {what} 0..{count - 1}" if number >= count else ""
 
 
 def split(target: str) -> tuple[str, int, str, int]:

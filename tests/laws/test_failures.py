@@ -317,6 +317,24 @@ def test_a_shrunken_cell_leaves_the_seats_of_who_is_away_empty():
     assert record.boundaries.unit.tolist() == [0, 0, 1, 1, 1]
 
 
+def test_who_is_away_posts_nothing_late():
+    scenario = lone(
+        (0.5, "ffn[0]"),
+        output=12,
+        deployment__ffn={"gpu": "H800", "instances": 2, "gpus_per_instance": 1},
+        failures={"meanwhile": "shrink", "repair": "1000s"},
+        variation__spike={"probability": 0.4, "seconds": "3s", "where": "link"},
+    )
+    outcome = both(scenario)
+    record, variation = outcome.record, outcome.cell.variation
+    steps = record.boundaries.step[:-1].tolist()
+    late = np.array([variation.spikes(range(step, step + 1))[1].reshape(3, -1) for step in steps])
+
+    waits = np.diff(record.boundaries.time)
+    assert late[:, 1].any()
+    assert waits == pytest.approx(STEP + (late[:, 0] + late[:, 2]).sum(axis=1))
+
+
 def test_crashes_that_are_drawn_are_those_that_are_stated():
     scenario = tiny(2, attention=2, ffn=2, workload__num_requests=60)
     asked = {"mtbf": {"gpu": "60ms"}, "repair": "1ms", "detection": "1ms", "restart": "1ms", "requests": "reject"}

@@ -218,6 +218,9 @@ ROWS = (
      "33:39: failures.events[0].target: afd deployments have 'attention[i]' and 'ffn[i]'"),
     ("run:", "failures: {events: [{at: 30s, target: 'ffn[0].nic[8]'}], requests: reject}\nrun:",
      "33:39: failures.events[0].target: ffn instance 0 has NICs 0..7"),
+    ("    latency: 9us", "    latency: 9us\n  nics_per_instance: {ffn: 4}\n"
+     "failures: {events: [{at: 30s, target: 'ffn[0].nic[4]'}], requests: reject}",
+     "23:39: failures.events[0].target: ffn instance 0 has NICs 0..3"),
     ("run:", "failures: {events: [{at: 30s, target: 'ffn[0].fan[1]'}], requests: reject}\nrun:",
      "33:39: failures.events[0].target: must be 'attention[i]' or 'ffn[i]'; colocated: 'instance[i]'; a part of one: "
      "'ffn[0].gpu[3]', 'ffn[0].nic[2]' (got 'ffn[0].fan[1]')"),
