@@ -14,13 +14,14 @@ from afdsim.cost.identity import label
 from afdsim.cost.roofline import CostModel
 from afdsim.engine.advice import advised
 from afdsim.engine.blocks import Blocks
-from afdsim.engine.cell import Cell
-from afdsim.engine.desk import Demand, Observer, lonely_step
+from afdsim.engine.cell import Cell, lonely_step
+from afdsim.engine.crashes import failing
+from afdsim.engine.desk import Demand, Observer
 from afdsim.engine.lowering import lower
 from afdsim.engine.record import Record
 from afdsim.engine.seats import FOREVER
 from afdsim.errors import CapacityError, ScenarioError, SimulationError
-from afdsim.results import blame, bottleneck, critical, metrics, outcome
+from afdsim.results import blame, bottleneck, critical, metrics, outages, outcome
 from afdsim.results.remarks import beyond, remarks, unmeasured
 from afdsim.results.result import Result, manifest
 from afdsim.scenario.asked import (
@@ -109,6 +110,7 @@ def demanded(scenario: Scenario, cell: Cell, seed: int) -> Demand:
         concurrency=(law.concurrency or cell.deployment.slots) if isinstance(law, workload.ClosedLoop) else 0,
         warmup=(scenario.run.warmup or None) if closed else scenario.run.warmup,
         horizon=scenario.run.stop.max_sim_time or FOREVER,
+        failing=failing(scenario, cell, seed),
     )
 
 
@@ -260,7 +262,9 @@ def _result(
     how: tuple[int, Engine, str],
 ) -> Result:
     seed, name, reason = how
-    sla, requests, tokens = scenario.sla, outcome.requests(record, cell), outcome.tokens(record, cell)
+    sla = scenario.sla
+    asked = None if sla is None else metrics.Sla(limits=sla.limits, percentile=sla.percentile)
+    requests, tokens = outcome.requests(record, cell), outcome.tokens(record, cell)
     found = None if demand.stop is None else outcome.loaded(requests, tokens, record, given=demand.given is not None)
     if found is not None:
         record = record.since(found[0])
@@ -274,9 +278,11 @@ def _result(
         window=record.window,
         pools=outcome.pools(record, cell, dict(scenario.cost)),
         engine=metrics.Engine(name=name, steps=record.steps, events=record.events),
-        sla=None if sla is None else metrics.Sla(limits=sla.limits, percentile=sla.percentile),
+        sla=asked,
         load=None if found is None else found[1],
+        failures=outages.told(record, requests, tokens, asked),
         bounds=None if (means := outcome.mean_step(record, cell)) is None else bottleneck.bounds(cell, means),
+        ranks=outcome.ranks(record, cell, gpus),
         blame=blame.columns(record, cell, gpus),
         waits=blame.waits(record, cell),
         critical=critical.told(record, cell),

@@ -21,8 +21,8 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Literal
 
-Quantity = Literal["time", "bandwidth", "size", "rate", "price", "compute"]
-"""SI units: seconds, bytes per second, bytes, 1/s, USD per hour (the one exception), FLOP per second."""
+Quantity = Literal["time", "bandwidth", "size", "rate", "price", "compute", "token rate"]
+"""SI units: seconds, bytes/s, bytes, 1/s, USD per hour (the one exception), FLOP/s, tokens/s."""
 
 _BINARY = tuple((f"{prefix}iB", Fraction(1024**power)) for power, prefix in enumerate("KMGTP", start=1))
 _DECIMAL = tuple((prefix, Fraction(1000**power)) for power, prefix in enumerate(["", *"KMGTP"]))
@@ -51,6 +51,7 @@ _UNITS: Mapping[Quantity, Mapping[str, Fraction]] = MappingProxyType(
         "compute": MappingProxyType(
             {f"{prefix}FLOPS": factor for prefix, factor in _DECIMAL if prefix in ("", "G", "T", "P")}
         ),
+        "token rate": MappingProxyType({"tok/s": Fraction(1)}),
     }
 )
 """Units of each quantity and their SI value; the first unit is the SI one but for bandwidth, size and compute."""
@@ -93,6 +94,7 @@ _SPELLINGS: Mapping[Quantity, Mapping[str, Fraction]] = MappingProxyType(
         "compute": _spelled(
             *((f"{prefix}FLOP/s {prefix}FLOPs {prefix}flops", n) for prefix, n in _DECIMAL if prefix in "GTP")
         ),
+        "token rate": _spelled(("tokens/s token/s tok/sec tokens/sec tps", Fraction(1))),
     }
 )
 """Other ways to write a unit that can be read in one way only; `exact` writes none of them."""
@@ -109,6 +111,7 @@ _EXAMPLES: Mapping[Quantity, tuple[str, ...]] = MappingProxyType(
         "rate": (" req/s",),
         "price": (" USD/h",),
         "compute": ("TFLOPS",),
+        "token rate": (" tok/s",),
     }
 )
 """Units proposed to somebody who forgot one."""
@@ -121,6 +124,7 @@ _USUAL: Mapping[Quantity, str] = MappingProxyType(
         "rate": "180 req/s",
         "price": "2.80 USD/h",
         "compute": "989TFLOPS",
+        "token rate": "20000 tok/s",
     }
 )
 """A likely value of each quantity."""

@@ -11,7 +11,16 @@ import pytest
 pytest.importorskip("matplotlib")
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-TABLES = ("ratio_sweep", "context_scaling", "jitter_tails", "hardware_mix", "like_for_like")
+TABLES = (
+    "ratio_sweep",
+    "context_scaling",
+    "jitter_tails",
+    "hardware_mix",
+    "like_for_like",
+    "straggler",
+    "failure_blast_radius",
+    "network_budget",
+)
 
 
 def load(name):

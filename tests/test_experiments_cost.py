@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from afdsim.cost.roofline import read_table
@@ -14,12 +15,12 @@ def experiment(repository, monkeypatch):
 
     def imported(folder, name):
         monkeypatch.syspath_prepend(str(repository / "experiments" / folder))
-        for stale in ("run", "recipes", "tables", "figures"):
+        for stale in ("run", "recipes", "tables", "figures", "deployments"):
             monkeypatch.delitem(sys.modules, stale, raising=False)
         return __import__(name)
 
     yield imported
-    for stale in ("run", "recipes", "tables", "figures"):
+    for stale in ("run", "recipes", "tables", "figures", "deployments"):
         sys.modules.pop(stale, None)
 
 
@@ -50,6 +51,19 @@ def test_figures_are_drawn(experiment, tmp_path):
     sys.modules["figures"].draw([*run.work(), *run.costs(), layer], tmp_path)
 
     assert len(list(tmp_path.glob("figure*.png"))) == 5
+
+
+def test_only_h200_holds_every_row_that_the_paper_measured(experiment, repository):
+    experiment("step3_paper", "run")
+    deployments = sys.modules["deployments"]
+    told = pd.read_csv(repository / "experiments/step3_paper/expected/deployments.csv")
+    pairs = [(row, gpu) for row in deployments.ROWS for gpu in deployments.GPUS]
+    asked = {pair: deployments.deployment(deployments.scenario(*pair, "TP8")) for pair in pairs}
+    missing = {(row.name, gpu) for row, gpu in pairs if asked[row, gpu].kv_cache.sequences(row.context) < row.sequences}
+
+    assert missing == {("3A2F 4K BF16", "H800"), ("3A2F 4K BF16", "H100")}
+    assert set(told[told["peak_tgs"].isna()][["row", "gpu"]].itertuples(index=False, name=None)) == missing
+    assert len(told) == 18
 
 
 def write_gemms(folder, file):

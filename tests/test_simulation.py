@@ -33,7 +33,7 @@ def test_the_manifest_names_the_cost_model_that_was_given_or_the_coefficients():
 def test_notes_say_what_is_assumed_and_what_was_measured_elsewhere(small):
     notes = afdsim.simulate(small.vary("workload.num_requests", 2)).notes
 
-    assert "assumed variation (sigma of lognormal multipliers): event 0.05, step 0.02" in notes
+    assert "variation as the scenario states it (sigma of lognormal multipliers): event 0.05, step 0.02" in notes
     assert "kernel times assumed, not measured, on H800: reduction, sampling, embedding" in notes
     assert "kernel times transferred, not measured, on H800: all-gather, reduce-scatter" in notes
     assert "H800: 4 kernels priced by H100's measured tables (same family)" in notes

@@ -6,7 +6,7 @@ Bytes are of one GPU and of arrays of token counts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeAlias, assert_never
 
@@ -302,13 +302,16 @@ class Split:
     """How FFN weights are cut: over instances, then into `ep` expert groups, each expert `tp` ways.
 
     ``across="experts"`` gives every instance its own experts, ``"width"`` a slice of every expert. Dense layers
-    and shared experts are always cut by inner width over all GPUs.
+    are always cut by inner width over all GPUs, and so are shared experts unless rows have `owners`.
     """
 
     instances: int = 1
     ep: int = 1
     tp: int = 1
     across: str = "experts"
+    owners: int = 0
+    """GPUs of an instance among which its rows arrive, where a row goes on to the GPUs of its experts only: its owner
+    runs the shared expert. 0: every GPU has every row."""
 
     @property
     def gpus(self) -> int:
@@ -412,6 +415,11 @@ def local_experts(moe: Moe, split: Split) -> tuple[float, float]:
     if split.across == "width":
         return moe.experts / split.ep, moe.inner / split.tp / split.instances
     return moe.experts / split.ep / split.instances, moe.inner / split.tp
+
+
+def without_shared(ffn: Ffn) -> Ffn:
+    """Return an FFN without its shared experts."""
+    return replace(ffn, shared=0, shared_inner=0) if isinstance(ffn, Moe) else ffn
 
 
 def token_bytes(llm: Llm, top_k: int, dtype: str) -> float:
@@ -558,7 +566,7 @@ def _ffn_elements(llm: Llm, ffn: Ffn, split: Split) -> float:
             return ffn.matrices * float(llm.hidden) * inner / split.gpus
         case Moe() as moe:
             experts, inner_local = local_experts(moe, split)
-            shared = moe.shared * moe.shared_inner / split.gpus
+            shared = moe.shared * moe.shared_inner / (split.instances if split.owners else split.gpus)
             return moe.matrices * float(llm.hidden) * (experts * inner_local + shared)
         case _:
             assert_never(ffn)

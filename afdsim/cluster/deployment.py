@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 from afdsim.catalog.hardware import Gpu
 from afdsim.catalog.llm import (
     Llm,
+    Moe,
     Precision,
     Split,
     attention_weight_bytes,
     ffn_weight_bytes,
+    stored_width,
+    without_shared,
 )
 from afdsim.cluster.memory import GB, USABLE_MEMORY, KvCache, even_slots, usable
 from afdsim.errors import CapacityError
@@ -69,10 +72,6 @@ class FfnPool:
     def gpus(self) -> int:
         return self.instances * self.gpus_per_instance
 
-    @property
-    def split(self) -> Split:
-        return Split(instances=self.instances, ep=self.ep, tp=self.tp, across=self.across)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
@@ -102,14 +101,22 @@ class Served:
     def attention_weights(self) -> float:
         """Bytes of attention weights, embedding and LM head on one of its GPUs."""
         pool = self.attention
-        return attention_weight_bytes(
-            self.llm,
-            self.precision,
-            tp=pool.tp,
-            o_proj=pool.o_proj,
-            lm_head=pool.lm_head,
-            embedding=pool.embedding,
+        return (
+            attention_weight_bytes(
+                self.llm,
+                self.precision,
+                tp=pool.tp,
+                o_proj=pool.o_proj,
+                lm_head=pool.lm_head,
+                embedding=pool.embedding,
+            )
+            + self.moved_weights
         )
+
+    @property
+    def moved_weights(self) -> float:
+        """Bytes that one of its attention GPUs holds more, or less, because another role holds them usually."""
+        return 0.0
 
     def usable(self, gpu: Gpu, tp: int, *, experts: bool) -> float:
         """Bytes that weights and KV cache may fill on a GPU of a group of `tp`; `experts` where it runs them."""
@@ -136,6 +143,12 @@ class Afd(Served):
     """Attention-FFN disaggregation, written xAyF in the Step-3 paper (section 3)."""
 
     ffn: FfnPool
+    gate: Literal["attention", "ffn"] = "attention"
+    """Who computes router and top-k."""
+    shared_expert: Literal["attention", "ffn"] = "ffn"
+    """Who computes it."""
+    dispatch: Literal["broadcast", "sparse"] = "broadcast"
+    """Whether a token goes to every FFN instance, or to those that hold one of its experts."""
 
     def __str__(self) -> str:
         return f"{self.attention.instances}A{self.ffn.instances}F"
@@ -144,10 +157,29 @@ class Afd(Served):
     def gpus(self) -> int:
         return self.attention.gpus + self.ffn.gpus
 
+    @property
+    def split(self) -> Split:
+        """How the FFN is cut; rows have owners where the GPUs of an instance hold different experts."""
+        pool, rails = self.ffn, min(self.attention.gpus_per_instance, self.ffn.gpus_per_instance)
+        owners = rails if pool.ep > 1 else 0
+        return Split(instances=pool.instances, ep=pool.ep, tp=pool.tp, across=pool.across, owners=owners)
+
+    @property
+    def moved_weights(self) -> float:
+        """Bytes of the shared expert that an attention GPU holds, less those of the gate that it does not."""
+        moes = [layer.ffn for layer in self.llm.layers if isinstance(layer.ffn, Moe)]
+        gates = 2.0 * self.llm.hidden * sum(moe.experts for moe in moes)
+        shared = self.llm.hidden * sum(moe.matrices * moe.shared * moe.shared_inner for moe in moes)
+        more = shared / self.attention.tp * stored_width(self.llm, self.precision.ffn)
+        return (more if self.shared_expert == "attention" else 0.0) - (gates if self.gate == "ffn" else 0.0)
+
     @cached_property
     def ffn_weights(self) -> float:
-        """Bytes of weights on one FFN GPU."""
-        return ffn_weight_bytes(self.llm, self.precision, self.ffn.split)
+        """Bytes of weights on one FFN GPU, a gate left out."""
+        llm = self.llm
+        if self.shared_expert == "attention":
+            llm = replace(llm, layers=tuple(replace(layer, ffn=without_shared(layer.ffn)) for layer in llm.layers))
+        return ffn_weight_bytes(llm, self.precision, self.split)
 
     def check_memory(self) -> None:
         """Raise `CapacityError` when the weights of a role do not fit its GPUs."""

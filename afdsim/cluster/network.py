@@ -5,8 +5,9 @@ one at a time in order of headers. `SHARED`: the queue pairs of a port share it 
 (fair bandwidth allocation); the copies of a broadcast leave together, equal ones end together, and a receiver is a
 work-conserving server of everything that arrives.
 
-A copy's header and tail arrive `lag` after they left. Plain functions over flat sequences: `send` fills places low ..
-high - 1 of `header` and `tail`; `receive` reads them in whatever order those of its `order` name.
+A copy's header and tail arrive `lag` after they left. Where the two sides of a deployment hang under different
+switches, copies cross two servers more on their way (`cross`). Plain functions over flat sequences: `send` fills places
+low .. high - 1 of `header` and `tail`; `receive` and `cross` read them in whatever order those of their `order` name.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import numpy as np
 Array = np.ndarray
 Values = Any
 DEDICATED, PORTS, SHARED = range(3)
+FEW = 32
+"""Places that an insertion sort puts in order faster than a heap does."""
 DISCIPLINES = ("dedicated", "ports", "shared")
 
 
@@ -47,21 +50,54 @@ class Wiring(NamedTuple):
     rest: float
     """Seconds from the receiver's port on, without `poll`."""
     poll: float
-    routes: Values  # route, (first and last leg out, first and last leg in)
+    routes: Values  # route, (first and last leg out, first and last leg in, first and last crossing)
     leaving: Values  # leg out, (unit, egress port, low, high): places of its copies
-    arriving: Values  # leg in, (unit, ingress port, low, high): places in `order`
+    arriving: Values  # leg in, (unit, ingress port, low, high): places in `order`; none if it shares the port before it
     order: Values  # place: copy
     lane: Values  # copy: first lane of the unit whose rows it carries
     draw: Values  # copy: where its factors begin
     ports: tuple[int, int]
     """Egress ports, ingress ports."""
+    sharing: tuple[int, int]
+    """GPUs of an attention and of an FFN instance that share a NIC."""
+    queued: bool
+    """Whether units share egress ports: then their broadcasts leave in the order in which they are posted."""
+    slow: Values  # copy, (sender's, receiver's): factor of its seconds on a NIC; empty where every NIC has its rate
+    crossings: Values  # rail of a route, (uplink, downlink, low, high): places in `across`
+    across: Values  # place: copy
+    between: float
+    """Seconds from the uplink of one side to the downlink of the other."""
+    further: Any  # rows of `Tables.rows` from a port's seconds to those of the uplink or downlink beside it; 0: none
+    servers: int
+    """Uplinks and downlinks."""
 
 
 def unwired(units: int) -> Wiring:
     """One port a unit and direction, and no pairs."""
-    routes, legs, none = (np.zeros(shape, dtype=np.uint64) for shape in ((1, 4), (0, 4), 0))
-    order = none.astype(np.int64)
-    return Wiring(DEDICATED, 0.0, 0.0, 0.0, 0.0, routes, legs, legs, order, none, none, (units, units))
+    routes, legs, none = (np.zeros(shape, dtype=np.uint64) for shape in ((1, 6), (0, 4), 0))
+    order, slow, crossings = none.astype(np.int64), np.zeros((0, 2)), np.zeros((0, 4), dtype=np.int64)
+    return Wiring(
+        discipline=DEDICATED,
+        wait=0.0,
+        lag=0.0,
+        rest=0.0,
+        poll=0.0,
+        routes=routes,
+        leaving=legs,
+        arriving=legs,
+        order=order,
+        lane=none,
+        draw=none,
+        ports=(units, units),
+        sharing=(1, 1),
+        queued=False,
+        slow=slow,
+        crossings=crossings,
+        across=order,
+        between=0.0,
+        further=np.uint64(0),
+        servers=0,
+    )
 
 
 def send(
@@ -185,9 +221,82 @@ def drained(into: Values, copies: tuple[Values, Values, Values], tails: Values, 
     return done
 
 
+# hops between two switches --------------------------------------------------------------------------------------------
+
+
+def cross(
+    free: float,
+    lag: float,
+    work: Values,
+    copies: tuple[Values, Values, Values],
+    order: Values,
+    span: tuple[int, int],
+) -> float:
+    """Let a group of copies pass an uplink or downlink that is `lag` away and free at `free`; returns its new `free`.
+
+    The server works whenever there is something to serve, first come, first served; every copy arrives at a constant
+    rate from header to tail. So what arrives at t leaves at D(t) = max(free + work that arrived until t, the latest of
+    s + work that arrived from s to t over headers and tails s <= t), and a copy's new header and tail are D of the old.
+    `work` are seconds of the copies on the server, and are used up.
+    """
+    header, tail, heads = copies
+    low, high = span
+    for place in range(low, high):
+        x = order[place]
+        header[x] += lag
+        tail[x] += lag
+        heads[place] = x
+    rank(order, tail, low, high)
+    rank(heads, header, low, high)
+    return flow(free, work, (header, tail, heads), order, low, high)
+
+
+def flow(free: float, work: Values, copies: tuple[Values, Values, Values], tails: Values, low: int, high: int) -> float:
+    """Walk from the first header to the last tail; D grows by the rate of the copies that are on, and is never early.
+
+    Times are written when the walk goes on to a later one: all that arrives at one moment leaves at one moment.
+    """
+    header, tail, heads = copies
+    begins = ends = begun = ended = low
+    on, rate, now = 0, 0.0, header[heads[low]]
+    leaves = max(free, now)
+    while ends < high:
+        starting = begins < high and header[heads[begins]] <= tail[tails[ends]]
+        x = heads[begins] if starting else tails[ends]
+        t = header[x] if starting else tail[x]
+        if t > now:
+            begun = stamp(header, heads, begun, begins, leaves)
+            ended = stamp(tail, tails, ended, ends, leaves)
+            leaves, now = max(leaves + rate * (t - now), t), t
+        if starting:
+            length = tail[x] - t
+            leaves += 0.0 if length > 0.0 else work[x]
+            work[x] = work[x] / length if length > 0.0 else 0.0
+            begins, on, rate = begins + 1, on + 1, rate + work[x]
+        else:
+            ends, on = ends + 1, on - 1
+            rate = max(rate - work[x], 0.0) if on > 0 else 0.0
+    stamp(header, heads, begun, begins, leaves)
+    stamp(tail, tails, ended, ends, leaves)
+    return float(leaves)
+
+
+def stamp(times: Values, order: Values, low: int, high: int, time: float) -> int:
+    """Set the times of the copies at places low .. high - 1; returns `high`."""
+    for place in range(low, high):
+        times[order[place]] = time
+    return high
+
+
+# sorting -------------------------------------------------------------------------------------------------------------
+
+
 def rank(order: Values, keys: Values, low: int, high: int) -> None:
-    """Sort places low .. high - 1 of `order` by (key, place): a heap sort, n log n whatever the keys."""
+    """Sort places low .. high - 1 of `order` by (key, place): few by insertion, many by a heap, n log n at worst."""
     count = high - low
+    if count <= FEW:
+        settle_order(order, keys, low, high)
+        return
     for top in range(count // 2 - 1, -1, -1):
         sink(order, keys, low, top, count)
     for last in range(count - 1, 0, -1):

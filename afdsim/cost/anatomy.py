@@ -15,6 +15,7 @@ from afdsim.catalog.hardware import Gpu
 from afdsim.catalog.llm import Layer, Llm, Moe, Precision, Split
 from afdsim.cluster.colocated import Colocated, TensorParallel
 from afdsim.cluster.deployment import Afd
+from afdsim.cost import stages
 from afdsim.cost.operators import (
     Operator,
     attention_operators,
@@ -22,9 +23,6 @@ from afdsim.cost.operators import (
     core_operators,
     dense_operators,
     ffn_operators,
-    gather_operator,
-    reduction_operator,
-    scatter_operator,
     small,
 )
 from afdsim.cost.roofline import Roofline, padding
@@ -196,16 +194,16 @@ def _preferring(kernels: tuple[str, ...], cost: Roofline) -> Roofline:
 
 
 def _attention_stage(afd: Afd, layer: Layer, tokens: float, context: int) -> tuple[Operator, ...]:
-    pool = afd.attention
     return (
-        reduction_operator(afd.llm, tokens, afd.ffn.instances),
-        *attention_operators(afd.llm, layer, tokens, precision=afd.precision, tp=pool.tp, o_proj=pool.o_proj),
-        *core_operators(layer, tokens, context, precision=afd.precision, tp=pool.tp),
+        stages.reduction(afd, layer, tokens),
+        *stages.attention_stage(afd, layer, tokens),
+        *core_operators(layer, tokens, context, precision=afd.precision, tp=afd.attention.tp),
+        *stages.shared_stage(afd, layer, tokens),
     )
 
 
 def _boundary(afd: Afd, tokens: float) -> tuple[Operator, ...]:
-    last = replace(reduction_operator(afd.llm, tokens, afd.ffn.instances), name="last reduction", stage="boundary")
+    last = replace(stages.reduction(afd, afd.llm.layers[-1], tokens), name="last reduction", stage="boundary")
     pool = afd.attention
     head = boundary_operators(
         afd.llm, tokens, precision=afd.precision, tp=pool.tp, lm_head=pool.lm_head, embedding=pool.embedding
@@ -214,12 +212,10 @@ def _boundary(afd: Afd, tokens: float) -> tuple[Operator, ...]:
 
 
 def _ffn_stage(afd: Afd, layer: Layer, tokens: float) -> tuple[Operator, ...]:
-    top_k = layer.ffn.top_k if isinstance(layer.ffn, Moe) else 0
-    gpus = afd.ffn.gpus_per_instance
     return (
-        gather_operator(afd.llm, tokens, gpus=gpus, top_k=top_k, precision=afd.precision),
-        *ffn_operators(afd.llm, layer, tokens, precision=afd.precision, split=afd.ffn.split),
-        scatter_operator(afd.llm, tokens, gpus=gpus),
+        *stages.gather_stage(afd, layer, tokens),
+        *stages.ffn_stage(afd, layer, tokens),
+        *stages.scatter_stage(afd, layer, tokens),
     )
 
 

@@ -11,7 +11,7 @@ with the definitions under which the coefficients were fitted, so that both belo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 import numpy as np
@@ -297,7 +297,7 @@ def _gqa_kernel(kv_heads: int, head_dim: int) -> str:
     return "core_mfa" if head_dim >= 256 else "core_mqa"
 
 
-def reduction_operator(llm: Llm, tokens: Array, partials: int) -> Operator:
+def reduction_operator(llm: Llm, tokens: Array, partials: Array) -> Operator:
     """Return the sum of `partials` BF16 partial results and the residual, `tokens` rows of the hidden size."""
     moved = (partials + 2.0) * tokens * llm.hidden * 2.0
     return Operator(name="reduction", stage="attention", kernel="reduce", dtype="bf16", bytes=moved)
@@ -314,9 +314,19 @@ def ffn_operators(
         case Dense(inner=inner):
             return dense_operators(llm, tokens, inner / split.gpus, precision.ffn, matrices=layer.ffn.matrices)
         case Moe() as moe:
-            return (expert_operator(llm, moe, tokens, precision=precision, split=split, load=load),)
+            routed = expert_operator(llm, moe, tokens, precision=precision, split=split, load=load)
+            return (*_owned(llm, moe, tokens, precision=precision, split=split), routed)
         case _:
             assert_never(layer.ffn)
+
+
+def _owned(llm: Llm, moe: Moe, tokens: Array, *, precision: Precision, split: Split) -> tuple[Operator, ...]:
+    """Return the shared expert of the rows that arrived at this GPU, where no GPU has all rows of the instance."""
+    if not split.owners or not moe.shared:
+        return ()
+    width = moe.shared * moe.shared_inner / split.instances
+    parts = dense_operators(llm, tokens / split.owners, width, precision.ffn, matrices=moe.matrices)
+    return tuple(replace(part, name=f"shared expert {part.name.removeprefix('ffn ')}") for part in parts)
 
 
 def dense_operators(llm: Llm, tokens: Array, inner: float, dtype: str, *, matrices: int = 3) -> tuple[Operator, ...]:
@@ -331,7 +341,8 @@ def expert_operator(
     llm: Llm, moe: Moe, tokens: Array, *, precision: Precision, split: Split, load: Array = 1.0
 ) -> Operator:
     """Return one grouped GEMM over this GPU's routed experts with its slice of the shared ones in the same launch."""
-    dtype, shared = precision.ffn, moe.shared * moe.shared_inner / split.gpus
+    dtype = precision.ffn
+    shared = 0.0 if split.owners else moe.shared * moe.shared_inner / split.gpus
     experts, inner = local_experts(moe, split)
     pairs = tokens * (moe.top_k * experts / moe.experts * load)
     rows = pairs / experts
@@ -374,15 +385,35 @@ def _expert_bytes(llm: Llm, moe: Moe, inner: float, dtype: str, experts: Array, 
     return experts * (moe.matrices * llm.hidden * inner * WIDTH[dtype]) + rows * activations
 
 
-def gather_operator(llm: Llm, tokens: Array, *, gpus: int, top_k: int, precision: Precision) -> Operator:
-    """Return the NVLink all-gather of `tokens` dispatched tokens to all `gpus` GPUs of an instance."""
+def asked_share(moe: Moe, held: float) -> float:
+    """Return the share of tokens that choose at least one of `held` of the routed experts, all of them equally popular.
+
+    >>> moe = Moe(experts=48, top_k=3, inner=5120)
+    >>> round(2048 * asked_share(moe, 3)), asked_share(moe, 48)
+    (368, 1.0)
+    """
+    missed = (max(moe.experts - held - i, 0.0) / (moe.experts - i) for i in range(moe.top_k))
+    return 1.0 - math.prod(missed)
+
+
+def gather_operator(
+    llm: Llm, tokens: Array, *, gpus: int, top_k: int, precision: Precision, apart: bool = False
+) -> Operator:
+    """Return what brings `tokens` dispatched tokens to a GPU of an instance of `gpus`, one of which has each already.
+
+    An all-gather over NVLink; where the GPUs hold experts `apart`, an all-to-all.
+    """
     wire = (gpus - 1) / gpus * tokens * token_bytes(llm, top_k, precision.ffn)
-    return collective("all-gather", wire, gpus=gpus, stage="gather")
+    return collective("dispatch all-to-all" if apart else "all-gather", wire, gpus=gpus, stage="gather")
 
 
-def scatter_operator(llm: Llm, tokens: Array, *, gpus: int) -> Operator:
-    """Return the NVLink reduce-scatter of BF16 results of `tokens` tokens inside an instance of `gpus` GPUs."""
-    return collective("reduce-scatter", (gpus - 1) / gpus * tokens * combine_bytes(llm), gpus=gpus, stage="scatter")
+def scatter_operator(llm: Llm, tokens: Array, *, gpus: int, apart: bool = False) -> Operator:
+    """Return what brings BF16 results of `tokens` tokens from a GPU of an instance back to the GPUs that own them.
+
+    A reduce-scatter over NVLink; where the GPUs hold experts `apart`, an all-to-all.
+    """
+    wire = (gpus - 1) / gpus * tokens * combine_bytes(llm)
+    return collective("combine all-to-all" if apart else "reduce-scatter", wire, gpus=gpus, stage="scatter")
 
 
 def boundary_operators(

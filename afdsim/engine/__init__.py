@@ -8,15 +8,21 @@ drafts        tokens that speculation drafts and accepts
 seats         who sits in which micro-batch: continuous batching, admission, KV accounting
 tables        seconds as the engines look them up, and what a lane's membership costs
 passes        operators of one GPU of each role in a pass: what shares of peak count
+faults        what crashes when, and how long the cell stands still
+interruption  what an outage does to those who sit and wait
 record        what a run leaves: boundaries, requests, causes
 cell          a lowered deployment, and what every lowering needs
 culprits      whom a unit that waits may blame
+fabrics       NICs and uplinks of a scenario, as seconds of a row and counters
+crashes       what may crash in a cell, from the scenario
 afd           attention-FFN disaggregation as a schedule
 colocated     expert and tensor parallelism as a schedule
 lowering      from a scenario to its cell, whatever its kind
 advice        ways out of a deployment that does not fit, each tried
 recurrence    whole steps over flat arrays, for machine code
 native        machine code of those, kept on disk
+blank         constants of a run, and its memory while nothing has happened
+standstill    what an outage makes of books, resources and requests
 desk          what both engines share of a run
 blocks        a run by the recurrence (engine `kernel`), block by block of steps
 processes     the turns of a schedule as SimPy processes

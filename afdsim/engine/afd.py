@@ -9,7 +9,7 @@ instance, J micro-batch of the cell: group x micro-batches + j.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -18,23 +18,16 @@ import numpy as np
 
 from afdsim.catalog import entries as catalog
 from afdsim.catalog.hardware import Gpu
-from afdsim.catalog.llm import Layer, Moe, combine_bytes, dispatch_bytes
+from afdsim.catalog.llm import Layer, Moe
 from afdsim.cluster import experts as routing
 from afdsim.cluster.deployment import Afd, AttentionPool, FfnPool
 from afdsim.cluster.experts import EVEN, Load
 from afdsim.cluster.network import DEDICATED, DISCIPLINES, Network, Wire, Wiring
 from afdsim.cluster.topology import Fabric, fabric, wired
-from afdsim.cost.operators import (
-    Operator,
-    attention_operators,
-    boundary_operators,
-    ffn_operators,
-    gather_operator,
-    reduction_operator,
-    scatter_operator,
-)
+from afdsim.cost import stages
+from afdsim.cost.operators import Operator, boundary_operators
 from afdsim.cost.roofline import CostModel, Roofline
-from afdsim.engine import passes
+from afdsim.engine import fabrics, passes
 from afdsim.engine.books import IMBALANCE, WAIT_PEER
 from afdsim.engine.cell import (
     Array,
@@ -49,6 +42,7 @@ from afdsim.engine.cell import (
     flat,
     model_and_precision,
     priced,
+    rank_seconds,
     table,
 )
 from afdsim.engine.passes import Work
@@ -70,6 +64,17 @@ from afdsim.engine.schedule import (
 from afdsim.engine.variation import Jitter, Variation, Wires
 from afdsim.scenario import tree
 from afdsim.scenario.document import Scenario, Streams
+
+Stage = tuple[Layer, Layer | None] | Layer
+"""Of attention in a layer, with the layer before it whose results it adds up; or of a layer's shared expert."""
+Place = tuple[str, int, int]
+"""Stage, layer, micro-batch of the cell."""
+BOUNDARY, ATTENTION, SHARED, OUT, GATHERED, FFN, SCATTERED, BACK = (
+    "boundary", "attention", "shared expert", "out", "gather", "ffn", "scatter", "back",
+)  # fmt: skip
+ON_ATTENTION = (ATTENTION, SHARED)
+SERVED = {FFN: stages.ffn_stage, GATHERED: stages.gather_stage, SCATTERED: stages.scatter_stage}
+"""Stages of an FFN instance, as their seconds are tabulated."""
 
 
 def deployment(scenario: Scenario) -> Afd:
@@ -102,6 +107,9 @@ def deployment(scenario: Scenario) -> Afd:
         num_microbatches=asked.num_microbatches,
         max_num_seqs=asked.max_num_seqs,
         gpu_memory_utilization=asked.gpu_memory_utilization,
+        gate=asked.gate,
+        shared_expert=asked.shared_expert,
+        dispatch=asked.dispatch,
     )
 
 
@@ -116,7 +124,7 @@ def lower(scenario: Scenario, *, seed: int, cost: CostModel | None = None, netwo
         ffn_cost=cost or Roofline(backends=afd.ffn.kernels),
         network=network or Wire(),
         stream=Streams(seed),
-        fabric=fabric(afd, per_rank=scenario.run.granularity == "gpu"),
+        fabric=fabric(afd, per_rank=scenario.run.granularity == "gpu", cabling=fabrics.cabling(scenario.network)),
     ).cell()
 
 
@@ -132,14 +140,13 @@ class _Lowering(Lowering):
 
     def cell(self) -> Cell:
         place, pricing, even = self._tokens()
-        ranks = self._ranks()
+        ranks, law = self._ranks(), CoreLaw(deployment=self.deployment, cost=self.cost, queries=self.queries)
+        tables = flat(ranks, law, place, self._batch_of)
         return Cell(
             deployment=self.deployment,
             schedule=self._schedule(),
-            pools=self._pools(even),
-            tables=flat(
-                ranks, CoreLaw(deployment=self.deployment, cost=self.cost, queries=self.queries), place, self._batch_of
-            ),
+            pools=self._pools(even, partial(rank_seconds, tables, ranks.windows, queries=self.queries)),
+            tables=tables,
             pricing=pricing,
             wiring=self._wiring(),
             variation=self._variation(),
@@ -200,14 +207,31 @@ class _Lowering(Lowering):
         return np.arange(ranks * max(self.deployment.micro_batch_slots) + 1, dtype=float)
 
     @cached_property
-    def kinds(self) -> list[tuple[Layer, bool]]:
-        """Different attention stages; the first layer has no results to add up."""
-        return distinct((layer, place == 0) for place, layer in enumerate(self.layers))
+    def attentions(self) -> list[tuple[Layer, Layer | None]]:
+        """Attention stage of every layer: the layer, and the one before it, whose results it adds up."""
+        return list(zip(self.layers, (None, *self.layers[:-1]), strict=True))
 
     @cached_property
-    def wires(self) -> list[int]:
-        """Different messages: experts chosen for a token, 0 in a dense layer."""
-        return distinct(_top_k(layer) for layer in self.layers)
+    def shared(self) -> list[Layer | None]:
+        """Shared expert of every layer that the attention side computes."""
+        return [layer if stages.shared_stage(self.deployment, layer, 1.0) else None for layer in self.layers]
+
+    @cached_property
+    def kinds(self) -> list[Stage]:
+        """Different stages of a rank: of attention, and of shared experts."""
+        return distinct(self._stages)
+
+    @property
+    def _stages(self) -> list[Stage]:
+        return [*self.attentions, *(layer for layer in self.shared if layer)]
+
+    @cached_property
+    def wires(self) -> list[tuple[float, float]]:
+        """Different messages: bytes of a query token to an FFN instance, and back."""
+        return distinct(self._wire(layer) for layer in range(len(self.layers)))
+
+    def _wire(self, layer: int) -> tuple[float, float]:
+        return stages.message_bytes(self.deployment, self.layers[layer])
 
     def _refuses(self) -> str | None:
         if len(self.layers) == 1 and self.m * len(self.groups) > 1:
@@ -218,87 +242,109 @@ class _Lowering(Lowering):
 
     def _schedule(self) -> Schedule:
         """Boundaries with the first layer's attention, then rounds by layer, group and micro-batch."""
-        batches = range(len(self.groups) * self.m)
-        opening = [turn for g in range(len(self.groups)) for turn in self._opening(g)]
-        rounds = [turn for layer in range(len(self.layers)) for batch in batches for turn in self._round(layer, batch)]
+        places = self._places
+        opening = sum(stage in (BOUNDARY, *ON_ATTENTION) and layer == 0 for stage, layer, _ in places)
         return Schedule(
-            turns=(*opening, *rounds),
-            opening=len(opening),
+            turns=tuple(self._turn(*place) for place in places),
+            opening=opening,
             micro_batches=self.m,
-            batches=len(batches),
+            batches=len(self.groups) * self.m,
             together=False,
         )
 
-    def _opening(self, g: int) -> Iterator[Turn]:
+    @cached_property
+    def _places(self) -> dict[Place, int]:
+        """Where every turn of a step stands, in order."""
+        batches = range(len(self.groups) * self.m)
+        opening = [
+            place for g in range(len(self.groups)) for place in self._opening(range(g * self.m, (g + 1) * self.m))
+        ]
+        rounds = [
+            place for layer in range(len(self.layers)) for batch in batches for place in self._round(layer, batch)
+        ]
+        return {place: number for number, place in enumerate((*opening, *rounds))}
+
+    def _opening(self, batches: range) -> Iterator[Place]:
         """How the units of a group begin a step: each micro-batch after its boundary, or all boundaries first."""
-        last = len(self.layers) - 1
-        for x in range(2 * self.m):
-            j, attends = (x % self.m, x >= self.m) if self._drains else (x // 2, x % 2 == 1)
-            batch = g * self.m + j
-            if attends:
-                yield self._attention(0, batch)
-            else:
-                yield Boundary(units=self.groups[g], micro_batch=j, after=self._back(last, batch))
+        for some in (batches,) if self._drains else ((batch,) for batch in batches):
+            yield from ((BOUNDARY, 0, batch) for batch in some)
+            yield from (place for batch in some for place in self._attended(0, batch))
+
+    def _attended(self, layer: int, batch: int) -> Iterator[Place]:
+        """What the units of a group compute of a layer."""
+        yield ATTENTION, layer, batch
+        if self.shared[layer]:
+            yield SHARED, layer, batch
+
+    def _round(self, layer: int, batch: int) -> Iterator[Place]:
+        """One micro-batch in one layer, from the end of its attention (in the first layer) to its return."""
+        if layer:
+            yield from self._attended(layer, batch)
+        yield from ((stage, layer, batch) for stage in (OUT, GATHERED, FFN, SCATTERED, BACK))
 
     @cached_property
     def _drains(self) -> bool:
         return self.asked.boundary == "drain"
 
-    def _attended(self, layer: int, batch: int) -> int:
-        """Place of an attention turn."""
-        group, j = divmod(batch, self.m)
-        if layer == 0:
-            return 2 * self.m * group + (self.m + j if self._drains else 2 * j + 1)
-        return self._back(layer, batch) - 5
+    def _turn(self, stage: str, layer: int, batch: int) -> Turn:
+        """The turn at a place of the step."""
+        layers, last = len(self.layers), len(self.layers) - 1
+        at, source = partial(self._at, layer=layer, batch=batch), partial(Source, TOKENS)
+        match stage:
+            case "boundary":
+                back = self._places[BACK, last, batch]
+                return Boundary(units=self.groups[batch // self.m], micro_batch=batch % self.m, after=back)
+            case "attention" | "shared expert":
+                return self._attention(stage, layer, batch)
+            case "out" | "back":
+                return self._travel(stage, layer, batch)
+            case "gather":
+                return self._served(stage, layer, batch, resource=GATHER, after=at(OUT), work=source(layers + layer))
+            case "ffn":
+                draw = layer * len(self.groups) * self.m + batch
+                return self._served(stage, layer, batch, after=at(GATHERED), work=source(layer), draw=draw)
+            case _:
+                work = source(2 * layers + layer)
+                return self._served(stage, layer, batch, resource=SCATTER, after=at(FFN), work=work)
 
-    def _back(self, layer: int, batch: int) -> int:
-        """Place of the exchange that ends a round: of five turns in the first layer, of six behind it."""
-        batches = len(self.groups) * self.m
-        return (
-            2 * batches + 5 * (batch + 1) - 1
-            if layer == 0
-            else (7 * batches + 6 * (layer - 1) * batches + 6 * batch + 5)
+    def _at(self, stage: str, *, layer: int, batch: int) -> int:
+        return self._places[stage, layer, batch]
+
+    def _attention(self, stage: str, layer: int, batch: int) -> Compute:
+        """A turn of the attention units: a layer's own stage, or its shared expert behind it."""
+        group, j = divmod(batch, self.m)
+        kind, drawn = (
+            (self.attentions[layer], layer) if stage == ATTENTION else (self.shared[layer], len(self.layers) + layer)
         )
-
-    def _attention(self, layer: int, batch: int) -> Compute:
-        group, j = divmod(batch, self.m)
-        kind = self.kinds.index((self.layers[layer], layer == 0))
+        assert kind is not None
+        starts, waits = layer == 0 and stage == ATTENTION, layer > 0 and stage == ATTENTION
         return Compute(
-            name="attention",
+            name=stage,
             units=self.groups[group],
             layer=layer,
             micro_batch=j,
             batch=batch,
-            after=self._back(layer - 1, batch) if layer else NO_TURN,
-            work=Source(RANK, kind),
-            pause=self.asked.gap if self._drains and layer == 0 and j == 0 else 0.0,
-            draw=layer * self.m + j,
+            after=self._places[BACK, layer - 1, batch] if waits else NO_TURN,
+            work=Source(RANK, self.kinds.index(kind)),
+            pause=self._pause(j) if starts else 0.0,
+            draw=drawn * self.m + j,
         )
 
-    def _round(self, layer: int, batch: int) -> Iterator[Turn]:
-        """One micro-batch in one layer, from the end of its attention (in the first layer) to its return."""
-        end, wires = self._back(layer, batch), len(self.wires)
-        kind, attended = self.wires.index(_top_k(self.layers[layer])), self._attended(layer, batch)
-        gather, ffn, scatter = (Source(TOKENS, row) for row in (kind, wires + layer, wires + len(self.layers)))
-        out, into, back, home = (Source(ROWS, row) for row in (kind, wires + kind, 2 * wires, 2 * wires + 1))
-        if layer:
-            yield self._attention(layer, batch)
-        yield self._travel(layer, batch, after=attended, sent=attended, out=out, into=into)
-        yield self._served("gather", layer, batch, resource=GATHER, after=end - 4, work=gather)
-        draw = layer * len(self.groups) * self.m + batch
-        yield self._served("ffn", layer, batch, after=end - 3, work=ffn, draw=draw)
-        yield self._served("scatter", layer, batch, resource=SCATTER, after=end - 2, work=scatter)
-        yield self._travel(layer, batch, after=end - 1, sent=end - 2, out=back, into=home)
+    def _pause(self, j: int) -> float:
+        """Seconds that a unit waits for its host before a micro-batch's first operation, with what a drain adds."""
+        return self.asked.host_overhead + (self.asked.gap if self._drains and j == 0 else 0.0)
 
     def _served(self, name: str, layer: int, batch: int, **more: Any) -> Compute:
         """A turn of the FFN instances, which count the cell's micro-batches."""
         return Compute(name=name, units=self._ffns, layer=layer, micro_batch=batch, batch=batch, **more)
 
-    def _travel(self, layer: int, batch: int, **more: Any) -> Exchange:
+    def _travel(self, stage: str, layer: int, batch: int) -> Exchange:
         """The way of a group's rows to the FFN instances, or back from them."""
         group, j = divmod(batch, self.m)
-        kind, outward = self.wires.index(_top_k(self.layers[layer])), more["after"] == more["sent"]
+        kind, kinds, outward = self.wires.index(self._wire(layer)), len(self.wires), stage == OUT
         ends = (self.groups[group], self._ffns) if outward else (self._ffns, self.groups[group])
+        posted, sent = (ATTENTION, ATTENTION) if outward else (SCATTERED, FFN)
+        rows = (0, kinds) if outward else (2 * kinds, 3 * kinds)
         return Exchange(
             senders=ends[0],
             receivers=ends[1],
@@ -307,10 +353,13 @@ class _Lowering(Lowering):
             inbox=batch if outward else j,
             batch=batch,
             route=2 * group + (not outward),
-            nbytes=self._row_bytes[0][kind] if outward else self._row_bytes[1],
+            after=self._places[posted, layer, batch],
+            sent=self._places[sent, layer, batch],
+            out=Source(ROWS, rows[0] + kind),
+            into=Source(ROWS, rows[1] + kind),
+            nbytes=self.wires[kind][not outward] * self.queries,
             between=IMBALANCE if outward else WAIT_PEER,
             draw=layer * self.m + j,
-            **more,
         )
 
     @property
@@ -333,55 +382,42 @@ class _Lowering(Lowering):
         drafts = [operator for _ in range(self.queries - 1) for operator in at(self.batches)]
         return Ranks(
             layers=self.layers,
-            kinds=[self.kinds.index((layer, place == 0)) for place, layer in enumerate(self.layers)],
-            fixed=[self._stage(layer, first=first) for layer, first in self.kinds],
-            cores_of=[layer.cores for layer, _ in self.kinds],
-            head=self._on_rank((self._reduction(), *at(self.batches * self.queries), *drafts)),
+            kinds=[self.kinds.index(each) for each in self._stages],
+            fixed=[self._stage(kind) for kind in self.kinds],
+            cores_of=[() if isinstance(kind, Layer) else kind[0].cores for kind in self.kinds],
+            head=self._on_rank((self._sum(self.layers[-1]), *at(self.batches * self.queries), *drafts)),
             rows=self._messages(),
         )
 
-    def _stage(self, layer: Layer, *, first: bool) -> Array:
-        """Attention stage of one rank without its core, by batch; the first layer has no results to add up."""
-        afd, pool = self.deployment, self.deployment.attention
-        operators = attention_operators(
-            afd.llm, layer, self.batches * self.queries, precision=afd.precision, tp=pool.tp, o_proj=pool.o_proj
-        )
-        return self._on_rank(operators if first else (*operators, self._reduction()))
+    def _stage(self, kind: Stage) -> Array:
+        """A stage of one rank without its core, by batch; the first layer has no results to add up."""
+        rows = self.batches * self.queries
+        if isinstance(kind, Layer):
+            return self._on_rank(stages.shared_stage(self.deployment, kind, rows))
+        layer, before = kind
+        sums = () if before is None else (self._sum(before),)
+        return self._on_rank((*stages.attention_stage(self.deployment, layer, rows), *sums))
 
-    def _reduction(self) -> Operator:
-        return reduction_operator(self.deployment.llm, self.batches * self.queries, self.deployment.ffn.instances)
+    def _sum(self, layer: Layer) -> Operator:
+        return stages.reduction(self.deployment, layer, self.batches * self.queries)
 
     def _on_rank(self, operators: tuple[Operator, ...]) -> Array:
         return table(priced(self.cost, self.deployment.attention.gpu, operators), self.batches)
 
     def _messages(self) -> list[Array]:
-        """Seconds of a message on the sender's and on the receiver's port, out by kind and back."""
-        attention, ffn = self._port_bandwidths()
-        out, back = self._row_bytes
-        senders = self.fabric.senders_per_port
-        return [
-            *(self._wire(nbytes, attention) for nbytes in out),
-            *(self._wire(nbytes * senders, ffn) for nbytes in out),
-            self._wire(back * senders, ffn),
-            self._wire(back, attention),
-        ]
+        """Seconds of a message on the sender's and on the receiver's port, out by kind and back; then on uplinks."""
+        out, back = ([kind[way] * self.queries for kind in self.wires] for way in (0, 1))
+        gpus, rows = (self.deployment.attention.gpu, self.deployment.ffn.gpu), list[Array]()
+        for (attention, ffn), (own, met) in fabrics.hops(self.scenario.network, self.fabric, gpus):
+            rows += [
+                *(self._occupied(nbytes * own, attention) for nbytes in out),
+                *(self._occupied(nbytes * met, ffn) for nbytes in out),
+                *(self._occupied(nbytes * met, ffn) for nbytes in back),
+                *(self._occupied(nbytes * own, attention) for nbytes in back),
+            ]
+        return rows
 
-    @cached_property
-    def _row_bytes(self) -> tuple[list[float], float]:
-        """Bytes of a sequence to each FFN instance by kind of message, and back."""
-        llm, queries = self.deployment.llm, self.queries
-        firsts = [next(layer for layer in self.layers if _top_k(layer) == top_k) for top_k in self.wires]
-        out = [dispatch_bytes(llm, layer, self.deployment.precision.ffn) * queries for layer in firsts]
-        return out, combine_bytes(llm) * queries
-
-    def _port_bandwidths(self) -> tuple[float, float]:
-        """Achieved bytes/s of an attention NIC and of an FFN NIC."""
-        link, efficiency = self.scenario.network.link, self.scenario.network.efficiency
-        gpus = (self.deployment.attention.gpu, self.deployment.ffn.gpu)
-        attention, ffn = ((link.bandwidth or gpu.nic.bandwidth) * efficiency for gpu in gpus)
-        return attention, ffn
-
-    def _wire(self, per_token: float, bandwidth: float) -> Array:
+    def _occupied(self, per_token: float, bandwidth: float) -> Array:
         """Seconds of a message on one NIC port by batch of the rank; its rows are shared by the rank's GPUs."""
         rows = np.ceil(self.batches / self.deployment.attention.tp)
         return table(self.network.seconds(rows * per_token, bandwidth), self.batches)
@@ -389,40 +425,35 @@ class _Lowering(Lowering):
     # a micro-batch's tokens ------------------------------------------------------------------------------------------
 
     def _tokens(self) -> tuple[Array, Pricing, Array]:
-        """Entries of `gather`, FFN and scatter by (row, unit), their seconds, and evenness (f,)."""
+        """Entries of FFN, gather and scatter of every layer by (row, unit), their seconds, and evenness (f,)."""
         loads, layers = self._loads(), self.layers  # evenness: seconds of an even load over the instance's, at most 1
-        even = [(layer.ffn, EVEN) for layer in layers]
-        keys = [(layer.ffn, load) for row in loads for layer, load in zip(layers, row, strict=True)] + even
-        found = distinct(keys)
-        ffn = [self._ffn(layers[keys.index(key) % len(layers)], key[1]) for key in found]
-        rows = np.array([found.index(key) for key in keys]).reshape(-1, len(layers)) + len(self.wires)
-        columns = np.array([*(self._gather(top_k) for top_k in self.wires), *ffn, self._scatter()]).T
-        place = np.zeros((len(self.wires) + len(layers) + 1, self.units + self.ffns), dtype=INDEX)
-        place[: len(self.wires)] = np.arange(len(self.wires))[:, None]
-        place[len(self.wires) : -1, self.units :] = rows[:-1].T
-        place[-1] = columns.shape[1] - 1
-        best, slow = columns[-1][rows[-1]].sum(), columns[-1][rows[:-1]].sum(axis=1)
+        rows = [(stage, place) for stage in SERVED for place in range(len(layers))]
+        asked = [
+            [self._asked(stage, layers[at], load[at]) for stage, at in rows] for load in (*loads, [EVEN] * len(layers))
+        ]
+        found = distinct(key for each in asked for key in each)
+        number = {key: place for place, key in enumerate(found)}
+        columns = np.array([self._seconds(*key) for key in found]).T
+        entries = np.array([[number[key] for key in each] for each in asked])
+        place = np.zeros((len(rows), self.units + self.ffns), dtype=INDEX)
+        place[:, self.units :] = entries[:-1].T
+        ffn = columns[-1][entries[:, : len(layers)]].sum(axis=1)
+        best, slow = ffn[-1], ffn[:-1]
         shares = np.minimum(np.divide(best, slow, out=np.ones_like(slow), where=slow > 0), 1.0)
         return place, Pricing(len(self.totals) - 1, lambda asked: columns[asked], at_once=True), shares
 
-    def _ffn(self, layer: Layer, load: Load) -> Array:
+    def _asked(self, stage: str, layer: Layer, load: Load) -> tuple[str, Layer, Load]:
+        """What a stage of the FFN instances depends on: layers with equal FFNs are one."""
+        alike = next(each for each in self.layers if each.ffn == layer.ffn)
+        moved = stage == FFN or stages.crossing(self.deployment, layer) < 1.0
+        return stage, alike, load if moved else EVEN
+
+    def _seconds(self, stage: str, layer: Layer, load: Load) -> Array:
+        """Seconds of a stage on the busiest GPU of an instance, by sequences of the micro-batch."""
         afd, tokens = self.deployment, self.totals * self.queries
-        operators = ffn_operators(
-            afd.llm, layer, tokens, precision=afd.precision, split=afd.ffn.split, load=load.of(tokens)
+        return table(
+            priced(self.ffn_cost, afd.ffn.gpu, SERVED[stage](afd, layer, tokens, load.of(tokens))), self.totals
         )
-        return table(priced(self.ffn_cost, afd.ffn.gpu, operators), self.totals)
-
-    def _gather(self, top_k: int) -> Array:
-        afd, gpus = self.deployment, self.deployment.ffn.gpus_per_instance
-        tokens = self.totals * self.queries
-        operator = gather_operator(afd.llm, tokens, gpus=gpus, top_k=top_k, precision=afd.precision)
-        return table(priced(self.ffn_cost, afd.ffn.gpu, (operator,)), self.totals)
-
-    def _scatter(self) -> Array:
-        operator = scatter_operator(
-            self.deployment.llm, self.totals * self.queries, gpus=self.deployment.ffn.gpus_per_instance
-        )
-        return table(priced(self.ffn_cost, self.deployment.ffn.gpu, (operator,)), self.totals)
 
     def _loads(self) -> list[list[Load]]:
         """Load of the busiest GPUs of each FFN instance and layer (f, l)."""
@@ -440,7 +471,7 @@ class _Lowering(Lowering):
 
     def _wiring(self) -> Wiring:
         """Ports of both sides: one a unit, one an FFN instance and rail; a wire a pair where they are dedicated."""
-        network, hops = self.scenario.network, self.fabric.hops
+        network, uplinks = self.scenario.network, self.scenario.network.uplinks
         discipline = DISCIPLINES.index(network.type)
         alone = discipline == DEDICATED
         return wired(
@@ -453,33 +484,33 @@ class _Lowering(Lowering):
         )._replace(
             discipline=discipline,
             wait=network.synchronise + network.post,
-            lag=network.link.latency if alone else network.link.latency / hops,
-            rest=0.0 if alone else network.link.latency / hops,
+            lag=network.link.latency if alone else network.link.latency / 2,
+            rest=0.0 if alone else network.link.latency / 2,
             poll=network.poll,
+            between=uplinks.latency if uplinks else 0.0,
+            further=INDEX(4 * len(self.wires) if uplinks else 0),
         )
 
     def _variation(self) -> Variation:
         asked, ranks = self.scenario.variation, self.deployment.attention.dp if self.per_rank else 1
         slow, draws = asked.straggler, len(self.layers) * self.m
+        own = draws * (1 + any(self.shared))
         attention = tuple(slow.get(f"attention[{unit // ranks}]", 1.0) for unit in range(self.units))
         ffn = tuple(slow.get(f"ffn[{f}]", 1.0) for f in range(self.ffns))
-        return Variation(
-            stream=self.stream,
+        return self.varied(
             compute=(
-                Jitter(pool="attention", stragglers=attention, draws=draws),
+                Jitter(pool="attention", stragglers=attention, draws=own),
                 Jitter(pool="ffn", stragglers=ffn, draws=draws * len(self.groups)),
             ),
             wires=tuple(
                 Wires(kind=kind, pairs=self.units * self.ffns, draws=draws) for kind in ("link_out", "link_back")
             ),
-            event=asked.event,
-            step=asked.step,
             link=asked.link,
         )
 
     # what a run is told by -------------------------------------------------------------------------------------------
 
-    def _pools(self, even: Array) -> tuple[Pool, Pool]:
+    def _pools(self, even: Array, own: Callable[[int, float], tuple[float, float]]) -> tuple[Pool, Pool]:
         attention, ffn, ranks = (
             self.deployment.attention,
             self.deployment.ffn,
@@ -494,7 +525,7 @@ class _Lowering(Lowering):
                 ranks=ranks,
                 gpus_per_rank=attention.tp,
                 work=self._attention_work,
-                shares=lambda batch, context: np.tile([1.0, 0.0, 1.0], (self.units, 1)),
+                shares=lambda batch, context: self._shares(*own(min(batch, len(self.batches) - 1), context)),
             ),
             Pool(
                 name="ffn",
@@ -507,8 +538,12 @@ class _Lowering(Lowering):
             ),
         )
 
+    def _shares(self, stages: float, boundary: float) -> Array:
+        """Shares of an attention unit's busy time in its ranks' stages, in experts (none), and an even load's."""
+        return np.tile([stages / max(stages + boundary, np.finfo(float).tiny), 0.0, 1.0], (self.units, 1))
+
     def _attention_work(self, batch: float, context: float) -> Work:
-        return passes.attention(self.deployment, self.queries, batch, context, partials=self.ffns)
+        return passes.attention(self.deployment, self.queries, batch, context)
 
     def _ffn_work(self, batch: float, context: float) -> Work:
         del context
@@ -516,48 +551,18 @@ class _Lowering(Lowering):
 
     def _nvlink(self) -> tuple[tuple[Gpu, Operator], ...]:
         """The collectives of an FFN instance, which the shares of peak leave out."""
-        llm, ffn, one = self.deployment.llm, self.deployment.ffn, np.ones(1)
-        gather = gather_operator(
-            llm,
-            one,
-            gpus=ffn.gpus_per_instance,
-            top_k=max(map(_top_k, self.layers)),
-            precision=self.deployment.precision,
-        )
-        return (ffn.gpu, gather), (ffn.gpu, scatter_operator(llm, one, gpus=ffn.gpus_per_instance))
+        afd, one = self.deployment, np.ones(1)
+        found = {
+            operator.name: (afd.ffn.gpu, operator)
+            for layer in distinct(self.layers)
+            for stage in (stages.gather_stage, stages.scatter_stage)
+            for operator in stage(afd, layer, one)
+        }
+        return tuple(found.values())
 
     def _links(self, rank_tokens: Array, steps: int) -> list[LinkRow]:
         """Every NIC: NIC i meets GPU i of the other side."""
-        attention, ffn = self.deployment.attention, self.deployment.ffn
-        passes, (out, back) = steps * self.m * len(self.layers), self._row_bytes
-        per_token = (sum(out[self.wires.index(_top_k(layer))] for layer in self.layers), back * len(self.layers))
-        rows: list[LinkRow] = []
-        for server in range(attention.instances):
-            for rank in range(attention.dp):
-                sent = rank_tokens[server * attention.dp + rank] * ffn.instances / attention.tp
-                for part in range(attention.tp):
-                    place = ("attention", server, rank * attention.tp + part)
-                    rows.append((*place, "egress", passes * ffn.instances, sent * per_token[0]))
-                    rows.append((*place, "ingress", passes * ffn.instances, sent * per_token[1]))
-        return rows + self._ffn_links(rank_tokens, passes, per_token)
-
-    def _ffn_links(self, rank_tokens: Array, passes: int, per_token: tuple[float, float]) -> list[LinkRow]:
-        attention, ffn = self.deployment.attention, self.deployment.ffn
-        rails = min(attention.gpus_per_instance, ffn.gpus_per_instance)
-        met, peers = np.zeros(ffn.gpus_per_instance), np.zeros(ffn.gpus_per_instance, dtype=int)
-        for rank, tokens_of in enumerate(rank_tokens):
-            for part in range(attention.tp):
-                nic = (rank % attention.dp * attention.tp + part) % rails
-                met[nic] += tokens_of / attention.tp
-                peers[nic] += 1
-        rows: list[LinkRow] = []
-        for instance in range(ffn.instances):
-            for nic in range(ffn.gpus_per_instance):
-                messages = int(passes * peers[nic])
-                rows.append(("ffn", instance, nic, "ingress", messages, float(met[nic] * per_token[0])))
-                rows.append(("ffn", instance, nic, "egress", messages, float(met[nic] * per_token[1])))
-        return rows
-
-
-def _top_k(layer: Layer) -> int:
-    return layer.ffn.top_k if isinstance(layer.ffn, Moe) else 0
+        layers = [self._wire(layer) for layer in range(len(self.layers))]
+        out, back = (self.queries * sum(wire[way] for wire in layers) for way in (0, 1))
+        passes = steps * self.m * len(self.layers)
+        return fabrics.counters(self.deployment, self.fabric.sharing, rank_tokens, passes, (out, back))

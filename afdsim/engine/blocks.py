@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from afdsim.engine.books import Trace
 from afdsim.engine.cell import Cell
 from afdsim.engine.desk import Demand, Desk, Observer, Progress
 from afdsim.engine.native import compiled
 from afdsim.engine.record import Record
-from afdsim.engine.recurrence import DONE, ENDED, IDLE, MORE_PRICES, MORE_REQUESTS, MORE_ROWS, Noise
+from afdsim.engine.recurrence import DONE, ENDED, IDLE, MORE_PRICES, MORE_REQUESTS, MORE_ROWS, STOPPED, Noise
 from afdsim.engine.schedule import INDEX
 from afdsim.engine.seats import FOREVER
 from afdsim.errors import StoppedEarly
@@ -31,7 +30,7 @@ class Blocks:
         """Half-open ranges of completed steps."""
         self._opened = False
         """Whether the boundaries of the next step are over."""
-        self._idle_steps = 0
+        self._idle_steps = self._broken_steps = 0
 
     def execute(self) -> Record:
         """Run until everything that counts has ended, or the horizon."""
@@ -55,7 +54,7 @@ class Blocks:
         if step > first:
             self._completed.append((first, int(step)))
             if self._observer is not None:
-                self._observer(first, Trace(*(row.copy() for row in desk.memory.trace)))
+                self._observer(first, desk.seen(desk.memory.trace))
         match why:
             case _ if why == MORE_REQUESTS:
                 desk.draw_more()
@@ -67,9 +66,18 @@ class Blocks:
                 self._idle_steps += 1
                 desk.park(desk.memory.trace)
                 return int(step) + 1
+            case _ if why == STOPPED:
+                self._broken(int(step) - 1)
             case _:
                 assert why in (DONE, ENDED), why
         return int(step)
+
+    def _broken(self, step: int) -> None:
+        """The cell has stopped in a step: it is not completed, and the one before only if all its boundaries stand."""
+        last = step - 1 if self.desk.crashed else step
+        self._completed = [(first, min(end, last)) for first, end in self._completed]
+        self._broken_steps += 1
+        self.desk.fall(step, self.desk.memory.trace)
 
     def _factors(self, first: int) -> tuple[Noise, int]:
         """Factors of the next steps, and how many steps."""
@@ -79,16 +87,19 @@ class Blocks:
         each = sum(varies)
         steps = 1 if self._observer else max(1, min(MOST_STEPS, BLOCK_FACTORS // each)) if each else MOST_STEPS
         drawn = range(first, first + steps)
+        more, late = self.desk.spikes(drawn)
         return Noise(
             compute=variation.operations(drawn),
-            wire=variation.transfers(drawn),
+            wire=self.desk.heard(variation.transfers(drawn)),
             compute_stride=INDEX(varies[0]),
             wire_stride=INDEX(varies[1]),
+            more=more,
+            late=late,
         ), steps
 
     def _record(self) -> Record:
         steps = [np.arange(first, last) for first, last in self._completed]
-        opened = sum(map(len, steps)) + self._idle_steps + (not self.desk.parked)
+        opened = sum(map(len, steps)) + self._idle_steps + self._broken_steps + (not self.desk.parked)
         return self.desk.record(
             steps=np.concatenate(steps) if steps else np.zeros(0, dtype=np.int64),
             events=opened * self.cell.seated * self.cell.micro_batches,

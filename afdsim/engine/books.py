@@ -18,13 +18,15 @@ BUSY, WAIT_PEER, NETWORK, IMBALANCE, NO_WORK, DOWN = range(6)
 CAUSES = ("busy", "wait_peer", "network", "imbalance", "no_work", "down")
 WIDTH = len(CAUSES)
 
+AWAY = 2
+"""Mark of an idle unit that is not there: all of its time is `down`."""
 UNCUT = -1
 """Place in `Lines.cut` of a turn that waits for no message: its gap is a pause."""
 INDEX = np.uint64
 """Of whatever only points: unsigned, so that machine code need not ask for negative places."""
-PEER, AWAY = INDEX(WAIT_PEER), INDEX(NETWORK)
-HOST, OWN = INDEX(0), INDEX(1)
-"""First columns of every unit: its host; its own ports while communication holds the SMs."""
+AT_PEER, AT_NETWORK = INDEX(WAIT_PEER), INDEX(NETWORK)
+HOST, OWN, OUTAGE = INDEX(0), INDEX(1), INDEX(2)
+"""First columns of every unit: its host; its own ports while communication holds the SMs; who crashed in a step."""
 BLOCK = 10
 """Slices whose blame is kept in one."""
 
@@ -46,10 +48,14 @@ class Lines(NamedTuple):
     reach: Values  # place: where the arrival of that exchange at the first unit stands in a trace
     way: Values  # place: by which way it came
     part: Values  # place: column of its kind of layer and micro-batch for BUSY, were there one
-    peers: Values  # way: first column of the senders for the seconds until the first had finished
-    others: Values  # way: the same until the last had finished
-    scatters: Values  # way: the same until the last had posted
+    early: Values  # way: column of all senders for the seconds until the first had finished
+    late: Values  # way: the same until the last but one had
+    alone: Values  # way: first column of the senders for the seconds until the last had finished
+    behind: Values  # way: the same for what it was late in the seconds behind its finish
+    scatters: Values  # way: the same for the seconds until the last one's operation behind it ended
+    hosts: Values  # way: the same until it had posted
     ports: Values  # way: first column of the ports (`Trace.bound`)
+    uplink: Values  # way: column of the uplinks
     path: Values  # way: column of the path
     rest: Values  # way: column of what the receiver does before it begins
     flight: Values  # way: seconds of a message that meets no other, from post to poll
@@ -66,13 +72,14 @@ class Trace(NamedTuple):
     early: Values  # turn and unit: how long before its end it posted; the same
     first: Values  # exchange: when its first sender had finished
     last: Values  # exchange: when its last sender had finished
-    sender: Values  # exchange: which that was, the lowest of several
+    second: Values  # exchange: when the last but one had; if there is one only, it
+    sender: Values  # exchange: which was the last, the lowest of several
     posted: Values  # exchange: when the last of them had posted
+    ended: Values  # exchange: when the operation had ended whose rows it posted
     poster: Values  # exchange: which that was
     arrived: Values  # exchange and receiver: when it had everything
-    bound: (
-        Values  # exchange and receiver: the sender of the copy that came last, or units + its own port if that is why
-    )
+    bound: Values  # exchange and receiver: sender of the copy that came last; behind the senders, its own port
+    crossed: Values  # exchange and receiver: what that copy lost at uplinks; empty where there are none
 
 
 class Ledger(NamedTuple):
@@ -97,20 +104,21 @@ class Ledger(NamedTuple):
     blocks: Values  # block of slices, column: the same inside it
 
 
-def close(lines: Lines, trace: Trace, ledger: Ledger, idle: Values, opens: float) -> None:
+def close(lines: Lines, trace: Trace, ledger: Ledger, idle: Values, opens: float, until: float = float("inf")) -> None:
     """Book a step, all of whose turns are over; `idle` units held no sequence, and their gaps are `no_work`.
 
-    `opens` is where the first slice begins, as far as that is known.
+    `opens` is where the first slice begins, as far as that is known. Nothing is booked behind `until`: who crashed then
+    has done the operations and the waiting before it.
     """
     ledger.edges[0] = opens
     for unit in range(len(ledger.booked)):
         settle(ledger, unit)
         clear(ledger, unit)
     for pool in range(len(lines.units) - 1):
-        book(lines, trace, ledger, pool)
+        book(lines, trace, ledger, pool, until)
     for unit in range(len(ledger.booked)):
         if idle[unit]:
-            rest(ledger, unit)
+            rest(ledger, unit, idle[unit])
         ledger.begin[unit] = ledger.end[unit]
         ledger.end[unit] = ledger.booked[unit]
     remember(lines, trace, ledger.past)
@@ -119,10 +127,19 @@ def close(lines: Lines, trace: Trace, ledger: Ledger, idle: Values, opens: float
 def remember(lines: Lines, trace: Trace, past: Trace) -> None:
     """Keep what the boundaries of the next step look back at."""
     for x in lines.kept:
-        past.first[x], past.last[x], past.sender[x] = trace.first[x], trace.last[x], trace.sender[x]
-        past.posted[x], past.poster[x] = trace.posted[x], trace.poster[x]
+        past.first[x], past.last[x], past.second[x] = trace.first[x], trace.last[x], trace.second[x]
+        past.sender[x], past.poster[x] = trace.sender[x], trace.poster[x]
+        past.posted[x], past.ended[x] = trace.posted[x], trace.ended[x]
         for place in range(lines.reached[x], lines.reached[x + 1]):
             past.arrived[place], past.bound[place] = trace.arrived[place], trace.bound[place]
+            if len(trace.crossed) > 0:
+                past.crossed[place] = trace.crossed[place]
+
+
+def forget(past: Trace, now: float) -> None:
+    """What happened before a standstill is over: boundaries behind it wait for nobody."""
+    for times in (past.first, past.last, past.second, past.posted, past.ended, past.arrived):
+        times[...] = now
 
 
 def settle(ledger: Ledger, unit: int) -> None:
@@ -154,84 +171,122 @@ def clear(ledger: Ledger, unit: int) -> None:
         ledger.charged[column] = 0.0
 
 
-def rest(ledger: Ledger, unit: int) -> None:
-    """Call a unit's gaps `no_work`: nobody is to blame."""
+def rest(ledger: Ledger, unit: int, idle: int) -> None:
+    """Call a unit's gaps `no_work`, or all of its time `down` if it is not there: nobody is to blame."""
     row = ledger.row
     lost = row[unit, WAIT_PEER] + row[unit, NETWORK] + row[unit, IMBALANCE]
     busy = row[unit, BUSY]
     clear(ledger, unit)
-    row[unit, BUSY], row[unit, NO_WORK] = busy, lost
+    if idle == AWAY:
+        row[unit, DOWN] = ledger.booked[unit] - ledger.end[unit]
+    else:
+        row[unit, BUSY], row[unit, NO_WORK] = busy, lost
 
 
-def book(lines: Lines, trace: Trace, ledger: Ledger, pool: int) -> None:
-    """Fill the rows of a pool's units with the seconds since the last operation booked."""
+def book(lines: Lines, trace: Trace, ledger: Ledger, pool: int, until: float) -> None:
+    """Fill the rows of a pool's units with the seconds since the last operation booked, up to `until`."""
     span = (lines.units[pool], lines.units[pool + 1])
     for place in range(lines.start[pool], lines.start[pool + 1]):
         if lines.cut[place] == UNCUT:
-            pause(lines, trace, ledger, place, span)
+            pause(lines, trace, ledger, place, span, until)
         elif lines.earlier[place]:
-            wait(lines, ledger.past, trace.start, ledger, place, span)
+            wait(lines, (ledger.past, trace), ledger, place, span, until)
         else:
-            wait(lines, trace, trace.start, ledger, place, span)
-        work(lines, trace, ledger, place, span)
+            wait(lines, (trace, trace), ledger, place, span, until)
+        work(lines, trace, ledger, place, span, until)
 
 
-def pause(lines: Lines, trace: Trace, ledger: Ledger, place: int, span: tuple[int, int]) -> None:
+def pause(lines: Lines, trace: Trace, ledger: Ledger, place: int, span: tuple[int, int], until: float) -> None:
     """Book the gaps before a turn that waits for no message."""
     for unit in range(span[0], span[1]):
-        gap = trace.start[lines.index[place] + unit - span[0]] - ledger.booked[unit]
+        gap = min(trace.start[lines.index[place] + unit - span[0]], until) - ledger.booked[unit]
         if gap > 0.0:
             ledger.row[unit, WAIT_PEER] += gap
             ledger.charged[ledger.columns[unit] + HOST] += gap
-            ledger.charged[ledger.columns[unit] + lines.part[place] + PEER] += gap
+            ledger.charged[ledger.columns[unit] + lines.part[place] + AT_PEER] += gap
 
 
-def work(lines: Lines, trace: Trace, ledger: Ledger, place: int, span: tuple[int, int]) -> None:
+def held_in(trace: Trace, i: int, until: float) -> float:
+    """Seconds up to `until` in which communication held the SMs in an operation: of one that is cut its share."""
+    if len(trace.held) == 0:
+        return 0.0
+    if trace.finish[i] <= until or trace.held[i] == 0.0:
+        return float(trace.held[i])
+    return float(trace.held[i] * max(until - trace.start[i], 0.0) / (trace.finish[i] - trace.start[i]))
+
+
+def work(lines: Lines, trace: Trace, ledger: Ledger, place: int, span: tuple[int, int], until: float) -> None:
     """Book a turn itself."""
     for unit in range(span[0], span[1]):
         i = lines.index[place] + unit - span[0]
-        held = trace.held[i] if len(trace.held) > 0 else 0.0
+        held, end = held_in(trace, i, until), min(trace.finish[i], until)
         if held > 0.0:
             ledger.row[unit, NETWORK] += held
             ledger.charged[ledger.columns[unit] + OWN] += held
-            ledger.charged[ledger.columns[unit] + lines.part[place] + AWAY] += held
-        ledger.row[unit, BUSY] += trace.finish[i] - trace.start[i] - held
-        ledger.booked[unit] = trace.finish[i]
+            ledger.charged[ledger.columns[unit] + lines.part[place] + AT_NETWORK] += held
+        ledger.row[unit, BUSY] += end - min(trace.start[i], until) - held
+        ledger.booked[unit] = end
 
 
-def wait(lines: Lines, sent: Trace, start: Values, ledger: Ledger, place: int, span: tuple[int, int]) -> None:
+def wait(
+    lines: Lines, traces: tuple[Trace, Trace], ledger: Ledger, place: int, span: tuple[int, int], until: float
+) -> None:
     """Book the gaps before a turn that waits for messages, and charge them to who was waited for.
 
-    Behind the last sender's finish follow the sender's NVLink until the last had posted, the path as far as it goes,
-    whichever port held the last copy back, and what the receiver does before it begins.
+    `traces`: of the step of the messages, and of the turn's own. A gap is shorter by what the last sender was later
+    than the last but one: that is charged to it, the rest in order of time to all senders, and behind their finish to
+    the NVLink and the host of whoever posted last, to the path, to uplinks and the port that held the last copy back,
+    and to what the receiver does before it begins.
     """
+    sent, own_start = traces[0], traces[1].start
     x, way, row, charged = lines.cut[place], lines.way[place], ledger.row, ledger.charged
     before, between, part = lines.before[place], lines.between[place], lines.part[place]
-    first_sent, last_sent, posted = sent.first[x], sent.last[x], sent.posted[x]
-    peer, other, path = lines.peers[way] + sent.sender[x], lines.others[way] + sent.sender[x], lines.path[way]
-    flown_at, i, reach = posted + lines.flight[way], lines.index[place] - span[0], lines.reach[place] - span[0]
+    first_sent, last_sent, alone = sent.first[x], sent.last[x], sent.last[x] - sent.second[x]
+    i, reach = lines.index[place] - span[0], lines.reach[place] - span[0]
     for unit in range(span[0], span[1]):
-        t, s, own = ledger.booked[unit], start[i + unit], ledger.columns[unit]
+        t, s, own = ledger.booked[unit], min(own_start[i + unit], until), ledger.columns[unit]
         if s > t:
             last = min(s, max(t, last_sent))
             if before != between:
                 first = min(s, max(t, first_sent))
                 row[unit, before] += first - t
-                charged[own + peer] += first - t
+                charged[own + lines.early[way]] += first - t
                 charged[own + part + before] += first - t
                 t = first
             row[unit, between] += last - t
-            charged[own + other] += last - t
             charged[own + part + between] += last - t
             row[unit, NETWORK] += s - last
-            charged[own + part + AWAY] += s - last
-            left = max(last, min(s, posted))
-            arrived = max(left, min(s, sent.arrived[reach + unit]))
-            flown = max(left, min(arrived, flown_at))
-            charged[own + path] += flown - left
-            if s > arrived:
-                charged[own + lines.rest[way]] += s - arrived
-            if left > last:
-                charged[own + lines.scatters[way] + sent.poster[x]] += left - last
-            if arrived > flown:
-                charged[own + lines.ports[way] + sent.bound[reach + unit]] += arrived - flown
+            charged[own + part + AT_NETWORK] += s - last
+            mine = min(alone, last - t)
+            charged[own + lines.late[way]] += last - t - mine
+            if alone > 0.0:
+                charged[own + lines.alone[way] + sent.sender[x]] += mine
+                mine = min(alone - mine, s - last)
+                charged[own + lines.behind[way] + sent.sender[x]] += mine
+                last += mine
+            deliver(lines, sent, charged, (x, way, own, reach + unit), (last, s))
+
+
+def deliver(
+    lines: Lines, sent: Trace, charged: Values, at: tuple[int, int, int, int], gap: tuple[float, float]
+) -> None:
+    """Charge the seconds of a gap behind the last sender's finish in order of time.
+
+    `at`: exchange, way, first column of the unit, and where its arrival stands in a trace.
+    """
+    (x, way, own, place), (begin, s) = at, gap
+    ended = max(begin, min(s, sent.ended[x]))
+    posted = max(ended, min(s, sent.posted[x]))
+    arrived = max(posted, min(s, sent.arrived[place]))
+    flown = max(posted, min(arrived, sent.posted[x] + lines.flight[way]))
+    charged[own + lines.path[way]] += flown - posted
+    if s > arrived:
+        charged[own + lines.rest[way]] += s - arrived
+    if ended > begin:
+        charged[own + lines.scatters[way] + sent.poster[x]] += ended - begin
+    if posted > ended:
+        charged[own + lines.hosts[way] + sent.poster[x]] += posted - ended
+    if arrived > flown:
+        crossed = min(arrived - flown, sent.crossed[place]) if len(sent.crossed) > 0 else 0.0
+        charged[own + lines.uplink[way]] += crossed
+        charged[own + lines.ports[way] + sent.bound[place]] += arrived - flown - crossed

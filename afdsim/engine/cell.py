@@ -21,11 +21,13 @@ from afdsim.cluster.deployment import Afd, AttentionPool, FfnPool
 from afdsim.cluster.network import Wiring
 from afdsim.cost.operators import Operator, core_operator
 from afdsim.cost.roofline import CostModel, Roofline
+from afdsim.engine import schedule
 from afdsim.engine.drafts import SCALE, Drafts, with_drafts
 from afdsim.engine.passes import Work
-from afdsim.engine.schedule import Schedule
-from afdsim.engine.tables import Tables
-from afdsim.engine.variation import Variation
+from afdsim.engine.schedule import Compute, Exchange, Schedule, Source
+from afdsim.engine.tables import Tables, core_seconds
+from afdsim.engine.variation import Jitter, Spike, Variation, Wires
+from afdsim.scenario import tree
 from afdsim.scenario.document import Scenario, Streams
 
 Array = np.ndarray
@@ -140,6 +142,27 @@ class Lowering:
         """GPU granularity."""
         return self.scenario.run.granularity == "gpu"
 
+    def varied(self, compute: tuple[Jitter, ...], wires: tuple[Wires, ...], *, link: float) -> Variation:
+        """What operations and transfers draw."""
+        asked = self.scenario.variation
+        return Variation(
+            stream=self.stream,
+            compute=compute,
+            wires=wires,
+            event=asked.event,
+            step=asked.step,
+            link=link,
+            spike=None if asked.spike is None else spiked(asked.spike),
+        )
+
+
+def spiked(asked: tree.Spike) -> Spike | None:
+    """Return the spikes that a scenario asks for; None where they would change nothing."""
+    factor, seconds = asked.factor or 1.0, asked.seconds or 0.0
+    if asked.probability == 0 or (factor == 1 and seconds == 0):
+        return None
+    return Spike(probability=asked.probability, factor=factor, seconds=seconds, late=asked.where == "link")
+
 
 def model_and_precision(scenario: Scenario) -> tuple[Llm, Precision]:
     """What is served: the model with a layer more for every draft, and the precisions of its parts."""
@@ -220,6 +243,18 @@ def flat(ranks: Ranks, core: Callable[[Core], Any], place: Array, batch_of: Arra
     )
 
 
+def rank_seconds(
+    tables: Tables, windows: Sequence[int | None], batch: int, context: float, queries: int
+) -> tuple[float, float]:
+    """Seconds of a rank's own stages in a pass with so many sequences of so many tokens each, and of its boundary."""
+    cores = [0.0] * len(tables.times_of_core)
+    for c, window in enumerate(windows[w] for w in tables.core_window):
+        seen = context if window is None else min(context, window)
+        cores[c] = core_seconds(tables, c, batch, round(batch * seen * (SCALE if queries > 1 else 1)))
+    stages = tables.fixed[:, batch] + np.array(cores)[tables.core].sum(axis=1)
+    return float(stages @ tables.times_of_kind), float(tables.head[batch])
+
+
 @dataclass(frozen=True, kw_only=True)
 class CoreLaw:
     """The law of core attention over (batch, context sum) under a cost model."""
@@ -277,3 +312,34 @@ def lines(first: float, last: float) -> Array:
     near = np.arange(first, min(DENSE, last) + 1)
     far = DENSE * 2.0 ** (np.arange(1, int(np.ceil(8 * doublings)) + 1) / 8)
     return np.unique(np.minimum(np.concatenate([near, np.round(far), [last]]), last))
+
+
+def lonely_step(cell: Cell) -> float:
+    """Seconds of a step of one sequence alone: everything that its micro-batch waits for, one after the other."""
+    tables, wiring = cell.tables, cell.wiring
+    prices = cell.pricing.of(np.array([1]))[0]
+
+    def seconds(source: Source, unit: int) -> float:
+        match source.table:
+            case schedule.RANK:
+                return float(tables.fixed[source.row, 1]) + _core(tables, source.row)
+            case schedule.ROWS:
+                return float(tables.rows[source.row, 1])
+            case schedule.TOKENS:
+                return float(prices[int(tables.place[source.row, unit])])
+        return 0.0
+
+    total = float(tables.head[1]) + cell.schedule.host
+    for turn in cell.schedule.turns:
+        if isinstance(turn, Compute) and turn.batch == 0:
+            total += seconds(turn.work, turn.units.start) * turn.slow + turn.pause
+        elif isinstance(turn, Exchange) and turn.batch == 0:
+            path = wiring.wait + wiring.lag + wiring.between + wiring.rest + wiring.poll
+            total += seconds(turn.out, turn.senders.start) + path
+    return total
+
+
+def _core(tables: Tables, kind: int) -> float:
+    """Seconds of the cores of a kind of stage for one sequence without a context."""
+    cores = (int(core) for core in tables.core[kind])
+    return sum(core_seconds(tables, core, 1, 0) for core in cores if core < len(tables.core_window))

@@ -13,9 +13,10 @@ import numpy as np
 import simpy
 
 from afdsim.engine import seats
-from afdsim.engine.books import Lines, Trace, close
+from afdsim.engine.blank import blank_trace
+from afdsim.engine.books import AWAY, Lines, Trace, close
 from afdsim.engine.cell import Cell
-from afdsim.engine.desk import Demand, Desk, Observer, Progress, blank_trace
+from afdsim.engine.desk import Demand, Desk, Observer, Progress
 from afdsim.engine.processes import Pipeline, Port, Steps, Turn
 from afdsim.engine.record import Record
 from afdsim.engine.samples import keep
@@ -45,7 +46,7 @@ class Run:
         self._traffic: dict[Port, list[float]] = {}
         self._carried: dict[int, dict[Port, list[float]]] = {}
         self._traces: dict[int, Trace] = {}
-        self._factors: dict[int, tuple[list[float], list[float]]] = {}
+        self._factors: dict[int, tuple[list[float], ...]] = {}
         self._opened: dict[int, int] = {}
         self._known: list[dict[Source, float]] = [{} for _ in range(cell.seated * cell.micro_batches)]
         """Seconds by lane."""
@@ -54,18 +55,43 @@ class Run:
         self._skipped = -1
         """Latest step whose layers did not run, because nothing was active."""
         self._stop = self.env.event()
+        self._stopped = -1
+        """Step in which the cell has stopped for an outage."""
+        self._events = 0
+        """Of the environments before."""
         self._progress, self._observer = progress, observer
 
     def execute(self) -> Record:
         """Run until everything that counts has ended, or the horizon."""
         start = self.desk.begin(seats.populate)
+        self._idle = self.desk.memory.state.idle.tolist()
         self._pipeline = Pipeline(self.env, self.cell, self, 0, start)
         try:
-            self.env.run(until=self._stop)
+            while self.desk.ends == FOREVER:
+                self.env.run(until=self._stop)
+                if self.desk.ends == FOREVER:
+                    self._fall(self._stopped)
         except StoppedEarly:
             self.desk.cut()
-        events = next(self.env._eid)  # SimPy's count of what it has scheduled
+        events = self._events + next(self.env._eid)  # SimPy's count of what it has scheduled
         return self.desk.record(steps=np.array(self._completed), events=events, traffic=self._traffic)
+
+    def _fall(self, step: int) -> None:
+        """The cell has stopped: let the layers of its step run out, and begin anew when it goes on."""
+        self._pipeline.retired = True
+        self.env.run()
+        trace = self.trace(step)
+        self._book(step, completed=False)
+        self.desk.memory.state.idle[:] = self._idle
+        start = self.desk.fall(step, trace)
+        self._traces, self._carried, self._opened, self._factors = {}, {}, {}, {}
+        self._known = [{} for _ in self._known]
+        self._idle = self.desk.memory.state.idle.tolist()
+        if self.desk.ends == FOREVER:
+            self._events += next(self.env._eid)
+            self.env = simpy.Environment(start)
+            self._stop = self.env.event()
+            self._pipeline = Pipeline(self.env, self.cell, self, step + 1, start)
 
     # what the processes ask ------------------------------------------------------------------------------------------
 
@@ -86,7 +112,7 @@ class Run:
 
     def _looked_up(self, source: Source, at: tuple[int, int, int]) -> float:
         memory = self.desk.memory
-        return seconds(self.cell.tables, memory.priced, memory.book, memory.now, source, at)
+        return seconds(self.desk.machine.tables, memory.priced, memory.book, memory.now, source, at)
 
     def factor(self, step: int, unit: int, draw: int) -> float:
         """Random factor of an operation."""
@@ -96,6 +122,18 @@ class Run:
     def wire(self, step: int, place: int) -> float:
         """Random factor of a transfer."""
         return self._drawn(step)[1][place]
+
+    def more(self, step: int, unit: int, draw: int) -> float:
+        """Seconds that a spike adds to an operation."""
+        return self._spike(2, step, self._drawn_at[unit] + draw)
+
+    def late(self, step: int, unit: int, draw: int) -> float:
+        """Seconds that a spike adds to the post of an operation's rows."""
+        return self._spike(3, step, self._drawn_at[unit] + draw)
+
+    def _spike(self, which: int, step: int, place: int) -> float:
+        seconds = self._drawn(step)[which]
+        return seconds[place] if seconds else 0.0
 
     def sequences(self, unit: int, micro_batch: int) -> int:
         """Sequences of a unit in a micro-batch."""
@@ -115,12 +153,14 @@ class Run:
             self._traces[step] = blank_trace(self.cell)
         return self._traces[step]
 
-    def _drawn(self, step: int) -> tuple[list[float], list[float]]:
-        """The factors of a step as lists: scalars are read one by one here. Two steps are alive at once."""
+    def _drawn(self, step: int) -> tuple[list[float], ...]:
+        """All draws of a step as lists: scalars are read one by one here. Two steps are alive at once."""
         if step not in self._factors:
             self._factors.pop(step - 2, None)
             variation, steps = self.cell.variation, range(step, step + 1)
-            self._factors[step] = variation.operations(steps).tolist(), variation.transfers(steps).tolist()
+            wires = self.desk.heard(variation.transfers(steps))
+            drawn = (variation.operations(steps), wires, *self.desk.spikes(steps))
+            self._factors[step] = tuple(each.tolist() for each in drawn)
         return self._factors[step]
 
     # what they report ------------------------------------------------------------------------------------------------
@@ -132,7 +172,7 @@ class Run:
         assert isinstance(each, Boundary)
         trace, index = self.trace(step), schedule.at[place] + unit - each.units.start
         trace.start[index], trace.finish[index] = span
-        if self.desk.ends < FOREVER:
+        if self.desk.ends < FOREVER or span[1] > self.desk.book.clock[seats.STRIKES_AT]:
             return
         if self.desk.short:
             self.desk.draw_more()
@@ -157,10 +197,16 @@ class Run:
         if units < self.cell.seated:
             return
         del self._opened[step]
-        self._book(step - 1)
+        stops = self.desk.halts(self.trace(step))
+        self._book(step - 1, completed=not (stops and self.desk.crashed))
         lanes = self.desk.book.lanes[:, seats.RANK_ROWS].reshape(self.cell.seated, -1)
-        self._idle[: self.cell.seated] = (lanes.sum(axis=1) == 0).astype(int).tolist()
+        for unit, empty in enumerate((lanes.sum(axis=1) == 0).tolist()):
+            self._idle[unit] = AWAY if self._idle[unit] == AWAY else int(empty)
         if self.desk.ends < FOREVER:
+            self._stop.succeed()
+        elif stops:
+            self._stopped = step
+            self.desk.price()
             self._stop.succeed()
         elif self.desk.book.count[seats.ACTIVE] == 0 and self.cell.refuses is None:
             self._park(step)
@@ -175,26 +221,30 @@ class Run:
         if self.desk.parked:
             self._stop.succeed()
         else:
+            self._idle = self.desk.memory.state.idle.tolist()
             self.env.process(self._wake(step + 1, start))
 
     def _wake(self, step: int, start: float) -> Steps:
         yield self.env.timeout(max(0.0, start - self.env.now))
         self._pipeline = Pipeline(self.env, self.cell, self, step, start)
 
-    def _book(self, step: int) -> None:
-        """Close the books of a step that all units have completed."""
+    def _book(self, step: int, *, completed: bool = True) -> None:
+        """Close the books of a step; `completed`: whether all units have passed the boundaries that end it."""
         trace, carried = self._traces.pop(step, None), self._carried.pop(step, {})
         if trace is None or step == self._skipped:
             return
-        self._completed.append(step)
+        if completed:
+            self._completed.append(step)
         if self._observer is not None:
-            self._observer(step, trace)
-        for port, (messages, nbytes) in carried.items():
+            self._observer(step, trace if self.desk.still is None else self.desk.seen(trace))
+        for port, (messages, nbytes) in carried.items() if completed else ():
             row = self._traffic.setdefault(port, [0, 0.0])
             row[0] += messages
             row[1] += nbytes
-        opens = float(self.desk.book.clock[seats.WARM_AT])
-        close(self._lines, trace, self.desk.memory.ledger, self._idle, opens)
-        keep(self.desk.memory.samples, trace, step)
+        clock = self.desk.book.clock
+        opens, until = float(clock[seats.WARM_AT]), float(clock[seats.STRIKES_AT])
+        close(self._lines, trace, self.desk.memory.ledger, self._idle, opens, until)
+        if step != self._stopped:
+            keep(self.desk.memory.samples, trace, step)
         if self._progress is not None:
             self._progress(self.desk.progress)

@@ -55,9 +55,9 @@ from afdsim.engine.cell import (
     flat,
     model_and_precision,
     priced,
+    rank_seconds,
     table,
 )
-from afdsim.engine.drafts import SCALE
 from afdsim.engine.passes import Work
 from afdsim.engine.schedule import (
     ALL_TO_ALL,
@@ -74,7 +74,7 @@ from afdsim.engine.schedule import (
     Source,
     Turn,
 )
-from afdsim.engine.tables import Tables, core_seconds
+from afdsim.engine.tables import Tables
 from afdsim.engine.variation import Jitter, Variation, Wires
 from afdsim.scenario import tree
 from afdsim.scenario.document import Scenario, Streams
@@ -551,12 +551,9 @@ class _Lowering(Lowering):
         stragglers = tuple(asked.straggler.get(f"instance[{unit // ranks}]", 1.0) for unit in range(self.units))
         operations = order(self.stages, self.m)
         posting = tuple(i for i, each in enumerate(operations) if self.stages[each.layer] == 5 and each.stage in (2, 3))
-        return Variation(
-            stream=self.stream,
+        return self.varied(
             compute=(Jitter(pool="attention", stragglers=stragglers, draws=len(operations)),),
             wires=(Wires(kind="link_out", pairs=self.units, draws=len(operations), used=posting),),
-            event=asked.event,
-            step=asked.step,
             link=asked.link if posting else 0.0,
         )
 
@@ -577,23 +574,15 @@ class _Lowering(Lowering):
         if not self._routed:
             return np.tile([1.0, 0.0, 1.0], (self.units, 1))
         batch = min(batch, len(self.batches) - 1)  # with drafts a few steps may yield more tokens than their mean
-        own, head = self._rank_seconds(batch, context)
+        own, head = rank_seconds(self._tables, self._ranks.windows, batch, context, self.queries)
         rows, keys = self._load_rows
         price = self._price(batch * self.deployment.attention.ranks)[: len(keys)]
         evens = {kind: price[number] for number, (kind, load) in enumerate(keys) if load == EVEN}
         experts = price[rows[:, self._routed]].sum(axis=1)
         even = sum(evens[self.kinds.index(self.layers[place])] for place in self._routed)
         whole = own + experts + head
-        return np.stack([own / whole, experts / whole, np.minimum(even / experts, 1.0)], axis=1)
-
-    def _rank_seconds(self, batch: int, context: float) -> tuple[float, float]:
-        """Seconds of a rank's own stages in a pass, and of its boundary."""
-        tables, cores = self._tables, [0.0] * len(self._tables.times_of_core)
-        for c, window in enumerate(self._ranks.windows[w] for w in tables.core_window):
-            seen = context if window is None else min(context, window)
-            cores[c] = core_seconds(tables, c, batch, round(batch * seen * (SCALE if self.queries > 1 else 1)))
-        stages = tables.fixed[:, batch] + np.array(cores)[tables.core].sum(axis=1)
-        return float(stages @ tables.times_of_kind), float(tables.head[batch])
+        evenness = np.divide(even, experts, out=np.ones_like(experts), where=experts > 0)
+        return np.stack([own / whole, experts / whole, np.minimum(evenness, 1.0)], axis=1)
 
     def _work(self, batch: float, context: float) -> Work:
         attention = passes.attention(self.deployment, self.queries, batch, context)

@@ -1,7 +1,9 @@
 """Whom a unit that stands still may blame: the columns in which the books charge its seconds, and what they mean.
 
-Seconds until the last sender's finish belong to the peer that finished last. Behind it, in order of time: the NVLink
-stage of the peer that posted last; the constant path of a message; the port that held the last copy back, which is the
+By what the last sender finished later than the last but one a gap is longer than it would have been: that is charged
+to this peer alone, even where the gap shows only while its results fly. What remains until the last sender's finish is
+charged to all senders, the pool. Behind it, in order of time: the NVLink stage of the peer that posted last, and its
+host if that was late; the constant path of a message; uplinks, and the port that held the last copy back, which is the
 receiver's own if it was done only after that copy had come, else the one that sent it; and the receiver's own NVLink
 stage. A unit that waits for no message waits for its host, and while communication holds its SMs, for its own ports.
 
@@ -19,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from afdsim.catalog.llm import Gqa, Layer, Moe
+from afdsim.cluster.network import Wiring
 from afdsim.engine.books import IMBALANCE, NETWORK, WAIT_PEER, Lines
 from afdsim.engine.cell import Array, Cell, distinct
 from afdsim.engine.schedule import ALL_TO_ALL, GATHER, INDEX, PAIRS, Boundary, Compute, Exchange
@@ -26,8 +29,8 @@ from afdsim.engine.schedule import ALL_TO_ALL, GATHER, INDEX, PAIRS, Boundary, C
 NOBODY = -1
 PAUSES = "boundary"
 """Kind of layer of a gap before a boundary, or between steps."""
-WAYS = 6
-"""Columns that a way has in `books.Lines`: `peers` .. `rest`."""
+WAYS = 10
+"""Columns that a way has in `books.Lines`: `early` .. `rest`."""
 LOST = (WAIT_PEER, NETWORK, IMBALANCE)
 """Causes that have culprits."""
 
@@ -36,10 +39,10 @@ class Culprit(NamedTuple):
     """Who is blamed in a column."""
 
     kind: str
-    """peer, nvlink, port, path or host."""
+    """peer, pool, nvlink, host, port, uplink, path or outage."""
     cause: int
     unit: int = NOBODY
-    """Whose operation or port it is; its own host's; nobody's path."""
+    """Whose operation or port it is; of a pool the first; its own host's; nobody's path and uplink."""
     port: int = NOBODY
     """Among the ports of its direction; NOBODY: all of the unit's."""
     direction: str = ""
@@ -79,6 +82,11 @@ class Way(NamedTuple):
         return distinct((self.before, self.between))
 
     @property
+    def alone(self) -> tuple[int, int]:
+        """Causes of what the last sender was late: until it finished, and behind that."""
+        return self.between, NETWORK
+
+    @property
     def follows(self) -> bool:
         """Whether senders do something between the end that counts and their post."""
         return self.after != self.sent
@@ -114,8 +122,15 @@ def lines(cell: Cell) -> Lines:
     kept = [step.exchanges[step.posts[each.after]] for each in opening if each is not None]
     whole = (reach, way, part, *ways), (kept, step.reached)
     places, exchanges = ([np.array(each, dtype=INDEX) for each in columns] for columns in whole)
-    flights = np.array([lane.flight(each) for lane in lanes for each in lane.ways])
+    flights = np.array([flight(cell.wiring, each.pattern) for lane in lanes for each in lane.ways])
     return Lines._make((*step.lines, *places, flights, *exchanges))
+
+
+def flight(wiring: Wiring, pattern: int) -> float:
+    """Return the seconds of a message that meets no other, but for those on its ports."""
+    if pattern != PAIRS:
+        return 0.0
+    return wiring.wait + wiring.lag + wiring.rest + wiring.poll + (wiring.between if wiring.servers else 0.0)
 
 
 def sources(cell: Cell) -> Array:
@@ -128,8 +143,9 @@ def sources(cell: Cell) -> Array:
 
 def doors(cell: Cell) -> Array:
     """Return the first port to receive of every unit."""
-    legs = {unit: port for unit, port, *_ in reversed(cell.wiring.arriving.tolist())}
-    return np.array([legs.get(unit, unit) for unit in range(cell.schedule.units)], dtype=INDEX)
+    legs = sorted((unit, -port) for unit, port, *_ in cell.wiring.arriving.tolist())
+    lowest = {unit: -port for unit, port in legs}
+    return np.array([lowest.get(unit, unit) for unit in range(cell.schedule.units)], dtype=INDEX)
 
 
 def _lanes(cell: Cell) -> list[_Lane]:
@@ -201,43 +217,60 @@ class _Lane:
         """Whom a unit may blame."""
         yield Culprit("host", WAIT_PEER, unit, stage="pause")
         yield Culprit("port", NETWORK, unit, stage="kernels")
+        yield Culprit("outage", WAIT_PEER, stage="step")
         for way in self.ways:
-            leaving, reaching = self.ports(way, unit)
-            yield from (Culprit("peer", cause, u, stage=way.sent) for cause in way.waits for u in way.senders)
-            if way.follows:
-                yield from (Culprit("nvlink", NETWORK, u, stage=way.after) for u in way.senders)
-            for u in way.senders:
-                yield Culprit("port", NETWORK, u, leaving[u], "egress", way.sent)
-            yield from (Culprit("port", NETWORK, unit, port, "ingress", way.sent) for port in reaching)
-            yield Culprit("path", NETWORK, stage=way.sent)
-            kind, stage = ("nvlink", way.gather) if way.gather else ("host", "pause")
-            yield Culprit(kind, NETWORK, unit, stage=stage)
+            for columns_ in self.blamed(way, unit).values():
+                yield from columns_
+
+    def blamed(self, way: Way, unit: int) -> dict[str, list[Culprit]]:
+        """The same of a way, by where its columns begin in `books.Lines`, in order."""
+        senders, alone = way.senders, len(way.senders) == 1
+        joint = [Culprit("peer" if alone else "pool", cause, senders.start, stage=way.sent) for cause in way.waits]
+        peers = [] if alone else [[Culprit("peer", cause, u, stage=way.sent) for u in senders] for cause in way.alone]
+        leaving, reaching = self.ports(way, unit)
+        out = [Culprit("port", NETWORK, u, leaving[u], "egress", way.sent) for u in senders]
+        into = [Culprit("port", NETWORK, unit, port, "ingress", way.sent) for port in reaching]
+        kind, stage = ("nvlink", way.gather) if way.gather else ("host", "pause")
+        return {
+            "early": joint[:1],
+            "late": joint[1:],
+            "alone": peers[0] if peers else [],
+            "behind": peers[1] if peers else [],
+            "scatters": [Culprit("nvlink", NETWORK, u, stage=way.after) for u in senders] if way.follows else [],
+            "hosts": [Culprit("host", NETWORK, u, stage="post") for u in senders] if self.late else [],
+            "ports": [*out, *into],
+            "uplink": [Culprit("uplink", NETWORK, stage=way.sent)] if self.cell.wiring.servers else [],
+            "path": [Culprit("path", NETWORK, stage=way.sent)],
+            "rest": [Culprit(kind, NETWORK, unit, stage=stage)],
+        }
+
+    @property
+    def late(self) -> bool:
+        """Whether posts may be late."""
+        spike = self.cell.variation.spike
+        return spike is not None and spike.late
 
     def ports(self, way: Way, unit: int) -> tuple[dict[int, int], list[int]]:
         """The port of every sender that leads to a unit, and those of the unit, which have numbers in a row."""
         if way.pattern == ALL_TO_ALL:
             return {u: u for u in way.senders}, [unit]
-        wiring, (out_from, out_to, in_from, in_to) = self.cell.wiring, self.cell.wiring.routes[way.route].tolist()
+        wiring, (out_from, out_to, in_from, in_to, *_) = self.cell.wiring, self.cell.wiring.routes[way.route].tolist()
         left = {x: (u, port) for u, port, a, b in wiring.leaving[out_from:out_to].tolist() for x in range(a, b)}
-        own = [leg[1:] for leg in wiring.arriving[in_from:in_to].tolist() if leg[0] == unit]
-        return dict(left[x] for _, a, b in own for x in wiring.order[a:b].tolist()), [port for port, *_ in own]
+        legs = wiring.arriving[in_from:in_to].tolist()
+        own = {port for owner, port, *_ in legs if owner == unit}
+        taken = [x for _, port, a, b in legs if port in own for x in wiring.order[a:b].tolist()]
+        every = [port for owner, port, *_ in wiring.arriving.tolist() if owner == unit]
+        return dict(left[x] for x in taken), list(range(min(every), max(every) + 1))
 
     def rows(self) -> Iterator[list[int]]:
-        """Columns of the ways in `books.Lines`, `peers` .. `rest`."""
-        at = 2
+        """Columns of the ways in `books.Lines`, `early` .. `rest`; of what there is not, any: it gets nothing."""
+        at = 3
         for way in self.ways:
-            count, reaching = len(way.senders), self.ports(way, self.units.start)[1]
-            between = at + count * (len(way.waits) - 1)
-            scatter = between + count
-            ports = scatter + count * way.follows
-            path = ports + count + len(reaching)
-            yield [at, between, scatter, ports, path, path + 1]
-            at = path + 2
-
-    def flight(self, way: Way) -> float:
-        """Seconds of a message that meets no other, but for those on its ports."""
-        wiring = self.cell.wiring
-        return wiring.wait + wiring.lag + wiring.rest + wiring.poll if way.pattern == PAIRS else 0.0
+            sizes = [len(columns_) for columns_ in self.blamed(way, self.units.start).values()]
+            begins = [at, *(at + end for end in accumulate(sizes))]
+            begins[1] -= sizes[1] == 0  # of one cause for both
+            yield [min(begin, begins[-1] - 1) for begin in begins[:-1]]
+            at = begins[-1]
 
     def places(self, first: int) -> Array:
         """(arrival at the first unit, way, part) of every turn; the ways count from `first`."""

@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from afdsim.cluster.colocated import Colocated
 from afdsim.cluster.deployment import Afd
-from afdsim.engine import culprits, schedule, seats
-from afdsim.engine.books import BLOCK, BUSY, NO_WORK, WIDTH, Ledger, Trace, clear, settle
+from afdsim.engine import culprits, seats
+from afdsim.engine.blank import machine, memory
+from afdsim.engine.books import AWAY, BLOCK, BUSY, DOWN, NO_WORK, WAIT_PEER, Ledger, Trace, clear, forget, settle
 from afdsim.engine.cell import Cell
-from afdsim.engine.record import Boundaries, Record, Requests
-from afdsim.engine.recurrence import Flight, Machine, Memory, State, Supply
-from afdsim.engine.samples import BYTES, FEWEST, MISSING, MOST, Samples, taken
-from afdsim.engine.schedule import COMPUTE, INDEX, Boundary, Compute, Exchange, Source
-from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, Asked, Book, Places
-from afdsim.engine.tables import Now, Priced, Tables, core_seconds
+from afdsim.engine.faults import Failing
+from afdsim.engine.interruption import earliest
+from afdsim.engine.record import Boundaries, Record, Requests, Stays
+from afdsim.engine.recurrence import Supply
+from afdsim.engine.samples import taken
+from afdsim.engine.schedule import COMPUTE, Boundary
+from afdsim.engine.seats import FOREVER, NOBODY, Asked, Book
+from afdsim.engine.standstill import Standstill, fragile, spend
 from afdsim.errors import CapacityError
 from afdsim.units import show_bytes
 from afdsim.workload.laws import RequestSource
@@ -35,11 +37,6 @@ MOST_REFUSALS = 10_000
 """Requests in a row that may be too long for any rank before a closed loop gives up."""
 AHEAD = 4096
 """Requests of a closed loop that are drawn at least."""
-RESOURCES = 3
-WHOLE = MappingProxyType(dict.fromkeys(("sender", "poster", "bound"), INDEX))
-"""Columns of a trace that are whole numbers, with their type."""
-NOT_YET = -1.0
-"""Time of what has not happened in a step, before all others."""
 SLICES = 500
 """Of the arrivals of an open loop whose warm-up is to be found."""
 
@@ -59,6 +56,8 @@ class Demand:
     open one: all is recorded in slices, and where to begin is found afterwards."""
     horizon: float = FOREVER
     """Simulated seconds after which the run stops."""
+    failing: Failing | None = None
+    """What may crash, and what then happens."""
 
     @cached_property
     def edges(self) -> Array:
@@ -98,6 +97,12 @@ class Desk:
         self.supply = Supply(0, np.zeros(1, dtype=np.int64))
         self.parked = False
         """Whether the run ended in a pause."""
+        self._paused = 0.0  # until when the latest pause lasted
+        self.still: Standstill | None = None
+        if demand.failing is not None:
+            self.machine, self.memory = fragile(self.machine, self.memory)
+            self.still = Standstill(cell, demand.failing, demand.horizon)
+            self.still.arm(self.book.clock)
         boundaries = [(place, turn) for place, turn in enumerate(cell.schedule.turns) if isinstance(turn, Boundary)]
         self._boundaries = [
             [cell.schedule.at[place] + unit - turn.units.start for place, turn in boundaries if unit in turn.units]
@@ -125,7 +130,8 @@ class Desk:
     def cut(self) -> None:
         """End the run with the latest boundary: somebody wants no more."""
         rows = self.book.count[seats.BOUNDARIES]
-        self.book.clock[seats.ENDS_AT] = self.book.row_times[:rows].max(initial=0.0)
+        resumed = 0.0 if self.still is None else self.still.resumed
+        self.book.clock[seats.ENDS_AT] = self.book.row_times[:rows].max(initial=resumed)
 
     def begin(self, populate: Callable[..., Any]) -> float:
         """Draw the first requests and fill a closed loop; returns when the first step may begin."""
@@ -134,9 +140,7 @@ class Desk:
         if asked.closed:
             populate(self.machine.places, asked, self.book)
         self._steps(0)
-        start = min(self.next_arrival, asked.horizon)
-        self.pause(start, None)
-        return start
+        return self._rest(0.0, min(self.next_arrival, asked.horizon), None)
 
     # requests --------------------------------------------------------------------------------------------------------
 
@@ -222,7 +226,8 @@ class Desk:
         if used + len(missing) > len(values):
             values = extended(values, 2 * (used + len(missing)), 0.0)
             self.memory = self.memory._replace(priced=priced._replace(values=values))
-        values[used : used + len(missing)] = self.cell.pricing.of(missing)
+        prices = self.cell.pricing.of(missing)
+        values[used : used + len(missing), : prices.shape[1]] = prices
         priced.slot[missing] = used + np.arange(len(missing))
 
     # pauses ----------------------------------------------------------------------------------------------------------
@@ -237,14 +242,37 @@ class Desk:
 
     def park(self, trace: Trace) -> float:
         """Nothing is active in a step whose boundaries are over: returns when to start again, if before the horizon."""
-        now = max(trace.finish[place] for places in self._boundaries for place in places)
-        start = float(now if self.book.count[seats.QUEUE] else max(now, self.next_arrival))
-        self.parked = start > self.demand.horizon
-        if self.parked:
-            start = max(float(now), self.demand.horizon)
+        now = self._opened(trace)
+        start = self._rest(now, self._awakes(now), trace)
+        self.parked = self.ends < FOREVER
+        return start
+
+    def _opened(self, trace: Trace) -> float:
+        """When the last boundary of a step ended."""
+        return float(max(trace.finish[place] for places in self._boundaries for place in places))
+
+    def _rest(self, now: float, start: float, trace: Trace | None) -> float:
+        """Book the time in which nothing is in flight until `start`, or until an outage lets the cell start again."""
+        while self.still is not None and (at := max(now, self.still.halts)) < min(start, self.demand.horizon):
+            self.pause(at, trace)
+            trace, now = None, self._stand_still(at, np.zeros(len(self.book.lanes), dtype=np.int64))
+            if self.ends < FOREVER:
+                return now
+            start = self._awakes(now)
+        if start > self.demand.horizon:
+            start = max(now, self.demand.horizon)
             self.book.clock[seats.ENDS_AT] = start
         self.pause(start, trace)
         return start
+
+    def _awakes(self, now: float) -> float:
+        """When somebody may join, if nobody sits now."""
+        if not self.book.count[seats.QUEUE]:
+            return max(now, self.next_arrival)
+        if self.still is None:
+            return now
+        arrives = FOREVER if self.demand.closed else max(now, self.next_arrival)
+        return min(earliest(self.book, now), arrives)
 
     def pause(self, until: float, trace: Trace | None) -> None:
         """Book a pause: the boundaries that found nothing to do are `busy`, the rest is `no_work`; then all is free."""
@@ -259,19 +287,87 @@ class Desk:
             ledger.row[unit] = 0.0
             clear(ledger, unit)
             ledger.row[unit, BUSY], ledger.row[unit, NO_WORK] = busy, until - ledger.end[unit] - busy
-        ledger.begin[:] = ledger.end
-        for free in (ledger.end, ledger.booked, ledger.past.last, state.inbox, state.free[COMPUTE, : self.cell.seated]):
+            if state.idle[unit] == AWAY:
+                ledger.row[unit] = 0.0
+                ledger.row[unit, DOWN] = until - ledger.end[unit]
+        ledger.begin[:], self._paused = ledger.end, until
+        forget(ledger.past, until)
+        for free in (ledger.end, ledger.booked, state.inbox, state.free[COMPUTE, : self.cell.seated]):
             free[...] = until
+
+    # outages ---------------------------------------------------------------------------------------------------------
+
+    def halts(self, trace: Trace) -> bool:
+        """Whether the cell stops in a step whose boundaries are over, at a crash before their end or at their end."""
+        clock = self.book.clock
+        if self.still is None or self.ends < FOREVER:
+            return False
+        clock[seats.OPENED_AT] = self._opened(trace)
+        if seats.stops(clock):
+            clock[seats.STRIKES_AT] = min(clock[seats.STRIKES_AT], clock[seats.OPENED_AT])
+        return seats.stops(clock)
+
+    @property
+    def crashed(self) -> bool:
+        """Whether some boundaries of the latest step lie behind a crash: the step before was not completed."""
+        clock = self.book.clock
+        return bool(clock[seats.OPENED_AT] > clock[seats.STRIKES_AT])
+
+    def seen(self, trace: Trace) -> Trace:
+        """A copy of what happened in a step, as far as it did before a crash."""
+        until = self.book.clock[seats.STRIKES_AT]
+        seen = Trace(*map(np.array, trace))
+        for times in (
+            seen.start,
+            seen.finish,
+            seen.first,
+            seen.last,
+            seen.second,
+            seen.posted,
+            seen.ended,
+            seen.arrived,
+        ):
+            np.minimum(times, until, out=times)
+        return seen
+
+    def heard(self, factors: Array) -> Array:
+        """Random factors of the transfers of some steps, 0 of those to and from who is away."""
+        return factors if self.still is None else self.still.heard(factors)
+
+    def spikes(self, steps: range) -> tuple[Array, Array]:
+        """Seconds that spikes add to operations, and to posts: who is away posts nothing late."""
+        more, late = self.cell.variation.spikes(steps)
+        return more, late if self.still is None else self.still.late(late)
+
+    def fall(self, step: int, trace: Trace) -> float:
+        """The cell has stopped in a step that is booked up to then: returns when it goes on."""
+        at = float(self.book.clock[seats.STRIKES_AT])
+        spend(self.machine.lines, self.memory.ledger, at, np.choose(self.memory.state.idle, (WAIT_PEER, NO_WORK, DOWN)))
+        passed = [trace.finish[place] <= at for places in self._boundaries for place in places]
+        return self._stand_still(at, np.where(passed, step, step - 1))
+
+    def _stand_still(self, at: float, reached: Array) -> float:
+        while self.short:
+            self.draw_more()
+        assert self.still is not None
+        self._paused = self.still.begin(self.machine, self.memory, at, reached)
+        return self._paused
 
     # the end ---------------------------------------------------------------------------------------------------------
 
     def record(self, *, steps: Array, events: int, traffic: dict[Any, list[float]]) -> Record:
         """What the run leaves behind."""
+        if self.still is not None:
+            self.still.finish(self.machine, self.memory, self._paused, self.ends)
         edges, slices, blame = self._sliced()
         own = self.book.ranks[:, seats.OWN].reshape(self.cell.seated, self.cell.ranks)
         longest = self.memory.now.longest[:, None]
+        stays = [] if self.still is None else self.still.stays
         return Record(
             requests=self._requests(),
+            stays=Stays.of(stays),
+            outages=None if self.still is None else tuple(self.still.log),
+            unfelt=() if self.still is None else tuple(self.still.outages.unfelt),
             boundaries=self._rows(),
             edges=edges,
             ended=self.ends,
@@ -312,7 +408,7 @@ class Desk:
         flags = {name: whole[:, getattr(seats, name.upper())].astype(bool) for name in ("counted", "refused")}
         real = {
             name: times[:, getattr(seats, name.upper())].copy()
-            for name in ("arrival", "admitted", "first_token", "finish")
+            for name in ("arrival", "admitted", "first_token", "finish", "lost")
         }
         return Requests(**short, **flags, **real)
 
@@ -321,36 +417,6 @@ class Desk:
         step, micro_batch, unit, batch, gaps = self.book.rows[:count].T.copy()
         time = self.book.row_times[:count]
         return Boundaries(step=step, micro_batch=micro_batch, unit=unit, time=time, batch=batch, gaps=gaps)
-
-
-def lonely_step(cell: Cell) -> float:
-    """Seconds of a step of one sequence alone: everything that its micro-batch waits for, one after the other."""
-    tables, wiring = cell.tables, cell.wiring
-    prices = cell.pricing.of(np.array([1]))[0]
-
-    def seconds(source: Source, unit: int) -> float:
-        match source.table:
-            case schedule.RANK:
-                return float(tables.fixed[source.row, 1]) + _core(tables, source.row)
-            case schedule.ROWS:
-                return float(tables.rows[source.row, 1])
-            case schedule.TOKENS:
-                return float(prices[int(tables.place[source.row, unit])])
-        return 0.0
-
-    total = float(tables.head[1]) + cell.schedule.host
-    for turn in cell.schedule.turns:
-        if isinstance(turn, Compute) and turn.batch == 0:
-            total += seconds(turn.work, turn.units.start) * turn.slow + turn.pause
-        elif isinstance(turn, Exchange) and turn.batch == 0:
-            total += seconds(turn.out, turn.senders.start) + wiring.wait + wiring.lag + wiring.rest + wiring.poll
-    return total
-
-
-def _core(tables: Tables, kind: int) -> float:
-    """Seconds of the cores of a kind of stage for one sequence without a context."""
-    cores = (int(core) for core in tables.core[kind])
-    return sum(core_seconds(tables, core, 1, 0) for core in cores if core < len(tables.core_window))
 
 
 def _inside(ledger: Ledger, edges: Array) -> Array:
@@ -376,191 +442,3 @@ def extended(column: Array, size: int, blank: Any) -> Array:
     grown = np.full((size, *column.shape[1:]), blank, dtype=column.dtype)
     grown[: len(column)] = column
     return grown
-
-
-# flat ----------------------------------------------------------------------------------------------------------------
-
-
-def machine(cell: Cell, asked: Asked) -> Machine:
-    """The constants of a run."""
-    step = cell.schedule
-    turns, reals = step.flat
-    line, starts, opens = step.line
-    return Machine(
-        turns=turns,
-        reals=reals,
-        opening=INDEX(step.opening),
-        length=INDEX(len(turns)),
-        micro_batches=INDEX(step.micro_batches),
-        together=step.together,
-        host=step.host,
-        line=line,
-        starts=starts,
-        opens=opens,
-        lines=culprits.lines(cell),
-        places=places(cell),
-        asked=asked,
-        tables=cell.tables,
-        wiring=cell.wiring,
-        sources=culprits.sources(cell).astype(INDEX),
-        doors=culprits.doors(cell),
-        seated=cell.seated,
-        drawn=cell.variation.units.astype(INDEX),
-        paired=cell.variation.pairs.astype(INDEX),
-    )
-
-
-def places(cell: Cell) -> Places:
-    """What the deployment offers to requests; KV bytes are affine in the context as far as each window goes."""
-    windows = [UNBOUNDED if window is None else window for window in cell.windows]
-    fixed, per_token = cell.deployment.kv_cache.law(cell.windows)
-    return Places(
-        micro_batches=cell.micro_batches,
-        ranks=cell.ranks,
-        scale=cell.scale,
-        slots=np.array(cell.deployment.micro_batch_slots),
-        windows=np.array(windows, dtype=np.int64),
-        kv_budget=float(np.floor(cell.deployment.kv_budget)),
-        kv_fixed=fixed,
-        kv_per_token=np.array(per_token),
-    )
-
-
-def memory(cell: Cell, asked: Asked, edges: Array) -> Memory:
-    """Everything that changes, blank; the books have slices between `edges`."""
-    step, wiring, tables = cell.schedule, cell.wiring, cell.tables
-    units, lanes = step.units, cell.seated * cell.micro_batches
-    zeros, whole = np.zeros, counts
-    return Memory(
-        book=blank_book(cell, asked),
-        now=Now(
-            base=zeros((len(tables.core), lanes)),
-            tokens=whole(step.batches),
-            core=zeros(len(tables.times_of_core)),
-            longest=zeros(cell.seated),
-        ),
-        priced=blank_prices(cell),
-        state=State(
-            free=zeros((RESOURCES, units)),
-            inbox=zeros((max(step.batches, cell.micro_batches), units)),
-            egress=zeros(wiring.ports[0]),
-            ingress=zeros(wiring.ports[1]),
-            place=whole(units),
-            begin=zeros(units),
-            end=zeros(units),
-            idle=whole(units),
-        ),
-        flight=blank_flight(wiring.order),
-        trace=blank_arrays(cell),
-        ledger=blank_ledger(cell, edges),
-        samples=blank_samples(cell),
-    )
-
-
-def blank_ledger(cell: Cell, edges: Array) -> Ledger:
-    """Nothing booked yet; slices lie between `edges`."""
-    units, zeros, columns = cell.schedule.units, np.zeros, culprits.columns(cell)
-    width = len(columns)
-    return Ledger(
-        booked=zeros(units),
-        past=blank_arrays(cell),
-        begin=zeros(units),
-        end=zeros(units),
-        row=zeros((units, WIDTH)),
-        run=zeros((units, WIDTH)),
-        edges=edges.copy(),
-        slices=zeros((len(edges) - 1, units, WIDTH)),
-        place=counts(units),
-        columns=np.searchsorted(columns[:, 0], np.arange(units + 1)).astype(INDEX),
-        charged=zeros(width),
-        charges=zeros(width),
-        blocks=zeros((-(-(len(edges) - 1) // BLOCK), width)),
-    )
-
-
-def blank_samples(cell: Cell) -> Samples:
-    """No sample yet; as many places as memory allows."""
-    trace = blank_arrays(cell)
-    places = min(max(BYTES // (2 * sum(column.nbytes for column in trace)) // 2 * 2, FEWEST), MOST)
-    columns = {name: np.zeros((places, 2, len(column)), column.dtype) for name, column in trace._asdict().items()}
-    return Samples(
-        stride=np.ones(1, dtype=np.int64),
-        step=np.full((places, 2), MISSING, dtype=np.int64),
-        **{name: columns[name] for name in Samples._fields[2:]},
-    )
-
-
-def blank_flight(order: Array) -> Flight:
-    """No copy on its way yet."""
-    header, tail, wire, into = np.zeros((4, len(order)))
-    scratch = counts(len(order))
-    return Flight(header=header, tail=tail, wire=wire, into=into, scratch=scratch, order=order.copy())
-
-
-def counts(size: int) -> Array:
-    """Whole numbers, all zero."""
-    return np.zeros(size, dtype=np.int64)
-
-
-def blank_trace(cell: Cell) -> Trace:
-    """An empty record of a step, as lists."""
-    size, exchanges, reached = cell.schedule.at[-1], len(cell.schedule.exchanges), cell.schedule.reached[-1]
-    some = size if cell.schedule.all_to_all else 0
-    return Trace(
-        start=[0.0] * size,
-        finish=[0.0] * size,
-        held=[0.0] * some,
-        early=[0.0] * some,
-        first=[FOREVER] * exchanges,
-        last=[NOT_YET] * exchanges,
-        sender=[0] * exchanges,
-        posted=[NOT_YET] * exchanges,
-        poster=[0] * exchanges,
-        arrived=[NOT_YET] * reached,
-        bound=[0] * reached,
-    )
-
-
-def blank_arrays(cell: Cell) -> Trace:
-    """The same as arrays."""
-    found = blank_trace(cell)._asdict()
-    return Trace(**{name: np.array(column, dtype=WHOLE.get(name, float)) for name, column in found.items()})
-
-
-def blank_prices(cell: Cell) -> Priced:
-    """Seconds by tokens of a micro-batch: all of them where that is cheap, else those of none."""
-    pricing = cell.pricing
-    known = np.arange(pricing.most + 1 if pricing.at_once else 1)
-    slot = np.full(pricing.most + 1, -1, dtype=np.int64)
-    slot[known] = known
-    return Priced(slot, np.ascontiguousarray(pricing.of(known), dtype=float))
-
-
-def blank_book(cell: Cell, asked: Asked) -> Book:
-    """No request yet."""
-    m, windows = cell.micro_batches, len(cell.windows)
-    ranks, lanes = cell.seated * cell.ranks, cell.seated * m
-    slots = np.tile(np.array(cell.deployment.micro_batch_slots), ranks)
-    nobody = np.full((ranks * m, 6), NOBODY, dtype=np.int64)
-    nobody[:, [seats.BATCH, seats.TAKEN, seats.SEQUENCES]] = 0
-    nobody[:, seats.CROWD] = np.where(slots > 0, 0, UNBOUNDED)
-    row = np.zeros((lanes, 6), dtype=np.int64)
-    row[:, seats.FRESH] = NOBODY
-    held = np.zeros((ranks, 2))
-    held[:, seats.KV_FREE] = places(cell).kv_budget
-    return Book(
-        seats=nobody,
-        lanes=row,
-        buckets=np.full((lanes * seats.RING, 3), NOBODY, dtype=np.int64),
-        ranks=held,
-        queues=np.full((ranks, 2), NOBODY, dtype=np.int64),
-        contexts=np.zeros((windows, ranks * m), dtype=np.int64),
-        growing=np.zeros((windows, ranks * m), dtype=np.int64),
-        requests=np.zeros((0, 11), dtype=np.int64),
-        times=np.zeros((0, 4)),
-        next_filling=counts(0),
-        rows=np.zeros((AHEAD, 5), dtype=np.int64),
-        row_times=np.zeros(AHEAD),
-        count=counts(8),
-        clock=np.array([FOREVER if asked.warmup < 0 else asked.warmup, FOREVER]),
-    )

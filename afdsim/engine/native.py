@@ -19,24 +19,27 @@ CALLED = {
     seats: (
         "need", "tokens_of", "steps_of", "pace_of", "growth", "gained", "issue", "append", "crowd", "queue", "emptiest",
         "fewest", "call", "welcome", "arrive", "refill", "emit", "first_tokens", "grow", "stand_up", "leave",
-        "sit_down", "join", "turn_over",
+        "stops", "sit_down", "join", "turn_over",
     ),
-    books: ("settle", "clear", "rest", "pause", "work", "wait", "book", "remember", "close"),
+    books: ("settle", "clear", "rest", "pause", "held_in", "work", "deliver", "wait", "book", "remember", "close"),
     samples: ("note", "move", "thin", "keep"),
     network: (
-        "precedes", "sink", "rank", "settle_order", "send_together", "send", "drained", "receive_together", "receive",
+        "precedes", "sink", "settle_order", "rank", "send_together", "send", "drained", "receive_together", "receive",
+        "stamp", "flow", "cross",
     ),
     tables: ("between", "on_grid", "core_seconds", "measure", "head_seconds", "seconds"),
     recurrence: (
-        "signed", "work", "note_senders", "holding", "exchange_pairs", "exchange_all", "approach", "turn_page",
-        "open_step", "run_list", "lacks_prices", "note_idle",
+        "signed", "work", "sent_at", "note_senders", "note_binding", "holding", "take_in", "post_time", "line_up",
+        "weigh", "cross_over", "exchange_pairs", "exchange_all", "approach", "turn_page", "open_step", "run_list",
+        "lacks_prices", "note_idle", "after_opening",
     ),
 }  # fmt: skip
 """What the entry points call, callees first."""
 HOT = frozenset(
     {
-        *("work", "exchange_pairs", "exchange_all", "seconds", "send", "receive", "precedes", "settle_order", "book"),
-        *("note_senders", "holding", "pause", "wait"),
+        *("work", "weigh", "exchange_pairs", "exchange_all", "seconds", "send", "receive", "precedes", "settle_order"),
+        *("book", "held_in", "pause", "wait", "deliver", "sent_at", "note_senders", "note_binding", "holding"),
+        "take_in",
     }
 )
 """What runs for every turn: put into its callers whole."""

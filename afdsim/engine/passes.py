@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from afdsim.catalog.llm import Dense, Layer, Moe
 from afdsim.cluster.colocated import Colocated
 from afdsim.cluster.deployment import Afd
+from afdsim.cost import stages
 from afdsim.cost.operators import (
     Operator,
     attention_operators,
@@ -15,30 +16,36 @@ from afdsim.cost.operators import (
     core_operators,
     dense_operators,
     expert_operator,
-    ffn_operators,
-    reduction_operator,
 )
 
 Work = list[tuple[float, Operator]]
 """(times per pass, operator) of one GPU."""
 
 
-def attention(deployment: Afd | Colocated, queries: int, batch: float, context: float, *, partials: int = 0) -> Work:
-    """Attention and boundary of a rank with `batch` sequences of `context` tokens, `queries` query tokens each.
-
-    `partials` results per layer are added up, where they come from FFN instances.
-    """
+def attention(deployment: Afd | Colocated, queries: int, batch: float, context: float) -> Work:
+    """Attention and boundary of a rank with `batch` sequences of `context` tokens, `queries` query tokens each."""
     llm, precision, pool, rows = deployment.llm, deployment.precision, deployment.attention, batch * queries
     work: Work = []
     for layer, count in Counter(llm.layers).items():
-        operators = attention_operators(llm, layer, rows, precision=precision, tp=pool.tp, o_proj=pool.o_proj)
         cores = core_operators(layer, rows, context, precision=precision, tp=pool.tp, query_tokens=queries)
-        sums = (reduction_operator(llm, rows, partials),) if partials else ()
-        work += [(count, operator) for operator in (*operators, *cores, *sums)]
+        work += [(count, operator) for operator in (*_attention(deployment, layer, rows), *cores)]
     head = boundary_operators(
         llm, rows, precision=precision, tp=pool.tp, lm_head=pool.lm_head, embedding=pool.embedding
     )
     return [*work, *((1.0, operator) for operator in head)]
+
+
+def _attention(deployment: Afd | Colocated, layer: Layer, rows: float) -> Iterator[Operator]:
+    """The attention stage of a layer but its cores; apart, with the sum of the results that come back."""
+    pool = deployment.attention
+    if isinstance(deployment, Afd):
+        yield from stages.attention_stage(deployment, layer, rows)
+        yield from stages.shared_stage(deployment, layer, rows)
+        yield stages.reduction(deployment, layer, rows)
+    else:
+        yield from attention_operators(
+            deployment.llm, layer, rows, precision=deployment.precision, tp=pool.tp, o_proj=pool.o_proj
+        )
 
 
 def ffn(afd: Afd, queries: int, batch: float, groups: int) -> Work:
@@ -47,7 +54,7 @@ def ffn(afd: Afd, queries: int, batch: float, groups: int) -> Work:
     return [
         (count * groups, operator)
         for layer, count in Counter(afd.llm.layers).items()
-        for operator in ffn_operators(afd.llm, layer, total, precision=afd.precision, split=afd.ffn.split)
+        for operator in stages.ffn_stage(afd, layer, total)
     ]
 
 

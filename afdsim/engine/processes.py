@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import simpy
 
-from afdsim.cluster.network import receive, send
+from afdsim.cluster.network import cross, receive, send
 from afdsim.engine.books import Trace
 from afdsim.engine.cell import Cell
 from afdsim.engine.culprits import doors, sources
@@ -37,6 +37,22 @@ class Copy(NamedTuple):
     into: float
     """Seconds on the receiver's port."""
     nbytes: float
+    up: float = 0.0
+    """Seconds on the uplink."""
+    down: float = 0.0
+    """Seconds on the downlink."""
+    lost: float = 0.0
+    """Seconds by which uplinks and downlinks held its tail back."""
+
+
+class Part(NamedTuple):
+    """What one port of a unit brings it."""
+
+    time: float
+    port: int
+    bound: int
+    """Why no earlier (`books.Trace.bound`)."""
+    crossed: float = 0.0
 
 
 class Aggregate(NamedTuple):
@@ -59,6 +75,8 @@ class Clock(Protocol):
     def seconds(self, source: Source, unit: int, micro_batch: int, batch: int) -> float: ...
     def factor(self, step: int, unit: int, draw: int) -> float: ...
     def wire(self, step: int, place: int) -> float: ...
+    def more(self, step: int, unit: int, draw: int) -> float: ...
+    def late(self, step: int, unit: int, draw: int) -> float: ...
     def sequences(self, unit: int, micro_batch: int) -> int: ...
     def tokens(self, batch: int) -> int: ...
     def carried(self, step: int, port: Port, nbytes: float) -> None: ...
@@ -136,6 +154,7 @@ class Pipeline:
             and not isinstance(self.schedule.turns[turn.after], Exchange)
         }
         self._sent = {self.schedule.turns[x].sent: number for x, number in self.schedule.exchanges.items()}  # type: ignore[union-attr]
+        self._numbers = list(self.schedule.exchanges)
         self._sources, self._doors = sources(cell).tolist(), doors(cell).tolist()
         self._plug_in()
         for pool in self.schedule.pools:
@@ -196,8 +215,10 @@ class Pipeline:
             length, early = length + more, early * turn.slow * turn.share * factor
             trace.held[index], trace.early[index] = held * factor, early
         finish = begin + length * factor
+        if turn.draw != NO_TURN and length > 0.0:
+            finish += self.clock.more(step, unit, turn.draw)
         trace.start[index], trace.finish[index] = begin, finish
-        self._note(trace, place, unit - turn.units.start, finish - early)
+        self._note(step, place, unit, finish - early)
         if place in self.schedule.posts or place not in self._followers:  # a unit hears of its own at once
             yield self._until(finish - early)
         self._announce(at, unit, (finish - early, finish))
@@ -205,15 +226,28 @@ class Pipeline:
             yield self._until(finish)
         return finish
 
-    def _note(self, trace: Trace, place: int, rank: int, time: float) -> None:
+    def _note(self, step: int, place: int, unit: int, time: float) -> None:
         """Note when the senders of an exchange had finished and posted, and who was the last; the lowest of several."""
+        trace = self.clock.trace(step)
         if place in self._sent:
             x = self._sent[place]
-            trace.first[x] = min(trace.first[x], time)
-            trace.last[x], trace.sender[x] = _later((trace.last[x], trace.sender[x]), (time, rank))
+            self._sender(trace, x, unit - self._exchange((step, self._numbers[x])).senders.start, time)
         if place in self.schedule.posts:
-            x = self.schedule.exchanges[self.schedule.posts[place]]
-            trace.posted[x], trace.poster[x] = _later((trace.posted[x], trace.poster[x]), (time, rank))
+            number = self.schedule.posts[place]
+            exchange, x = self._exchange((step, number)), self.schedule.exchanges[number]
+            rank = unit - exchange.senders.start
+            posted = time + self.clock.late(step, unit, self.schedule.post_draw(exchange))
+            if (posted, -rank) > (trace.posted[x], -trace.poster[x]):
+                trace.posted[x], trace.ended[x], trace.poster[x] = posted, time, rank
+
+    def _sender(self, trace: Trace, x: int, rank: int, time: float) -> None:
+        """Note when a sender of an exchange had finished."""
+        only = len(self._exchange((0, self._numbers[x])).senders) == 1
+        trace.first[x] = min(trace.first[x], time)
+        if (time, -rank) > (trace.last[x], -trace.sender[x]):
+            trace.second[x], trace.last[x], trace.sender[x] = time if only else trace.last[x], time, rank
+        elif time > trace.second[x]:
+            trace.second[x] = time
 
     def _announce(self, at: Turn, unit: int, times: tuple[float, float]) -> None:
         """Tell who waits for a turn: the ports of its unit, or another resource of it."""
@@ -242,11 +276,18 @@ class Pipeline:
         wiring, env = self.cell.wiring, self.env
         self._posts = [Mailbox(env) for _ in range(wiring.ports[0])]
         self._gates = [Gate(env) for _ in range(wiring.ports[1])]
-        self._arrivals: list[dict[Turn, list[tuple[float, int, int]]]] = [{} for _ in range(self.schedule.units)]
+        self._arrivals: list[dict[Turn, list[Part]]] = [{} for _ in range(self.schedule.units)]
         self._legs: list[dict[int, list[tuple[int, int, int]]]] = [{} for _ in wiring.routes]
         """By route and sender: (egress port, low, high) of its copies."""
-        self._into: list[dict[int, tuple[int, int, int]]] = [{} for _ in wiring.routes]
-        """By route and ingress port: receiver, how many copies it takes, how many ports of the receiver are in use."""
+        self._sharing: list[dict[int, int]] = [{} for _ in wiring.routes]
+        """By route and egress port: how many units send through it."""
+        self._into: list[dict[int, tuple[list[int], int, int]]] = [{} for _ in wiring.routes]
+        """By route and ingress port: receivers, how many copies it takes, how many ports of a receiver are in use."""
+        self._queues: dict[tuple[Turn, int], list[tuple[float, int, int]]] = {}
+        """By turn and egress port: posts of the units that share it, as long as some are missing."""
+        self._switch: list[tuple[int, int]] = [(0, 0)] * len(wiring.lane)
+        """By copy: uplink, and how many copies of its route cross it."""
+        self._uplinks = [Gate(env) for _ in range(wiring.servers)]
         self._to = [0] * len(wiring.lane)
         """By copy: ingress port."""
         self._lane = (wiring.lane // self.cell.micro_batches).astype(int).tolist()
@@ -263,55 +304,67 @@ class Pipeline:
             env.process(self._egress(port, unit))
         for port in {int(port) for _, port, *_ in wiring.arriving}:
             env.process(self._ingress(port))
+        for up, down in {(int(up), int(down)) for up, down, *_ in wiring.crossings}:
+            env.process(self._crossing(up, down))
 
     def _route(self) -> None:
         """Note which copies every route sends through which ports."""
         wiring = self.cell.wiring
-        order = wiring.order.tolist()
-        for route, (a, b, c, d) in enumerate(wiring.routes.tolist()):
+        order, across = wiring.order.tolist(), wiring.across.tolist()
+        for route, (a, b, c, d, e, f) in enumerate(wiring.routes.tolist()):
             for unit, port, low, high in wiring.leaving[a:b].tolist():
                 self._legs[route].setdefault(unit, []).append((port, low, high))
+                self._sharing[route][port] = self._sharing[route].get(port, 0) + 1
             legs = wiring.arriving[c:d].tolist()
             receivers = [unit for unit, *_ in legs]
             for unit, port, low, high in legs:
-                self._into[route][port] = unit, high - low, receivers.count(unit)
+                self._into[route].setdefault(port, ([], high - low, receivers.count(unit)))[0].append(unit)
                 for place in range(low, high):
                     self._to[order[place]] = port
+            for up, _, low, high in wiring.crossings[e:f].tolist():
+                for place in range(low, high):
+                    self._switch[across[place]] = up, high - low
 
-    def _arrived(self, turn: Turn, unit: int, part: tuple[float, int, int], ports: int) -> None:
-        """A port of a unit has received its part (when, which port, why then); the last one completes the turn."""
+    def _arrived(self, turn: Turn, unit: int, part: Part, ports: int) -> None:
+        """A port of a unit has received its part; the last one completes the turn."""
         parts = self._arrivals[unit].setdefault(turn, [])
         parts.append(part)
         if len(parts) == ports:
-            time, _, bound = max(self._arrivals[unit].pop(turn), key=lambda each: (each[0], -each[1]))
-            self._complete(turn, unit, time, bound)
+            self._complete(turn, unit, max(self._arrivals[unit].pop(turn), key=lambda each: (each.time, -each.port)))
 
-    def _complete(self, turn: Turn, unit: int, time: float, bound: int) -> None:
+    def _complete(self, turn: Turn, unit: int, part: Part) -> None:
         """A unit has everything that an exchange brings it."""
         exchange, trace = self._exchange(turn), self.clock.trace(turn[0])
         place = self.schedule.reached[self.schedule.exchanges[turn[1]]] + unit - exchange.receivers.start
-        trace.arrived[place], trace.bound[place] = time, bound
-        self._inbox[unit][exchange.inbox].put(time)
+        trace.arrived[place], trace.bound[place] = part.time, part.bound
+        if trace.crossed:
+            trace.crossed[place] = part.crossed
+        self._inbox[unit][exchange.inbox].put(part.time)
 
     def _exchanges(self, port: int) -> Generator[Turn, None, None]:
         """Turns that reach an ingress port, in the order in which it serves them."""
         aggregates = self.schedule.all_to_all
-        places = [
-            place
-            for place in self.schedule.exchanges
-            if aggregates or port in self._into[self.schedule.turns[place].route]  # type: ignore[union-attr]
-        ]
+        return self._along({route for route, ports in enumerate(self._into) if aggregates or port in ports})
+
+    def _along(self, routes: set[int]) -> Generator[Turn, None, None]:
+        """Turns that take one of some routes, in order."""
+        places = [place for place in self.schedule.exchanges if self._exchange((0, place)).route in routes]
         for step in count(self.step) if places else ():
             yield from ((step, place) for place in places)
 
     def _post(self, turn: Turn, unit: int, times: tuple[float, float]) -> None:
         """Hand rows to the ports of a unit: they may leave at the first time, the operation ends at the second."""
         exchange = self._exchange(turn)
+        late = self.clock.late(turn[0], unit, self.schedule.post_draw(exchange))
         if exchange.pattern == ALL_TO_ALL:
-            self._posts[unit].put((turn, times))
+            self._posts[unit].put((turn, (times[0] + late, times[1])))
             return
         for port, low, high in self._legs[exchange.route][unit]:
-            self._posts[port].put((turn, times[1] + self.cell.wiring.wait, low, high))
+            queue = self._queues.setdefault((turn, port), [])
+            queue.append((times[1] + self.cell.wiring.wait + late, low, high))
+            if len(queue) == self._sharing[exchange.route][port]:
+                for post in sorted(self._queues.pop((turn, port))):
+                    self._posts[port].put((turn, *post))
 
     def _egress(self, port: int, unit: int) -> Steps:
         """Wait for a post, put one copy per receiver on the wire, announce each header."""
@@ -322,25 +375,57 @@ class Pipeline:
             exchange = self._exchange(turn)
             copies = [self._copy(turn, exchange, x) for x in range(low, high)]
             header, tail = [0.0] * len(copies), [0.0] * len(copies)
-            wires, span = [copy[0] for copy in copies], (0, len(copies))
+            wires, span = [wire for wire, _ in copies], (0, len(copies))
             free = send(
                 wiring.discipline, max(free, posted), wiring.lag, wires, (header, tail, [0] * len(copies)), span
             )
-            for x, (_, into, nbytes) in enumerate(copies):
+            for x, (_, copy) in enumerate(copies):
                 yield self._until(header[x])
-                self.clock.carried(turn[0], name, nbytes)
-                to = self._to[low + x]
-                self._gates[to].put(
-                    turn, Copy(low + x, header[x], tail[x], into, nbytes), self._into[exchange.route][to][1]
-                )
+                self.clock.carried(turn[0], name, copy.nbytes)
+                self._forward(turn, copy._replace(header=header[x], tail=tail[x]))
 
-    def _copy(self, turn: Turn, exchange: Exchange, x: int) -> tuple[float, float, float]:
-        """Seconds of a copy on the sender's and on the receiver's port, and its bytes."""
-        unit, j, clock = self._lane[x], exchange.micro_batch, self.clock
-        factor = clock.wire(turn[0], self._draw[x] + exchange.draw)
-        out = clock.seconds(exchange.out, unit, j, exchange.batch)
-        into = clock.seconds(exchange.into, unit, j, exchange.batch)
-        return out * factor, into * factor, exchange.nbytes * clock.sequences(unit, j)
+    def _copy(self, turn: Turn, exchange: Exchange, x: int) -> tuple[float, Copy]:
+        """Seconds of a copy on the sender's port, and the copy, which has not left yet."""
+        unit, j, wiring = self._lane[x], exchange.micro_batch, self.cell.wiring
+        factor, further = self.clock.wire(turn[0], self._draw[x] + exchange.draw), int(wiring.further)
+        ends = (exchange.out, exchange.into)
+        out, into = (self.clock.seconds(end, unit, j, exchange.batch) * factor for end in ends)
+        if len(wiring.slow):
+            out, into = out * float(wiring.slow[x, 0]), into * float(wiring.slow[x, 1])
+        up = down = 0.0
+        if wiring.servers:
+            hops = (end._replace(row=end.row + further) for end in ends)
+            up, down = (self.clock.seconds(hop, unit, j, exchange.batch) * factor for hop in hops)
+        return out, Copy(x, 0.0, 0.0, into, exchange.nbytes * self.clock.sequences(unit, j), up, down)
+
+    def _forward(self, turn: Turn, copy: Copy) -> None:
+        """Hand a copy to the uplink of its side, or to the receiver's port where there is none."""
+        if self.cell.wiring.servers:
+            uplink, copies = self._switch[copy.number]
+            self._uplinks[uplink].put(turn, copy, copies)
+        else:
+            self._deliver(turn, copy)
+
+    def _deliver(self, turn: Turn, copy: Copy) -> None:
+        """Hand a copy to the port of its receiver."""
+        port = self._to[copy.number]
+        self._gates[port].put(turn, copy, self._into[self._exchange(turn).route][port][1])
+
+    def _crossing(self, up: int, down: int) -> Steps:
+        """Wait for the headers of a whole turn, let them cross the uplink and the downlink of a rail, announce them."""
+        wiring, free = self.cell.wiring, [self.start, self.start]
+        spans = wiring.routes[:, 4:].tolist()
+        routes = {route for route, (e, f) in enumerate(spans) if up in wiring.crossings[e:f, 0]}
+        for turn in self._along(routes):
+            copies = sorted((yield self._uplinks[up].get(turn)))
+            header, tail = [copy.header for copy in copies], [copy.tail for copy in copies]
+            works, whole = ([copy.up for copy in copies], [copy.down for copy in copies]), range(len(copies))
+            for hop, (lag, work) in enumerate(zip((0.0, wiring.between), works, strict=True)):
+                times = (header, tail, list(whole))
+                free[hop] = cross(free[hop], lag, work, times, list(whole), (0, len(copies)))
+            for x, copy in enumerate(copies):
+                lost = tail[x] - copy.tail - wiring.between
+                self._deliver(turn, copy._replace(header=header[x], tail=tail[x], lost=lost))
 
     def _ingress(self, port: int) -> Steps:
         """Wait for the headers of a whole turn, receive, announce the last tail."""
@@ -348,21 +433,19 @@ class Pipeline:
         for turn in self._exchanges(port):
             copies = yield self._gates[port].get(turn)
             exchange = self._exchange(turn)
-            unit, _, ports = self._into[exchange.route][port]
-            number, header, tail, into, nbytes = zip(*sorted(copies), strict=True)
+            units, _, ports = self._into[exchange.route][port]
+            number, header, tail, into, nbytes, _, _, lost = zip(*sorted(copies), strict=True)
             order, span = list(range(len(number))), (0, len(number))
             free = receive(wiring.discipline, free, into, (header, tail, list(order)), order, span)
             yield self._until(free + wiring.rest)
-            name = self._name(unit, port, "ingress")
+            name = self._name(units[0], port, "ingress")
             for each in nbytes:
                 self.clock.carried(turn[0], name, each)
-            x = holding(wiring.discipline, free, into, tail, order, span)
-            bound = (
-                port - self._doors[unit] + len(exchange.senders)
-                if x == NOBODY
-                else self._sources[number[x]] - exchange.senders.start
-            )
-            self._arrived(turn, unit, (free + wiring.rest + wiring.poll, port, bound), ports)
+            x, end = holding(wiring.discipline, free, into, tail, order, span), free + wiring.rest + wiring.poll
+            for unit in units:
+                bound = self._sources[number[x]] if x != NOBODY else port - self._doors[unit] + exchange.senders.stop
+                part = Part(end, port, bound - exchange.senders.start, lost[x] if x != NOBODY else 0.0)
+                self._arrived(turn, unit, part, ports)
 
     # all-to-all ------------------------------------------------------------------------------------------------------
 
@@ -401,7 +484,7 @@ class Pipeline:
             yield self._until(free)
             self.clock.carried(turn[0], name, sum(each.nbytes for each in shares) / self.schedule.units)
             source = min(each.source for each in shares if each.end == last)
-            self._complete(turn, unit, free, source if last >= free else len(exchange.senders))
+            self._complete(turn, unit, Part(free, unit, source if last >= free else len(exchange.senders)))
 
     def _exchange(self, turn: Turn) -> Exchange:
         exchange = self.schedule.turns[turn[1]]
@@ -414,8 +497,3 @@ class Pipeline:
 
     def _until(self, time: float) -> simpy.Event:
         return self.env.timeout(max(0.0, time - self.env.now))
-
-
-def _later(one: tuple[float, int], other: tuple[float, int]) -> tuple[float, int]:
-    """The later of two (time, unit); of equal times that of the lower unit."""
-    return max(one, other, key=lambda each: (each[0], -each[1]))

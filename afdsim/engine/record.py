@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from afdsim.engine.books import BLOCK
+from afdsim.engine.faults import Hit, Outage
 from afdsim.engine.samples import Sample
 
 Array = np.ndarray
-_STATUS = np.array(("finished", "refused", "running", "waiting"), dtype=object)
+_STATUS = np.array(("finished", "refused", "lost", "running", "waiting"), dtype=object)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +37,40 @@ class Requests:
     """Decode steps that it takes where a step may yield several tokens, 0 until drawn; elsewhere 0 for ever."""
     counted: Array
     refused: Array
+    lost: Array
+    """When a crash took its KV cache, and nobody computed it again."""
 
     def __len__(self) -> int:
         return len(self.arrival)
 
     def status(self) -> Array:
-        """finished, refused, running or waiting, by request."""
-        ended = (~np.isnan(self.finish), self.refused, ~np.isnan(self.admitted))
-        return _STATUS[np.select(ended, (0, 1, 2), 3).astype(np.int8)]
+        """finished, refused, lost, running or waiting, by request."""
+        ended = (~np.isnan(self.finish), self.refused, ~np.isnan(self.lost), ~np.isnan(self.admitted))
+        return _STATUS[np.select(ended, (0, 1, 2, 3), 4).astype(np.int8)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stays:
+    """Where requests sat before an outage made them leave, with at least one token there; a row a request and outage.
+
+    The tokens of such a stay are out at the boundaries `joined` + 1 to `joined` + `steps` of its seat's lane.
+    """
+
+    request: Array
+    seat: Array
+    joined: Array
+    """First step."""
+    steps: Array
+    context: Array
+    """Context at the first step."""
+    tokens: Array
+    """Tokens: of what the lane yielded, whole ones in order of the requests where a step yields several."""
+
+    @classmethod
+    def of(cls, rows: list[tuple[int, int, int, int, int, int]]) -> Stays:
+        """The same from rows."""
+        columns = np.array(rows, dtype=np.int64).reshape(-1, 6).T.copy()
+        return cls(**dict(zip(cls.__slots__, columns, strict=True)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +92,11 @@ class Record:
     """Everything that an engine leaves behind."""
 
     requests: Requests
+    stays: Stays
+    outages: tuple[tuple[Outage, Hit], ...] | None
+    """When the cell stood still and whom that hit, in order; None where nothing may crash."""
+    unfelt: tuple[float, ...]
+    """When instances crashed that were away while the others went on."""
     boundaries: Boundaries
     edges: Array
     """Seconds: the window is cut into slices between them, so that its start may be chosen afterwards."""

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afdsim.cluster.network import PORTS, SHARED, Wiring, receive, send
-from afdsim.engine.books import Ledger, Lines, Trace, close
+from afdsim.cluster.network import PORTS, SHARED, Wiring, cross, receive, send, settle_order
+from afdsim.engine.books import AWAY, Ledger, Lines, Trace, close
 from afdsim.engine.samples import Samples, keep
 from afdsim.engine.schedule import (
     AFTER,
@@ -40,6 +40,7 @@ from afdsim.engine.schedule import (
     OUT,
     OWN,
     PAUSE,
+    POST_DRAW,
     REACHED,
     RESOURCE,
     ROUTE,
@@ -59,11 +60,14 @@ from afdsim.engine.seats import (
     FOREVER,
     ISSUED,
     NOBODY,
+    OPENED_AT,
     RANK_ROWS,
+    STRIKES_AT,
     WARM_AT,
     Asked,
     Book,
     Places,
+    stops,
     turn_over,
 )
 from afdsim.engine.seats import ROWS as LARGEST
@@ -72,7 +76,7 @@ from afdsim.engine.tables import Now, Priced, Tables, head_seconds, measure, sec
 Values = Any
 Index = Any
 """An unsigned whole number (schedule.INDEX): never mix it with signed ones."""
-DONE, ENDED, IDLE, MORE_REQUESTS, MORE_ROWS, MORE_PRICES = range(6)
+DONE, ENDED, IDLE, MORE_REQUESTS, MORE_ROWS, MORE_PRICES, STOPPED = range(7)
 """Why `run_steps` came back."""
 
 
@@ -114,6 +118,12 @@ class Flight(NamedTuple):
     into: Values  # copy: seconds on the receiver's port
     scratch: Values  # copy
     order: Values  # place: copy, in the order in which a port received them a turn ago
+    up: Values  # copy: seconds on the uplink
+    down: Values  # copy: seconds on the downlink
+    left: Values  # copy: its tail before it crosses them
+    across: Values  # place: copy, as `order` has them for uplinks
+    queue: Values  # leg out, in the order in which they are served
+    post: Values  # leg out: when it is posted
 
 
 class State(NamedTuple):
@@ -123,6 +133,7 @@ class State(NamedTuple):
     inbox: Values  # own micro-batch, unit
     egress: Values  # port
     ingress: Values  # port
+    hops: Values  # uplink or downlink
     place: Values  # unit: next turn of its opening
     begin: Values  # unit: of its next boundary
     end: Values  # unit
@@ -143,12 +154,14 @@ class Memory(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """Factors of a block of steps; a stride of 0 repeats one step's."""
+    """Factors and spikes of a block of steps; a stride of 0 repeats one step's."""
 
     compute: Values
     wire: Values
     compute_stride: Index
     wire_stride: Index
+    more: Values  # as `compute`: seconds that a spike adds to an operation; empty where none does
+    late: Values  # the same to the post behind it
 
 
 class Supply(NamedTuple):
@@ -182,56 +195,91 @@ def work(machine: Machine, memory: Memory, noise: Noise, t: Index, unit: Index, 
         trace.early[i] = early * reals[t, SHARE] * factor
         trace.held[i] = seconds(tables, priced, book, now, (turns[t, HELD], turns[t, HELD + 1]), at) * factor
     finish = begin + length * factor
+    if len(noise.more) > 0 and turns[t, DRAWS] and length > 0.0:
+        finish += noise.more[shift + machine.drawn[unit] + turns[t, DRAW]]
     trace.start[i] = begin
     trace.finish[i] = finish
     state.free[resource, unit] = finish
 
 
-def exchange_pairs(machine: Machine, memory: Memory, noise: Noise, t: Index, shift: Index) -> None:
+def exchange_pairs(machine: Machine, memory: Memory, noise: Noise, t: Index, shift: Index, spikes: Index) -> None:
     """One copy from every sender to every receiver, through the ports of both."""
     turns, wiring, flight, state, trace = machine.turns, machine.wiring, memory.flight, memory.state, memory.trace
-    rows, lanes, copies = machine.tables.rows, memory.book.lanes, (flight.header, flight.tail, flight.scratch)
-    own, out, into, route = turns[t, OWN], turns[t, OUT + 1], turns[t, INTO + 1], turns[t, ROUTE]
-    draw, shut = shift + turns[t, DRAW], turns[t, FIRST]
-    note_senders(turns, trace, t)
-    for leg in range(wiring.routes[route, 0], wiring.routes[route, 1]):
+    lanes, copies = memory.book.lanes, (flight.header, flight.tail, flight.scratch)
+    own, route = turns[t, OWN], turns[t, ROUTE]
+    draw = shift + turns[t, DRAW]
+    note_senders(machine, trace, noise, t, spikes)
+    if wiring.queued:
+        line_up(machine, memory, noise, t, spikes)
+    for place in range(wiring.routes[route, 0], wiring.routes[route, 1]):
+        leg = flight.queue[place]
         unit, port = wiring.leaving[leg, 0], wiring.leaving[leg, 1]
         low, high = wiring.leaving[leg, 2], wiring.leaving[leg, 3]
         for x in range(low, high):
-            factor = noise.wire[draw + wiring.draw[x]]
-            most = lanes[wiring.lane[x] + own, LARGEST]
-            flight.wire[x] = rows[out, most] * factor
-            flight.into[x] = rows[into, most] * factor
-        start = max(state.egress[port], trace.finish[turns[t, AFTER] + unit - shut] + wiring.wait)
+            weigh(machine, flight, t, x, lanes[wiring.lane[x] + own, LARGEST], noise.wire[draw + wiring.draw[x]])
+        start = max(state.egress[port], post_time(machine, trace, noise, t, unit, spikes))
         state.egress[port] = send(wiring.discipline, start, wiring.lag, flight.wire, copies, (low, high))
-    to, place = turns[t, TO_OWN], turns[t, REACHED] - turns[t, TO_FIRST]
+    if wiring.servers > 0:
+        cross_over(wiring, flight, state, route)
+    take_in(machine, memory, t)
+
+
+def take_in(machine: Machine, memory: Memory, t: Index) -> None:
+    """Copies of all senders into the inboxes of the receivers, and why they were there no earlier."""
+    turns, wiring, flight, state, trace = machine.turns, machine.wiring, memory.flight, memory.state, memory.trace
+    copies, route, x = (flight.header, flight.tail, flight.scratch), turns[t, ROUTE], NOBODY
+    to, reach = turns[t, TO_OWN], turns[t, REACHED] - turns[t, TO_FIRST]
     for unit in range(turns[t, TO_FIRST], turns[t, TO_LAST]):
-        trace.arrived[place + unit] = -1.0
+        trace.arrived[reach + unit] = -1.0
     for leg in range(wiring.routes[route, 2], wiring.routes[route, 3]):
         unit, port = wiring.arriving[leg, 0], wiring.arriving[leg, 1]
-        span = (wiring.arriving[leg, 2], wiring.arriving[leg, 3])
-        done = receive(wiring.discipline, state.ingress[port], flight.into, copies, flight.order, span)
-        state.ingress[port] = done
-        if done + wiring.rest + wiring.poll > trace.arrived[place + unit]:
-            state.inbox[to, unit] = trace.arrived[place + unit] = done + wiring.rest + wiring.poll
+        span, done = (wiring.arriving[leg, 2], wiring.arriving[leg, 3]), state.ingress[port]
+        if span[0] < span[1]:
+            done = receive(wiring.discipline, done, flight.into, copies, flight.order, span)
             x = holding(wiring.discipline, done, flight.into, flight.tail, flight.order, span)
-            own = turns[t, LAST] - shut + port - machine.doors[unit]
-            trace.bound[place + unit] = own if x == NOBODY else machine.sources[x] - shut
+        state.ingress[port] = done
+        if done + wiring.rest + wiring.poll > trace.arrived[reach + unit]:
+            state.inbox[to, unit] = trace.arrived[reach + unit] = done + wiring.rest + wiring.poll
+            note_binding(machine, flight, trace, t, (unit, port), x)
 
 
-def note_senders(turns: Values, trace: Trace, t: Index) -> None:
+def note_binding(machine: Machine, flight: Flight, trace: Trace, t: Index, door: tuple[Index, Index], x: int) -> None:
+    """Why a unit has everything only now: for copy x, or for its own port if that is nobody."""
+    turns, (unit, port) = machine.turns, door
+    place, shut = turns[t, REACHED] + unit - turns[t, TO_FIRST], turns[t, FIRST]
+    if x == NOBODY:
+        trace.bound[place] = turns[t, LAST] - shut + port - machine.doors[unit]
+    else:
+        trace.bound[place] = machine.sources[x] - shut
+    if machine.wiring.servers > 0:
+        trace.crossed[place] = 0.0 if x == NOBODY else flight.tail[x] - flight.left[x] - machine.wiring.between
+
+
+def note_senders(machine: Machine, trace: Trace, noise: Noise, t: Index, spikes: Index) -> None:
     """When the senders of an exchange had finished and posted, and who was the last; the lowest of several."""
-    number, shut, at, after = turns[t, NUMBER], turns[t, FIRST], turns[t, SENT], turns[t, AFTER]
-    first, last, sender, posted, poster = FOREVER, -1.0, shut, -1.0, shut
+    turns, number, shut = machine.turns, machine.turns[t, NUMBER], machine.turns[t, FIRST]
+    first, last, second, sender = FOREVER, -1.0, -1.0, shut
+    posted, ended, poster = -1.0, -1.0, shut
     for unit in range(shut, turns[t, LAST]):
-        sent, post = trace.finish[at + unit - shut], trace.finish[after + unit - shut]
+        sent, end = sent_at(trace, turns[t, SENT] + unit - shut), sent_at(trace, turns[t, AFTER] + unit - shut)
+        post = end
+        if len(noise.late) > 0:
+            post += noise.late[spikes + machine.drawn[unit] + turns[t, POST_DRAW]]
         first = min(first, sent)
         if sent > last:
-            last, sender = sent, unit
+            second, last, sender = last, sent, unit
+        elif sent > second:
+            second = sent
         if post > posted:
-            posted, poster = post, unit
+            posted, ended, poster = post, end, unit
     trace.first[number], trace.last[number], trace.sender[number] = first, last, sender - shut
-    trace.posted[number], trace.poster[number] = posted, poster - shut
+    trace.second[number] = second if second >= 0.0 else last
+    trace.posted[number], trace.ended[number], trace.poster[number] = posted, ended, poster - shut
+
+
+def sent_at(trace: Trace, i: Index) -> float:
+    """When the rows of an operation are posted."""
+    return float(trace.finish[i] - trace.early[i]) if len(trace.early) > 0 else float(trace.finish[i])
 
 
 def holding(discipline: int, done: float, into: Values, tail: Values, order: Values, span: tuple[int, int]) -> int:
@@ -250,20 +298,64 @@ def holding(discipline: int, done: float, into: Values, tail: Values, order: Val
     return NOBODY
 
 
-def exchange_all(machine: Machine, memory: Memory, noise: Noise, t: Index, shift: Index) -> None:
+def post_time(machine: Machine, trace: Trace, noise: Noise, t: Index, unit: Index, spikes: Index) -> float:
+    """When a sender's rows may leave its port."""
+    turns = machine.turns
+    time = trace.finish[turns[t, AFTER] + unit - turns[t, FIRST]] + machine.wiring.wait
+    if len(noise.late) > 0:
+        time += noise.late[spikes + machine.drawn[unit] + turns[t, POST_DRAW]]
+    return float(time)
+
+
+def line_up(machine: Machine, memory: Memory, noise: Noise, t: Index, spikes: Index) -> None:
+    """Put the legs that leave by one port in the order in which they are posted, ties by unit."""
+    wiring, flight, route = machine.wiring, memory.flight, machine.turns[t, ROUTE]
+    low = wiring.routes[route, 0]
+    for leg in range(wiring.routes[route, 0], wiring.routes[route, 1]):
+        flight.post[leg] = post_time(machine, memory.trace, noise, t, wiring.leaving[leg, 0], spikes)
+        if wiring.leaving[leg, 1] != wiring.leaving[low, 1]:
+            settle_order(flight.queue, flight.post, low, leg)
+            low = leg
+    settle_order(flight.queue, flight.post, low, wiring.routes[route, 1])
+
+
+def weigh(machine: Machine, flight: Flight, t: Index, x: Index, most: int, factor: float) -> None:
+    """Seconds of a copy of `most` rows wherever it is served."""
+    rows, wiring, out, into = machine.tables.rows, machine.wiring, machine.turns[t, OUT + 1], machine.turns[t, INTO + 1]
+    flight.wire[x] = rows[out, most] * factor
+    flight.into[x] = rows[into, most] * factor
+    if len(wiring.slow) > 0:
+        flight.wire[x] *= wiring.slow[x, 0]
+        flight.into[x] *= wiring.slow[x, 1]
+    if wiring.servers > 0:
+        flight.up[x] = rows[out + wiring.further, most] * factor
+        flight.down[x] = rows[into + wiring.further, most] * factor
+
+
+def cross_over(wiring: Wiring, flight: Flight, state: State, route: Index) -> None:
+    """Every rail's copies over the uplink of the senders' side and the downlink of the receivers'."""
+    copies = (flight.header, flight.tail, flight.scratch)
+    for x in range(len(flight.tail)):
+        flight.left[x] = flight.tail[x]
+    for leg in range(wiring.routes[route, 4], wiring.routes[route, 5]):
+        up, down = wiring.crossings[leg, 0], wiring.crossings[leg, 1]
+        span = (wiring.crossings[leg, 2], wiring.crossings[leg, 3])
+        state.hops[up] = cross(state.hops[up], 0.0, flight.up, copies, flight.across, span)
+        state.hops[down] = cross(state.hops[down], wiring.between, flight.down, copies, flight.across, span)
+
+
+def exchange_all(machine: Machine, memory: Memory, noise: Noise, t: Index, shift: Index, spikes: Index) -> None:
     """Everybody's rows to everybody, one aggregate per unit and direction."""
     turns, state, trace = machine.turns, memory.state, memory.trace
     tables, priced, book, now = machine.tables, memory.priced, memory.book, memory.now
     own, shut, after = turns[t, OWN], turns[t, FIRST], turns[t, AFTER]
-    number, place = turns[t, NUMBER], turns[t, REACHED] - shut
-    early, posted, poster = FOREVER, -1.0, shut
-    first, last, sender = FOREVER, -1.0, shut
+    place, first, last, sender = turns[t, REACHED] - shut, FOREVER, -1.0, shut
+    note_senders(machine, trace, noise, t, spikes)
     for unit in range(shut, turns[t, LAST]):
         i = after + unit - shut
-        post = trace.finish[i] - trace.early[i]
-        early = min(early, post)
-        if post > posted:
-            posted, poster = post, unit
+        post = sent_at(trace, i)
+        if len(noise.late) > 0:
+            post += noise.late[spikes + machine.drawn[unit] + turns[t, POST_DRAW]]
         begin = max(post, state.egress[unit])
         first = min(first, begin)
         factor = noise.wire[shift + machine.paired[unit] + turns[t, DRAW]]
@@ -274,8 +366,6 @@ def exchange_all(machine: Machine, memory: Memory, noise: Noise, t: Index, shift
         state.egress[unit] = end
         if end > last:
             last, sender = end, unit
-    trace.first[number], trace.last[number], trace.sender[number] = early, posted, poster - shut
-    trace.posted[number], trace.poster[number] = posted, poster - shut
     for unit in range(shut, turns[t, LAST]):
         at = (unit, unit * machine.micro_batches + own, turns[t, BATCH_OF])
         into = seconds(tables, priced, book, now, (turns[t, INTO], turns[t, INTO + 1]), at)
@@ -309,15 +399,15 @@ def turn_page(machine: Machine, memory: Memory, step: int, unit: int) -> None:
     i = signed(turns[t, AT]) + unit - signed(turns[t, FIRST])
     trace.start[i], trace.finish[i] = state.begin[unit], now
     state.free[COMPUTE, unit] = now
-    if memory.book.clock[ENDS_AT] == FOREVER:
+    if memory.book.clock[ENDS_AT] == FOREVER and now <= memory.book.clock[STRIKES_AT]:
         turn_over(machine.places, machine.asked, memory.book, lane, step, now)
         if memory.book.clock[ENDS_AT] == FOREVER:
             measure(machine.places, machine.tables, memory.book, memory.now, lane)
 
 
-def open_step(machine: Machine, memory: Memory, noise: Noise, step: int, shift: Index) -> None:
-    """All boundaries of a step, the earliest first, and the operations that follow them at once."""
-    state, boundaries = memory.state, 0
+def open_step(machine: Machine, memory: Memory, noise: Noise, step: int, shift: Index) -> float:
+    """All boundaries of a step, the earliest first, and the operations that follow them at once; returns their end."""
+    state, boundaries, last = memory.state, 0, 0.0
     for unit in range(machine.seated):
         state.place[unit] = machine.starts[unit]
         boundaries += machine.places.micro_batches
@@ -328,6 +418,7 @@ def open_step(machine: Machine, memory: Memory, noise: Noise, step: int, shift: 
             if state.end[other] < state.end[unit]:
                 unit = other
         turn_page(machine, memory, step, unit)
+        last = max(last, state.end[unit])
         state.place[unit] += 1
         state.end[unit] = FOREVER
         while state.place[unit] < machine.starts[unit] + machine.opens[unit]:
@@ -337,6 +428,7 @@ def open_step(machine: Machine, memory: Memory, noise: Noise, step: int, shift: 
                 break
             work(machine, memory, noise, t, INDEX(unit), shift)
             state.place[unit] += 1
+    return last
 
 
 def run_list(machine: Machine, memory: Memory, noise: Noise, shift: Index, wires: Index) -> None:
@@ -348,9 +440,9 @@ def run_list(machine: Machine, memory: Memory, noise: Noise, shift: Index, wires
             for unit in range(turns[t, FIRST], turns[t, LAST]):
                 work(machine, memory, noise, t, unit, shift)
         elif kind == IS_PAIRS:
-            exchange_pairs(machine, memory, noise, t, wires)
+            exchange_pairs(machine, memory, noise, t, wires, shift)
         else:
-            exchange_all(machine, memory, noise, t, wires)
+            exchange_all(machine, memory, noise, t, wires, shift)
     if machine.together:
         for unit in range(machine.seated):
             memory.state.inbox[0, unit] = memory.state.free[COMPUTE, unit] + machine.host
@@ -365,12 +457,24 @@ def lacks_prices(priced: Priced, now: Now) -> bool:
 
 
 def note_idle(idle: Values, lanes: Values, micro_batches: int) -> None:
-    """Note which units hold no sequence."""
+    """Note which units hold no sequence; who is away stays so."""
     for unit in range(len(lanes) // micro_batches):
+        if idle[unit] == AWAY:
+            continue
         idle[unit] = 1
         for lane in range(unit * micro_batches, (unit + 1) * micro_batches):
             if lanes[lane, RANK_ROWS]:
                 idle[unit] = 0
+
+
+def after_opening(book: Book) -> int:
+    """Whether a step whose boundaries are over has no layers: the run has ended, or nothing is active."""
+    if book.clock[ENDS_AT] < FOREVER:
+        return ENDED
+    if stops(book.clock):  # on purpose: at the end of the boundaries
+        book.clock[STRIKES_AT] = min(book.clock[STRIKES_AT], book.clock[OPENED_AT])
+        return DONE
+    return IDLE if book.count[ACTIVE] == 0 else DONE
 
 
 def run_steps(
@@ -387,16 +491,18 @@ def run_steps(
             left = supply.fitting[supply.drawn] - supply.fitting[book.count[ISSUED]]
             if asked.closed and left < asked.concurrency:
                 return MORE_REQUESTS, step
-            open_step(machine, memory, noise, step, shift)
-            if book.clock[ENDS_AT] < FOREVER:
-                return ENDED, step
-            if book.count[ACTIVE] == 0:
-                return IDLE, step
+            book.clock[OPENED_AT] = open_step(machine, memory, noise, step, shift)
+            why = after_opening(book)
+            if why != DONE:
+                return why, step
         if lacks_prices(memory.priced, memory.now):
             return MORE_PRICES, step
         opened = False
         note_idle(memory.state.idle, book.lanes, machine.places.micro_batches)
         run_list(machine, memory, noise, shift, wires)
-        close(machine.lines, memory.trace, memory.ledger, memory.state.idle, book.clock[WARM_AT])
+        opens, until = book.clock[WARM_AT], book.clock[STRIKES_AT]
+        close(machine.lines, memory.trace, memory.ledger, memory.state.idle, opens, until)
+        if stops(book.clock):
+            return STOPPED, step + 1
         keep(memory.samples, memory.trace, step)
     return DONE, span[1]

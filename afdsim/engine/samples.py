@@ -29,6 +29,7 @@ class Samples(NamedTuple):
     finish: Values
     early: Values  # empty where nothing posts early
     posted: Values  # place, which, exchange
+    ended: Values
     poster: Values
     arrived: Values  # place, which, exchange and receiver
     bound: Values
@@ -42,6 +43,7 @@ class Sample(NamedTuple):
     finish: Values
     early: Values
     posted: Values
+    ended: Values
     poster: Values
     arrived: Values
     bound: Values
@@ -75,7 +77,8 @@ def note(samples: Samples, trace: Trace, place: int, which: int) -> None:
     for i in range(len(trace.early)):
         samples.early[place, which, i] = trace.early[i]
     for x in range(len(trace.posted)):
-        samples.posted[place, which, x], samples.poster[place, which, x] = trace.posted[x], trace.poster[x]
+        samples.posted[place, which, x], samples.ended[place, which, x] = trace.posted[x], trace.ended[x]
+        samples.poster[place, which, x] = trace.poster[x]
     for i in range(len(trace.arrived)):
         samples.arrived[place, which, i], samples.bound[place, which, i] = trace.arrived[i], trace.bound[i]
 
@@ -92,7 +95,7 @@ def thin(samples: Samples) -> None:
 
 def move(samples: Samples, place: int, which: int) -> None:
     """Take what stands at twice a place to it."""
-    for column in (samples.start, samples.finish, samples.early, samples.arrived, samples.posted):
+    for column in (samples.start, samples.finish, samples.early, samples.arrived, samples.posted, samples.ended):
         for i in range(column.shape[2]):
             column[place, which, i] = column[2 * place, which, i]
     for whole in (samples.poster, samples.bound):

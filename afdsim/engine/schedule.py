@@ -155,7 +155,9 @@ WORK, MORE, EARLY, HELD = 11, 13, 15, 17
 OUT, INTO, TO_FIRST, TO_LAST, TO_OWN, ROUTE, HELD_BACK, NUMBER, SENT, REACHED = 11, 13, 15, 16, 17, 18, 19, 20, 21, 22
 """Columns of an exchange: tables and rows in pairs; receivers and which of their own; wiring; flag; its number; where
 the senders' ends stand in a trace (and at AFTER: the ends at which it is posted), and its arrivals."""
-COLUMNS = 23
+POST_DRAW = 23
+"""Column of an exchange: which of a sender's draws its post has."""
+COLUMNS = 24
 INDEX = books.INDEX
 """Of flat turns and whatever else only points."""
 IS_BOUNDARY, IS_COMPUTE, IS_PAIRS, IS_ALL_TO_ALL = range(4)
@@ -263,7 +265,13 @@ class Schedule:
         receivers = (turn.receivers.start, turn.receivers.stop, turn.inbox)
         tail = (*receivers, turn.route, int(turn.held_back), number, self.at[turn.sent], self.reached[number])
         draw = [int(turn.draw != NO_TURN), max(turn.draw, 0)]
-        return [*head, self.at[turn.after], 0, *draw, *turn.out, *turn.into, *tail]
+        return [*head, self.at[turn.after], 0, *draw, *turn.out, *turn.into, *tail, self.post_draw(turn)]
+
+    def post_draw(self, turn: Exchange) -> int:
+        """Which of a sender's draws its post has: that of the operation whose rows are sent."""
+        sent = self.turns[turn.sent]
+        assert isinstance(sent, Compute)
+        return max(sent.draw, 0)
 
     @cached_property
     def line(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ Contexts are counted in tokens x `scale`: 1, or more where a step may yield a fr
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,15 +48,18 @@ KV_FREE, OWN = range(2)
 INPUT_LEN, OUTPUT_LEN, CONTEXT, JOINED, SEAT, COUNTED, REFUSED, DRAWN, NEEDS, NEXT, NEXT_FRESH = range(11)
 """Of a request: lengths; context at its first step; that step; its seat; whether it counts; whether no rank could ever
 hold it; decode steps it will need with drafts (0 without), and the same once it sits; next of the lists it is in."""
-ARRIVAL, ADMITTED, FIRST_TOKEN, FINISH = range(4)
-"""Times of a request, NaN until they happen."""
+ARRIVAL, ADMITTED, FIRST_TOKEN, FINISH, LOST, READY = range(6)
+"""Times of a request, NaN until they happen. LOST: a crash has ended it; READY: before which it may not join, because
+its lost context is still being computed."""
 STEP, MICRO_BATCH, UNIT, TOKENS, GAPS = range(5)
 """Of a boundary that emitted tokens: how many, and for how many of its sequences it was not the first."""
 ISSUED, COUNT_COUNTED, OUTSTANDING, FINISHED, ACTIVE, QUEUE, BOUNDARIES, POPULATED = range(8)
 """Places in `Book.count`: requests issued, of these counted; counted and not ended; finished; running; waiting;
 boundary rows; whether the warm-up population of a closed loop is complete."""
-WARM_AT, ENDS_AT = range(2)
-"""Places in `Book.clock`: when the warm-up ended and when the run ended; infinite until then."""
+WARM_AT, ENDS_AT, STRIKES_AT, RETURNS_AT, OPENED_AT = range(5)
+"""Places in `Book.clock`: when the warm-up ended and when the run ended, infinite until then; when the cell will stop,
+when an instance is back for which it stops between two steps, infinite where neither is known; when the latest step had
+passed all its boundaries."""
 
 
 class Asked(NamedTuple):
@@ -322,7 +326,8 @@ def first_tokens(book: Book, lane: int, now: float) -> None:
     """The requests that joined a lane at the boundary before have their first token."""
     request = book.lanes[lane, FRESH]
     while request != NOBODY:
-        book.times[request, FIRST_TOKEN] = now
+        if math.isnan(book.times[request, FIRST_TOKEN]):
+            book.times[request, FIRST_TOKEN] = now
         request = book.requests[request, NEXT_FRESH]
     book.lanes[lane, FRESH] = NOBODY
     book.lanes[lane, FRESH_COUNT] = 0
@@ -406,9 +411,19 @@ def join(places: Places, book: Book, lane: int, step: int, now: float) -> None:
         seats[seat, CALLED] = NOBODY
         while request != NOBODY:
             following = requests[request, NEXT]
-            sit_down(places, book, lane, request, step)
-            book.times[request, ADMITTED] = now
+            if book.times[request, READY] > now:
+                append(requests, seats, seat, CALLED, request)
+            else:
+                sit_down(places, book, lane, request, step)
+                if math.isnan(book.times[request, ADMITTED]):
+                    book.times[request, ADMITTED] = now
             request = following
+
+
+def stops(clock: Values) -> bool:
+    """Whether the cell stops in the step whose boundaries are over: it crashed before their end, or means to."""
+    crashed: bool = clock[OPENED_AT] > clock[STRIKES_AT]
+    return crashed or clock[OPENED_AT] >= clock[RETURNS_AT]
 
 
 def sit_down(places: Places, book: Book, lane: int, request: int, step: int) -> None:

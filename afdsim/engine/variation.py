@@ -1,8 +1,9 @@
-"""What makes operations of equal size last differently: jitter, stragglers and skewed experts.
+"""What makes operations of equal size last differently: jitter, stragglers, rare spikes.
 
 Every number comes from a keyed stream (seed, kind, step), never from the order of events, so both engines and any
-number of workers see the same draws; every sigma scales the same normal variates (common random numbers). The factors
-of a step are one flat array: the units of each pool in order, all draws of a unit together.
+number of workers see the same draws; every sigma scales the same normal variates, and a spike of some probability is
+one of every larger probability too (common random numbers). The factors of a step are one flat array: the units of each
+pool in order, all draws of a unit together.
 """
 
 from __future__ import annotations
@@ -30,6 +31,20 @@ class Jitter:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Spike:
+    """What rarely happens to an operation, beside its jitter; its mean is not 1, so it costs time on average."""
+
+    probability: float
+    """Of an operation, each for itself; drawn from spike_<pool>."""
+    factor: float = 1.0
+    """It lasts as many times as long."""
+    seconds: float = 0.0
+    """It lasts longer by these."""
+    late: bool = False
+    """Its rows are posted later by `seconds`; it lasts no longer."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Wires:
     """Factors of the transfers of every pair, or sender."""
 
@@ -44,7 +59,7 @@ class Wires:
 
 @dataclass(frozen=True, kw_only=True)
 class Variation:
-    """Lognormal multipliers of one run; a sigma of zero costs nothing."""
+    """Lognormal multipliers and spikes of one run; a sigma of zero and an absent spike cost nothing."""
 
     stream: Stream
     compute: tuple[Jitter, ...]
@@ -52,11 +67,12 @@ class Variation:
     event: float = 0.0
     step: float = 0.0
     link: float = 0.0
+    spike: Spike | None = None
 
     @property
     def jitters(self) -> bool:
-        """Whether the factors of operations differ from step to step."""
-        return self.event > 0 or self.step > 0
+        """Whether anything that is drawn for operations differs from step to step."""
+        return self.event > 0 or self.step > 0 or self.spike is not None
 
     @cached_property
     def units(self) -> Array:
@@ -79,9 +95,24 @@ class Variation:
         for number, step in enumerate(steps):
             place = number * size
             for each in self.compute:
-                self._jitter(each, step, factors[place : place + len(each.stragglers) * each.draws])
-                place += len(each.stragglers) * each.draws
+                own = factors[place : place + len(each.stragglers) * each.draws]
+                self._jitter(each, step, own)
+                if self.spike is not None and self.spike.factor != 1:
+                    own[self._spiked(self.spike, each, step)] *= self.spike.factor
+                place += len(own)
         return factors
+
+    def spikes(self, steps: range) -> tuple[Array, Array]:
+        """Seconds that spikes add to the operations of some steps, and to their posts, as `units` places them.
+
+        Empty where they never do.
+        """
+        spike, none = self.spike, np.zeros(0)
+        if spike is None or spike.seconds == 0:
+            return none, none
+        hit = [self._spiked(spike, each, step) for step in steps for each in self.compute]
+        seconds = np.concatenate(hit) * spike.seconds
+        return (none, seconds) if spike.late else (seconds, none)
 
     def transfers(self, steps: range) -> Array:
         """Factors of all transfers of some steps, as `pairs` places them; of one step where all are alike."""
@@ -106,6 +137,11 @@ class Variation:
             self._lognormal(f"step_{each.pool}", self.step, step, drawn)
             persistent = persistent * drawn
         into *= np.repeat(persistent, each.draws)
+
+    def _spiked(self, spike: Spike, each: Jitter, step: int) -> Array:
+        """Mark the operations of a pool that a spike hits in a step."""
+        drawn = self.stream(f"spike_{each.pool}", step).random(len(each.stragglers) * each.draws)
+        return np.asarray(drawn < spike.probability)
 
     def _wires(self, each: Wires, step: int, into: Array) -> None:
         if each.used is None:

@@ -1,8 +1,9 @@
-"""Whom the GPUs waited for: seconds that were lost, by the peer, port, NVLink stage, path or host that was waited for.
+"""Whom the GPUs waited for: seconds that were lost, by the peer, pool, port, NVLink stage, path or host to blame.
 
-Rows of a unit add up to what its GPUs lost: `wait_peer`, `network` and `imbalance`. For what the slowest rank of a unit
-keeps the others waiting inside an operation the culprit is of kind "rank": the slowest one of the moment. Only who was
-waited for directly is blamed, not who held that one up: for this see `critical`.
+Rows of a unit add up to what its GPUs lost: `wait_peer`, `network` and `imbalance`. A peer is blamed for what it was
+later than the last but one of its pool, the pool for what all of it was waited for (`engine.culprits`). For what the
+slowest rank of a unit keeps the others waiting inside an operation the culprit is of kind "rank": the slowest one of
+the moment. Who held a culprit up is not asked: for this see `critical`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from afdsim.cluster.network import DEDICATED
 from afdsim.engine.books import CAUSES, IMBALANCE
 from afdsim.engine.cell import Array, Cell, Pool
-from afdsim.engine.culprits import NOBODY, Account, Culprit, accounts
+from afdsim.engine.culprits import NOBODY, Account, Culprit, accounts, sources
 from afdsim.engine.record import Record
 from afdsim.results.metrics import Columns, Run, ratio
 
@@ -31,7 +32,7 @@ class Row(NamedTuple):
     pool: str
     unit: str
     kind: str
-    """peer, port, nvlink, path, host or rank."""
+    """peer, pool, port, uplink, nvlink, path, host, rank or outage."""
     culprit: str
     stage: str
     """Operation that was waited for; of ports and paths the one whose rows they carried."""
@@ -53,31 +54,43 @@ class Names:
         instance, rank = self._place(u)
         return instance if rank == NOBODY else f"{instance}.gpu[{rank}]"
 
-    def port(self, u: int, number: int, direction: str, peer: int) -> str:
+    def port(self, found: Culprit, peer: int) -> str:
         """Return ``attention[0] egress``, ``ffn[1].nic[3] ingress``, all ``ports`` of a unit, or a wire to a peer."""
-        if number == NOBODY:
+        u, wiring = found.unit, self.cell.wiring
+        if found.port == NOBODY:
             return f"{self.unit(u)} ports"
-        if self.cell.wiring.discipline == DEDICATED and direction == "egress" and not self.cell.schedule.all_to_all:
+        if wiring.discipline == DEDICATED and found.direction == "egress" and not self.cell.schedule.all_to_all:
             return f"{self.unit(u)} to {self.unit(peer)}"
-        (instance, rank), own = self._place(u), self._ports[direction].get(u, [number])
-        if rank == NOBODY and len(own) > 1:
-            rank = own.index(number)
-        return f"{instance} {direction}" if rank == NOBODY else f"{instance}.nic[{rank}] {direction}"
+        instance, gpu = self._place(u)
+        if gpu != NOBODY:
+            gpu //= wiring.sharing[0]
+        elif self.cell.per_rank and not self.cell.schedule.all_to_all:
+            pinned = wiring.ports[0] // wiring.ports[1] if found.direction == "egress" else 1
+            gpu = self._met[found.port // pinned]
+        return f"{instance} {found.direction}" if gpu == NOBODY else f"{instance}.nic[{gpu}] {found.direction}"
 
     def of(self, found: Culprit, waiting: int) -> str:
         """Return the name of a culprit of a unit that waits."""
         match found.kind:
             case "port":
-                return self.port(found.unit, found.port, found.direction, waiting)
-            case "path":
-                return "path"
+                return self.port(found, waiting)
+            case "pool":
+                return f"{self.pool(found.unit).name} pool"
+            case "path" | "outage":
+                return found.kind
+            case "uplink":
+                return "uplinks"
             case "host":
                 return f"{self.unit(found.unit)} host"
         return self.unit(found.unit)
 
+    def pool(self, u: int) -> Pool:
+        """Return whose unit it is."""
+        return next(pool for pool in self.cell.pools if u in pool.units)
+
     def _place(self, u: int) -> tuple[str, int]:
         """Instance of a unit, and its first GPU there if it is not all of it."""
-        pool = next(pool for pool in self.cell.pools if u in pool.units)
+        pool = self.pool(u)
         each = len(pool.units) // pool.gpus.instances
         instance, rank = divmod(u - pool.units.start, each)
         name = "instance" if pool.name == "colocated" else pool.name
@@ -85,13 +98,16 @@ class Names:
         return f"{name}[{instance}]", rank * pool.gpus_per_rank if self.cell.per_rank and seated else NOBODY
 
     @cached_property
-    def _ports(self) -> dict[str, dict[int, list[int]]]:
-        """Ports of every unit by direction, in order."""
-        found: dict[str, dict[int, set[int]]] = {"egress": {}, "ingress": {}}
-        for direction, legs in (("egress", self.cell.wiring.leaving), ("ingress", self.cell.wiring.arriving)):
-            for unit, port, *_ in legs.tolist():
-                found[direction].setdefault(unit, set()).add(port)
-        return {direction: {u: sorted(ports) for u, ports in own.items()} for direction, own in found.items()}
+    def _met(self) -> dict[int, int]:
+        """First NIC of an FFN instance that an ingress port stands for: those that the GPUs of its senders meet."""
+        attention, ffn = self.cell.pools
+        met = min(pool.gpus.gpus_per_instance for pool in (attention, ffn))
+        senders, found = sources(self.cell), dict[int, int]()
+        for unit, port, low, high in self.cell.wiring.arriving.tolist():
+            if unit in ffn.units:
+                gpus = [self._place(int(senders[x]))[1] for x in self.cell.wiring.order[low:high]]
+                found[port] = min(gpu % met for gpu in gpus) // self.cell.wiring.sharing[1]
+        return found
 
 
 # the rows of a run --------------------------------------------------------------------------------------------------
@@ -111,7 +127,7 @@ def _rows(record: Record, cell: Cell, gpus: Columns) -> Iterator[Row]:
     names, slow = Names(cell=cell), _slowest_ranks(record, cell, gpus)
     length = (record.window[1] - record.window[0]) * len(gpus["gpu"])
     for unit, (account, seconds) in enumerate(_charged(record, cell)):
-        pool, name = _pool(cell, unit), names.unit(unit)
+        pool, name = names.pool(unit), names.unit(unit)
         for place in np.flatnonzero(seconds[: len(account.culprits)]):
             who, lost = account.culprits[place], float(seconds[place]) * pool.ranks * pool.gpus_per_rank
             what = (who.kind, names.of(who, unit), who.stage, CAUSES[who.cause])
@@ -136,10 +152,6 @@ def _slowest_ranks(record: Record, cell: Cell, gpus: Columns) -> Array:
     return np.asarray(np.add.reduceat(more, np.cumsum([0, *counts[:-1]])))
 
 
-def _pool(cell: Cell, unit: int) -> Pool:
-    return next(pool for pool in cell.pools if unit in pool.units)
-
-
 Waits = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 """GPU-seconds lost by pool, kind of layer, cause and micro-batch of a unit."""
 
@@ -147,8 +159,9 @@ Waits = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 def waits(record: Record, cell: Cell) -> Waits:
     """Return where the units of every pool stood still; their slowest ranks left out."""
     made: dict[str, dict[str, dict[str, dict[int, float]]]] = {}
+    names = Names(cell=cell)
     for unit, (account, seconds) in enumerate(_charged(record, cell)):
-        pool = _pool(cell, unit)
+        pool = names.pool(unit)
         own = (seconds[len(account.culprits) :] * pool.ranks * pool.gpus_per_rank).tolist()
         for part, lost in zip(account.parts, own, strict=True):
             row = made.setdefault(pool.name, {}).setdefault(part.kind, {}).setdefault(CAUSES[part.cause], {})

@@ -10,13 +10,17 @@ from afdsim.units import show_many
 
 TITLE = "Whom the GPUs waited for (share of all GPU time, GPU-seconds)"
 WORDS = {
-    "peer": "peers",
+    "pool": "whole pools",
+    "peer": "late peers",
     "port": "ports",
+    "uplink": "uplinks",
     "nvlink": "NVLink",
     "path": "path",
     "host": "hosts",
     "rank": "slowest ranks",
+    "outage": "crashes",
 }
+WORST = {"peers": "later than their mates", "ports": "ports"}
 LEAST = 0.0005
 """Shares below which nobody is told."""
 UNITS = 3
@@ -31,10 +35,10 @@ ROLES = {
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the worst peers and ports, every kind of culprit, and the critical path with the slack beside it."""
-    for name in ("peers", "ports"):
+    for name in WORST:
         worst = {who: own for who, own in found[name].items() if own["share"] >= LEAST}
         told = [f"{who} {own['share']:.1%} ({own['gpu_s']:,.4g})" for who, own in worst.items()]
-        yield from hanging(f" {name}: ", ", ".join(told)) if told else ()
+        yield from hanging(f" {WORST[name]}: ", ", ".join(told)) if told else ()
     kinds = [f"{WORDS[kind]} {own['share']:.1%}" for kind, own in found["kinds"].items() if own["share"] >= LEAST]
     yield from hanging(" in all: ", ", ".join(kinds) or "nobody")
     yield from _critical(found["critical_path"]) if "critical_path" in found else ()

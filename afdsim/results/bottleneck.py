@@ -14,11 +14,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from afdsim.cluster.network import DEDICATED, PORTS
+from afdsim.cluster.network import DEDICATED, PORTS, Wiring, cross
+from afdsim.cluster.topology import UPLINKS
 from afdsim.engine.cell import Array, Cell, Pool
 from afdsim.engine.schedule import (
     COMPUTE,
@@ -202,7 +204,7 @@ def _resources(cell: Cell, means: Means) -> dict[str, float]:
     seconds, step = _Seconds(cell=cell, means=means), cell.schedule
     computes = np.zeros((len(_RESOURCES), step.units))
     computes[COMPUTE, : cell.seated] += step.host
-    ports = [np.zeros(count) for count in cell.wiring.ports]
+    ports = [np.zeros(count) for count in (*cell.wiring.ports, cell.wiring.servers)]
     for turn in step.turns:
         units = slice(turn.units.start, turn.units.stop) if not isinstance(turn, Exchange) else slice(0)
         match turn:
@@ -219,20 +221,40 @@ def _resources(cell: Cell, means: Means) -> dict[str, float]:
 
 
 def _occupy(cell: Cell, turn: Exchange, seconds: _Seconds, ports: Sequence[Array]) -> None:
-    """Add what an exchange of pairs has every port do."""
+    """Add what an exchange of pairs has every port, uplink and downlink do."""
     wiring, ends = cell.wiring, cell.wiring.routes[turn.route].astype(np.int64)
-    out, into = seconds.message(turn.out), seconds.message(turn.into)
+    out, into = _on_ports(wiring, seconds.message(turn.out), seconds.message(turn.into))
     filled = seconds.means.filled[wiring.lane.astype(np.int64) // cell.micro_batches]
     # a wire of its own has its receiver wait for the tail only, which the sender's side counts
-    into = 0.0 if wiring.discipline == DEDICATED else into
-    sides = (
-        (wiring.leaving[ends[0] : ends[1]], filled * out),
-        (wiring.arriving[ends[2] : ends[3]], filled[wiring.order] * into),
+    into = 0.0 * into if wiring.discipline == DEDICATED else into
+    leaving, arriving, crossings = (
+        legs[low:high].astype(np.int64)
+        for legs, low, high in zip(
+            (wiring.leaving, wiring.arriving, wiring.crossings), ends[::2], ends[1::2], strict=True
+        )
     )
-    for busy, (legs, each) in zip(ports, sides, strict=True):
-        _, port, low, high = legs.astype(np.int64).T
-        until = np.concatenate([[0.0], np.cumsum(each)])
-        np.add.at(busy, port, until[high] - until[low])
+    _add(ports[0], leaving[:, 1:], filled * out)
+    _add(ports[1], arriving[:, 1:], (filled * into)[wiring.order])
+    for hop, source in enumerate((turn.out, turn.into) if len(crossings) else ()):
+        each = filled[wiring.across] * seconds.message(_beside(wiring, source))
+        _add(ports[2], crossings[:, [hop, 2, 3]], each)
+
+
+def _on_ports(wiring: Wiring, out: float, into: float) -> tuple[Array, Array]:
+    """Seconds of every copy on the NICs of its sender and its receiver."""
+    slow = wiring.slow if len(wiring.slow) else np.ones((len(wiring.lane), 2))
+    return out * slow[:, 0], into * slow[:, 1]
+
+
+def _beside(wiring: Wiring, source: Source) -> Source:
+    """Seconds on the uplink or downlink beside a port."""
+    return source._replace(row=source.row + int(wiring.further))
+
+
+def _add(busy: Array, legs: Array, each: Array) -> None:
+    """Add the seconds of the places low .. high - 1 of every leg, (server, low, high)."""
+    until = np.concatenate([[0.0], np.cumsum(each)])
+    np.add.at(busy, legs[:, 0], until[legs[:, 2]] - until[legs[:, 1]])
 
 
 def _named(cell: Cell, computes: Array, ports: Sequence[Array]) -> Iterator[tuple[str, float]]:
@@ -242,12 +264,14 @@ def _named(cell: Cell, computes: Array, ports: Sequence[Array]) -> Iterator[tupl
         for resource, what in _RESOURCES.items():
             slow = resource == COMPUTE and _slowed(cell, pool)
             yield from _labelled(pool, what, _by_instance(pool, computes[resource]), slow)
-        for busy, legs, what in zip(ports, sides, ("port out", "port in"), strict=True):
-            owner = np.arange(len(busy))
-            owner[legs[:, 1].astype(np.int64)] = legs[:, 0]
+        for busy, legs, what in zip(ports[:2], sides, ("port out", "port in"), strict=True):
+            every = np.arange(len(busy))
+            owner, port = legs[:, :2].astype(np.int64).T if len(legs) else (every, every)
             most = np.zeros(computes.shape[1])
-            np.maximum.at(most, owner, busy)
+            np.maximum.at(most, owner, busy[port])
             yield from _labelled(pool, what, _by_instance(pool, most), False)
+    for place, name in enumerate(UPLINKS if len(ports[2]) else ()):
+        yield name, float(ports[2][place :: len(UPLINKS)].max())
 
 
 def _by_instance(pool: Pool, of_units: Array) -> Array:
@@ -408,24 +432,52 @@ class _Way:
         since the first header: which is when, where senders are alike.
         """
         wiring, ends = self.cell.wiring, self.cell.wiring.routes[turn.route].astype(np.int64)
-        out, into = self.seconds.message(turn.out), self.seconds.message(turn.into)
-        sender, _, low, high = wiring.leaving[ends[0] : ends[1]].astype(np.int64).T
-        sizes, base = high - low, low[0]
-        place = np.arange(high[-1] - base)
-        ahead = (place - np.repeat(low - base, sizes)) if wiring.discipline == PORTS else np.zeros(len(place))
-        behind = ahead + 1 if wiring.discipline == PORTS else np.repeat(sizes, sizes)
-        posted = _plus(self.done[turn.after], NETWORK, wiring.wait + wiring.lag)
-        leaves = posted[np.repeat(sender - turn.senders.start, sizes)]
+        header, tail, into = self._sent(turn, ends)
         receiver, _, low, high = wiring.arriving[ends[2] : ends[3]].astype(np.int64).T
-        copies, starts = wiring.order[low[0] : high[-1]] - base, low - low[0]
-        header, tail = (_plus(leaves, WIRE, count * out)[copies] for count in (ahead, behind))
+        filled = low < high  # units that share a port have the times of the first of them
+        starts, sizes = (low - low[0])[filled], (high - low)[filled]
+        copies = wiring.order[low[0] : high[-1]] - wiring.leaving[ends[0], 2].astype(np.int64)
+        header, tail = header[copies], tail[copies]
         moment = tail[_peaks(tail.sum(axis=1), starts)]
         if wiring.discipline != DEDICATED:
             begun = header[_peaks(-header.sum(axis=1), starts)]
-            moment = _later(moment, _plus(begun, WIRE, (high - low) * into))
+            moment = _later(moment, _plus(begun, WIRE, sizes * into[copies][starts]))
+        moment = moment[np.cumsum(filled) - 1]
         whole = moment[_peaks(moment.sum(axis=1), np.searchsorted(receiver, turn.receivers))]
         units = slice(turn.receivers.start, turn.receivers.stop)
         self.inbox[turn.inbox, units] = _plus(whole, NETWORK, wiring.rest + wiring.poll)
+
+    def _sent(self, turn: Exchange, ends: Array) -> tuple[Array, Array, Array]:
+        """Header and tail of every copy where it reaches the port of its receiver, and its seconds on that."""
+        wiring = self.cell.wiring
+        sender, port, low, high = wiring.leaving[ends[0] : ends[1]].astype(np.int64).T
+        copies, sizes = slice(low[0], high[-1]), high - low
+        both = _on_ports(wiring, self.seconds.message(turn.out), self.seconds.message(turn.into))
+        out, into = (each[copies] for each in both)
+        place = np.arange(len(out))
+        ahead = (place - np.repeat(low - low[0], sizes)) if wiring.discipline == PORTS else np.zeros(len(place))
+        behind = ahead + 1 if wiring.discipline == PORTS else np.repeat(sizes, sizes)
+        posted = _plus(self.done[turn.after], NETWORK, wiring.wait + wiring.lag)[sender - turn.senders.start]
+        if wiring.queued:
+            _queue(posted, port, sizes * out[low - low[0]])
+        leaves = np.repeat(posted, sizes, axis=0)
+        header, tail = (_plus(leaves, WIRE, count * out) for count in (ahead, behind))
+        for uplink in wiring.crossings[ends[4] : ends[5]].tolist():
+            self._cross(turn, uplink, int(low[0]), (header, tail))
+        return header, tail, into
+
+    def _cross(self, turn: Exchange, uplink: Sequence[int], base: int, times: tuple[Array, Array]) -> None:
+        """Let the copies of a rail pass its uplink and its downlink; what they wait there is on the wire."""
+        wiring, (_, _, low, high) = self.cell.wiring, uplink
+        copies, count = wiring.across[low:high] - base, high - low
+        before = [each[copies].sum(axis=1) for each in times]
+        header, tail = (each.tolist() for each in before)
+        for lag, source in ((0.0, turn.out), (wiring.between, turn.into)):
+            work = [self.seconds.message(_beside(wiring, source))] * count
+            cross(-math.inf, lag, work, (header, tail, [0] * count), list(range(count)), (0, count))
+        for each, old, new in zip(times, before, (header, tail), strict=True):
+            each[copies, NETWORK] += wiring.between
+            each[copies, WIRE] += np.array(new) - old - wiring.between
 
     def _all_to_all(self, turn: Exchange) -> None:
         """Everybody's rows to everybody, one aggregate per unit and direction."""
@@ -469,6 +521,15 @@ def _plus(moments: Array, column: int | Array, seconds: float | Array) -> Array:
     later = moments.copy()
     later[np.arange(len(later)), column] += seconds
     return later
+
+
+def _queue(posted: Array, port: Array, seconds: Array) -> None:
+    """Let what leaves by one port leave in the order in which it is posted, each leg after the one before it."""
+    order = np.lexsort((posted.sum(axis=1), port))
+    for one, other in pairwise(order):
+        if port[one] == port[other]:
+            free = _plus(posted[[one]], WIRE, seconds[one])
+            posted[other] = _later(posted[[other]], free)[0]
 
 
 def _later(one: Array, other: Array) -> Array:

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from afdsim.engine.cell import Array, Cell
-from afdsim.engine.culprits import NOBODY
+from afdsim.engine.culprits import NOBODY, flight
 from afdsim.engine.record import Record
 from afdsim.engine.samples import Sample
-from afdsim.engine.schedule import COMPUTE, GATHER, NO_TURN, PAIRS, SCATTER, Boundary, Compute, Exchange
+from afdsim.engine.schedule import COMPUTE, GATHER, NO_TURN, SCATTER, Boundary, Compute, Exchange
 from afdsim.results.blame import Names
 
 STEPS = 20
@@ -171,13 +171,12 @@ class Steps:
         """Return the post that the arrival of an exchange at a unit was bound by, and the way from there."""
         step, exchange = self.cell.schedule, self.cell.schedule.turns[number]
         assert isinstance(exchange, Exchange)
-        x, wiring = step.exchanges[number], self.cell.wiring
+        x = step.exchanges[number]
         arrived = float(sample.arrived[which, step.reached[x] + unit - exchange.receivers.start])
         posted, poster = float(sample.posted[which, x]), exchange.senders.start + int(sample.poster[which, x])
-        flight = wiring.wait + wiring.lag + wiring.rest + wiring.poll if exchange.pattern == PAIRS else 0.0
-        flown = min(arrived, posted + flight)
+        ended, flown = float(sample.ended[which, x]), min(arrived, posted + flight(self.cell.wiring, exchange.pattern))
         way = [Link(PORTS, NOBODY, flown, arrived), Link(PATH, NOBODY, posted, flown)]
-        return Turn(which, exchange.after, poster), posted, way
+        return Turn(which, exchange.after, poster), ended, [*way, Link(PAUSES, poster, ended, posted)]
 
     # slack -----------------------------------------------------------------------------------------------------------
 
@@ -195,7 +194,7 @@ class _Backward:
 
     def __init__(self, cell: Cell, samples: Iterable[Sample], ends: Array) -> None:
         _, *columns = zip(*samples, strict=True)
-        self.start, self.finish, self.early, self.posted, _, self.arrived, _ = map(np.array, columns)
+        self.start, self.finish, self.early, _, self.ended, _, self.arrived, _ = map(np.array, columns)
         self.step, units = cell.schedule, cell.schedule.units
         self.free = np.zeros((3, 1, units)) + ends[:, None]
         """By when every resource must be free (resource, sample, unit)."""
@@ -223,7 +222,9 @@ class _Backward:
         start, finish, latest = self.start[:, which, span], self.finish[:, which, span], self.free[resource, :, units]
         if which == FIRST:
             early = self.early[:, which, span] if self.early.size else 0.0
-            latest = np.minimum(latest, self.due.get(self.step.posts.get(number, NO_TURN), np.inf) + early)
+            posted = self.due.get(self.step.posts.get(number, NO_TURN), np.inf)
+            # a sender that ended behind the last poster's operation posted less late
+            latest = np.minimum(latest, np.maximum(posted, finish - early) + early)
             latest = np.minimum(latest, self.due.get(number, np.inf))
         begin = latest - (finish - start) - pause
         if turn.after != NO_TURN and (which == FIRST) != isinstance(turn, Boundary):
@@ -238,5 +239,5 @@ class _Backward:
             x = self.step.exchanges[turn.after]
             place = self.step.reached[x] + turn.units.start - awaited.receivers.start
             room = (begin - self.arrived[:, FIRST, place : place + len(turn.units)]).min(axis=1)
-            begin = (self.posted[:, FIRST, x] + room)[:, None]
+            begin = (self.ended[:, FIRST, x] + room)[:, None]
         self.due[turn.after] = np.minimum(self.due.get(turn.after, np.inf), begin)

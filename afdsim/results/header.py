@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,11 +30,28 @@ def deployment_line(scenario: Scenario) -> str:
     gpus = attention.instances * attention.gpus_per_instance + ffn.instances * ffn.gpus_per_instance
     batches = f"{each.num_microbatches} micro-batch{'es' if each.num_microbatches > 1 else ''}"
     batches += f" in each of {attention.groups} attention groups" if attention.groups > 1 else ""
+    batches += "".join(_variants(each))
     return (
         f"AFD decode {label} ({show_many(gpus, 'GPU')}) = "
         f"{attention.instances}x{attention.gpus_per_instance} {attention.gpu} attention + "
-        f"{ffn.instances}x{ffn.gpus_per_instance} {ffn.gpu} FFN, {batches}"
+        f"{ffn.instances}x{ffn.gpus_per_instance} {ffn.gpu} FFN ({_inside(ffn)}), {batches}"
     )
+
+
+def _inside(ffn: tree.FfnPool) -> str:
+    """Return how the GPUs of an FFN instance share the experts: TP8, EP8 or EP2xTP4."""
+    ep, tp = ffn.parallelism.ep, ffn.parallelism.tp
+    return f"TP{tp}" if ep == 1 else f"EP{ep}" if tp == 1 else f"EP{ep}xTP{tp}"
+
+
+def _variants(each: tree.Afd) -> Iterator[str]:
+    """Yield what an AFD deployment has otherwise than Step-3."""
+    if each.dispatch == "sparse":
+        yield ", sparse dispatch"
+    if each.gate == "ffn":
+        yield ", gate on FFN"
+    if each.shared_expert == "attention":
+        yield ", shared expert on attention"
 
 
 def _engine_line(each: tree.Colocated | tree.TensorParallel) -> str:
@@ -107,7 +124,22 @@ def network_line(scenario: Scenario) -> list[str]:
     if not isinstance(each, tree.Afd):
         return hanging("Network ", f"all-to-all kernels, NIC {rates}")
     reached = f"x {network.efficiency:g} achieved, path {show_time(link.latency)}"
-    return hanging("Network ", f"{network.type}, NIC {rates} {reached}")
+    return hanging("Network ", ", ".join((f"{network.type}, NIC {rates} {reached}", *_cabled(network))))
+
+
+def _cabled(network: tree.Network) -> Iterator[str]:
+    """Yield what differs from one whole NIC a GPU under one switch a rail."""
+    nics, link, uplinks = network.nics_per_instance, network.link, network.uplinks
+    if nics:
+        counts = ((nics.attention, "attention"), (nics.ffn, "FFN"))
+        yield " and ".join(f"{count} NICs per {side} instance" for count, side in counts if count)
+    if link.ports > 1:
+        yield f"{link.ports} bonded ports, " + ("messages split" if link.split else "a queue pair on one of them")
+    if uplinks:
+        rate = f"of {_gbps(uplinks.bandwidth)} per rail" if uplinks.bandwidth else f"{uplinks.oversubscription:g}:1"
+        yield f"uplinks {rate}" + (f" and {show_time(uplinks.latency)} more" if uplinks.latency else "")
+    if network.degraded:
+        yield "degraded " + " and ".join(f"{name} to {share:.0%}" for name, share in network.degraded.items())
 
 
 def _nic(name: str) -> str:

@@ -73,6 +73,34 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rank:
+    """One rank of those that hold requests."""
+
+    instance: int
+    rank: int
+    """Inside its instance."""
+    busy: float
+    """Share of its time."""
+    sequences: float
+    """In flight on average."""
+    context: float
+    """Mean of theirs, tokens; 0 where it had none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """How far the ranks that hold requests lie apart."""
+
+    busiest: Rank
+    idlest: Rank
+
+    @property
+    def spread(self) -> float:
+        """Busy share of the busiest over that of the idlest."""
+        return self.busiest.busy / self.idlest.busy if self.idlest.busy else math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """Everything that the metrics are computed from. Times in seconds."""
 
@@ -92,6 +120,10 @@ class Run:
     """One row per port and direction: port, pool, instance, rail, direction, messages, bytes."""
     bounds: bottleneck.Bounds | None = None
     """What a step takes at least; None where no step was run."""
+    ranks: Ranks | None = None
+    """Of the first pool; None where they are alike."""
+    failures: Mapping[str, Any] | None = None
+    """What crashes did (`afdsim.results.outages`); None where nothing may crash."""
     blame: Columns = field(default_factory=dict)
     """One row per unit and culprit (`blame.Row`); nothing where nobody noted it."""
     waits: Mapping[str, Any] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,7 @@ Columns = dict[str, Array]
 def requests(record: Record, cell: Cell) -> Columns:
     """One row per request; NaN and NA-like -1 where nothing happened."""
     table = record.requests
+    crash = {} if record.outages is None else {"lost_s": table.lost}
     seat = np.array(table.seat, dtype=np.int32)
     rank = np.where(seat >= 0, seat // cell.micro_batches, np.int32(-1))
     dp = cell.deployment.attention.dp
@@ -31,6 +33,7 @@ def requests(record: Record, cell: Cell) -> Columns:
         "admitted_s": table.admitted,
         "first_token_s": table.first_token,
         "finish_s": table.finish,
+        **crash,
         "input_len": np.array(table.input_len, dtype=np.int64),
         "output_len": np.array(table.output_len, dtype=np.int64),
         "instance": np.where(rank >= 0, rank // dp, np.int32(-1)),
@@ -44,7 +47,8 @@ def requests(record: Record, cell: Cell) -> Columns:
 def tokens(record: Record, cell: Cell) -> Columns:
     """One row per boundary that emitted tokens, for all ranks of an instance at once (rank -1) or for one of them.
 
-    `itl_s` is the time since the boundary before it of the same seats.
+    `itl_s` is the time since the boundary before it of the same seats. A row without tokens stands for gaps across an
+    outage: those of requests that had their latest token before it, and whose next one is out at this boundary.
     """
     rows = record.boundaries
     unit, micro_batch, time = rows.unit, rows.micro_batch, rows.time
@@ -54,7 +58,7 @@ def tokens(record: Record, cell: Cell) -> Columns:
     same = lane[order][1:] == lane[order][:-1]
     itl[order[1:][same]] = np.diff(time[order])[same]
     dp = cell.deployment.attention.dp
-    return {
+    found = {
         "step": np.array(rows.step, dtype=np.int64),
         "micro_batch": micro_batch,
         "instance": unit // dp if cell.per_rank else unit,
@@ -64,6 +68,35 @@ def tokens(record: Record, cell: Cell) -> Columns:
         "gaps": np.array(rows.gaps, dtype=np.int64),
         "itl_s": itl,
     }
+    row, gaps, itl = _gaps_across(record, cell)
+    if not len(row):
+        return found
+    more = {name: column[row] for name, column in found.items()} | {"batch": np.zeros_like(row), "gaps": gaps}
+    return {name: np.concatenate([column, (more | {"itl_s": itl})[name]]) for name, column in found.items()}
+
+
+def _gaps_across(record: Record, cell: Cell) -> tuple[Array, Array, Array]:
+    """Gaps across outages: boundary row at which they end, how many are equal, seconds."""
+    rows, stays, m = record.boundaries, record.stays, cell.micro_batches
+    if not len(stays.request):
+        return (np.zeros(0, dtype=np.int64),) * 3
+    visits = _visits(record)
+    order = np.lexsort((visits.joined, visits.request))
+    order = order[visits.joined[order] >= 0]
+    before, after = order[:-1], order[1:]
+    same = visits.request[before] == visits.request[after]
+    before, after = before[same], after[same]
+    lane = visits.seat // m // cell.ranks * m + visits.seat % m
+    lanes, emitted = cell.seated * m, rows.step * cell.seated * m + rows.unit * m + rows.micro_batch
+    sorter = np.argsort(emitted)
+    ends = (visits.joined[before] + visits.total[before]) * lanes + lane[before]
+    begins = (visits.joined[after] + 1) * lanes + lane[after]
+    place = np.minimum(np.searchsorted(emitted, begins, sorter=sorter), len(sorter) - 1)
+    out = emitted[sorter[place]] == begins
+    row = sorter[place[out]]
+    gap = rows.time[row] - rows.time[sorter[np.searchsorted(emitted, ends[out], sorter=sorter)]]
+    pairs, counts = np.unique(np.stack([row, gap]), axis=1, return_counts=True)
+    return pairs[0].astype(np.int64), counts, pairs[1]
 
 
 def loaded(requests: Columns, tokens: Columns, record: Record, *, given: bool) -> tuple[int, steady.Load] | None:
@@ -113,6 +146,38 @@ def gpus(record: Record, cell: Cell) -> Columns:
     }
 
 
+APART = 1.01
+"""Busy share of the busiest rank over that of the idlest from which they are told."""
+
+
+def ranks(record: Record, cell: Cell, gpus: Columns) -> metrics.Ranks | None:
+    """The busiest and the idlest of the ranks that hold requests; None where these are alike."""
+    pool = cell.pools[0]
+    seconds = np.array([gpus[cause][: pool.gpus.gpus : pool.gpus_per_rank] for cause in CAUSES])
+    length = seconds.sum(axis=0)
+    if not length.all():
+        return None
+    busy, (sequences, contexts) = seconds[BUSY] / length, _loads(record, cell)
+
+    def at(place: int) -> metrics.Rank:
+        instance, rank = divmod(place, cell.deployment.attention.dp)
+        own = [float(column[place]) for column in (busy, sequences, contexts)]
+        return metrics.Rank(instance=instance, rank=rank, busy=own[0], sequences=own[1], context=own[2])
+
+    found = metrics.Ranks(busiest=at(int(busy.argmax())), idlest=at(int(busy.argmin())))
+    return found if found.spread > APART else None
+
+
+def _loads(record: Record, cell: Cell) -> tuple[Array, Array]:
+    """Mean sequences of every attention rank over the completed steps, and their mean context."""
+    visits, count = _visits(record), cell.deployment.attention.ranks
+    taken, read = visits.read(record.steps_run)
+    rank = visits.seat // cell.micro_batches
+    there = taken > 0
+    steps, tokens = (np.bincount(rank[there], each[there], minlength=count) for each in (taken, read))
+    return steps / max(record.steps, 1), tokens / np.maximum(steps, 1)
+
+
 def links(record: Record, cell: Cell) -> Columns:
     """One row per NIC and direction: messages and bytes over the completed steps."""
     rows = cell.links(_computed(record, cell), record.steps)
@@ -131,23 +196,57 @@ def links(record: Record, cell: Cell) -> Columns:
 
 def _computed(record: Record, cell: Cell) -> Array:
     """Tokens that every attention rank has computed in the completed steps (rank,)."""
-    table = record.requests
-    taken = steps_taken(table, record.steps_run)
-    rank = table.seat // cell.micro_batches
+    visits = _visits(record)
+    taken = visits.taken(record.steps_run)
+    rank = visits.seat // cell.micro_batches
     return np.bincount(rank[taken > 0], taken[taken > 0], minlength=cell.deployment.attention.ranks)
 
 
+class _Visits(NamedTuple):
+    """Every time that requests sat: before outages, then the last; columns."""
+
+    request: Array
+    seat: Array
+    joined: Array
+    """First step, or -1."""
+    total: Array
+    """Steps: those taken before an outage, at the last time those that it needs."""
+    context: Array
+    """At the first step."""
+    pace: Array
+    """Tokens of a step."""
+
+    def taken(self, steps: Array) -> Array:
+        """Completed steps that each took part in; `steps` are their numbers, ascending."""
+        first, last = np.searchsorted(steps, self.joined), np.searchsorted(steps, self.joined + self.total)
+        return np.where(self.joined >= 0, last - first, 0)
+
+    def read(self, steps: Array) -> tuple[Array, Array]:
+        """The same, and the sum of its contexts in these."""
+        taken = self.taken(steps)
+        return taken, taken * self.context + self.pace * taken * (taken - 1) / 2
+
+
+def _visits(record: Record) -> _Visits:
+    table, stays = record.requests, record.stays
+    last = _last(table)
+    if not len(stays.request):
+        return last
+    pace = stays.tokens / np.maximum(stays.steps, 1)
+    first = _Visits(stays.request, stays.seat, stays.joined, stays.steps, stays.context, pace)
+    return _Visits(*(np.concatenate(columns) for columns in zip(first, last, strict=True)))
+
+
+def _last(table: Requests) -> _Visits:
+    left = np.asarray(table.input_len + table.output_len - table.context)  # tokens to produce from the first step on
+    total = np.where(table.needs > 0, table.needs, left)
+    pace = np.where(table.needs > 0, left / np.maximum(table.needs, 1), 1.0)
+    return _Visits(np.arange(len(table)), table.seat, table.joined, total, table.context, pace)
+
+
 def steps_taken(table: Requests, steps: Array) -> Array:
-    """Completed steps that each request took part in; `steps` are the numbers of the completed steps, ascending."""
-    joined = table.joined
-    total = np.where(table.needs > 0, table.needs, _tokens_left(table))
-    first, last = np.searchsorted(steps, joined), np.searchsorted(steps, joined + total)
-    return np.where(joined >= 0, last - first, 0)
-
-
-def _tokens_left(table: Requests) -> Array:
-    """Tokens that every request still had to produce when it was admitted."""
-    return np.asarray(table.input_len + table.output_len - table.context)
+    """Completed steps that each request took part in since it last sat down; `steps` are their numbers, ascending."""
+    return _last(table).taken(steps)
 
 
 def pools(record: Record, cell: Cell, prices: dict[str, float]) -> dict[str, metrics.Pool]:
@@ -169,15 +268,13 @@ def pools(record: Record, cell: Cell, prices: dict[str, float]) -> dict[str, met
 
 def _means(record: Record, cell: Cell) -> tuple[float, float, float]:
     """Batch of a rank in a micro-batch, context of a sequence, and micro-batches per unit in the window."""
-    rows, table = record.boundaries, record.requests
-    time, batch = rows.time, rows.batch
+    rows, visits = record.boundaries, _visits(record)
+    time, batch, pace = rows.time, rows.batch, visits.pace
     inside = (time > record.window[0]) & (time <= record.window[1])
     count = int(inside.sum())
     if not count:
         return 0.0, 0.0, 0.0
-    taken = steps_taken(table, record.steps_run)
-    pace = np.where(table.needs > 0, _tokens_left(table) / np.maximum(table.needs, 1), 1.0)
-    contexts = taken * table.context + pace * taken * (taken - 1) / 2
+    taken, contexts = visits.read(record.steps_run)
     mean_context = contexts.sum() / max(taken.sum(), 1)
     per_step = (pace * taken).sum() / max(taken.sum(), 1)
     batch_mean = batch[inside].sum() / per_step / count / cell.ranks

@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from afdsim.results import bottleneck, metrics
+from afdsim.results import bottleneck, metrics, outages
 from afdsim.results.intervals import over_seeds
 from afdsim.results.steady import LEVELS, Level
 from afdsim.results.summary import bounds, known, limit
 
 _SUMMED: Final = frozenset(
     {"completed", "duration", "total_input_tokens", "total_output_tokens", "refused", "unfinished", "steps", "events"}
+    | outages.SUMMED
 )
 """Keys that count; every other number is averaged over the seeds, and maxima are kept."""
 _RATES: Final = ("offered", "served", "queue_growth")
@@ -43,6 +44,8 @@ def together(every: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str,
         }
     if "bottleneck" in own:
         own["bottleneck"] |= bottleneck.longest(own["bottleneck"]["bounds"], own["bottleneck"]["round_trip"])
+    if "failures" in own:
+        own["failures"] = outages.pooled(own["failures"])
     own["notes"] = notes([one.get("notes", ()) for one in each], seeds) or None
     own["provenance"]["seed"] = own["seeds"][0]
     return found | {"afdsim": known(own)}
@@ -76,8 +79,13 @@ def _numbers(note: str) -> list[float]:
 
 
 def _together(key: str, values: Sequence[Any]) -> Any:
-    """Merge the values of one key over the seeds; what some seeds lack is left out."""
+    """Merge the values of one key over the seeds; what some seeds lack is left out.
+
+    Of ranks, which have names and no mean, those of the seed in which they lie furthest apart.
+    """
     first = values[0]
+    if key == "ranks":
+        return max(values, key=lambda ranks: ranks.get("spread", math.inf))
     if isinstance(first, Mapping):
         shared = [name for name in first if all(name in each for each in values)]
         return {name: _together(name, [each[name] for each in values]) for name in shared}

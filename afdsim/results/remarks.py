@@ -20,7 +20,8 @@ from afdsim.engine.cell import Cell
 from afdsim.engine.desk import Demand
 from afdsim.engine.record import Record
 from afdsim.scenario.document import Scenario
-from afdsim.units import show_many
+from afdsim.scenario.tree import Spike
+from afdsim.units import show_many, show_time
 from afdsim.workload.laws import Recorded, RequestSource
 
 BEYOND = "(max_position_embeddings)"
@@ -60,6 +61,7 @@ def remarks(scenario: Scenario, cell: Cell, demand: Demand, record: Record) -> I
     yield from beyond(scenario, demand.source, len(record.requests))
     yield from _repeated(scenario, demand, record)
     yield from _assumed_variation(scenario)
+    yield from _assumed_failures(scenario)
     yield from _refused(cell, record)
     yield from _short_of_memory(cell, record)
     yield from _warm_up(demand, record)
@@ -103,10 +105,33 @@ def _repeated(scenario: Scenario, demand: Demand, record: Record) -> Iterator[st
 def _assumed_variation(scenario: Scenario) -> Iterator[str]:
     assumed = [f"{key} {value:g}" for key in ("event", "step") if (value := getattr(scenario.variation, key))]
     if assumed:
-        yield f"assumed variation (sigma of lognormal multipliers): {', '.join(assumed)}"
+        yield f"variation as the scenario states it (sigma of lognormal multipliers): {', '.join(assumed)}"
+    if (spike := scenario.variation.spike) is not None and spike.probability:
+        yield f"assumed spikes: {_spike(spike)}"
     slow = [f"{target} x{factor:g}" for target, factor in scenario.variation.straggler.items() if factor != 1]
     if slow:
         yield f"assumed stragglers (factor on the operations of every layer): {', '.join(slow)}"
+
+
+def _spike(spike: Spike) -> str:
+    """Return ``an operation takes 5.00 ms longer with probability 0.0001``."""
+    time, rare = show_time(spike.seconds or 0.0), f"with probability {spike.probability:g}"
+    if spike.factor is not None:
+        return f"an operation takes {spike.factor:g} times as long {rare}"
+    if spike.where == "link":
+        return f"the rows of an operation are posted {time} later {rare}"
+    return f"an operation takes {time} longer {rare}"
+
+
+def _assumed_failures(scenario: Scenario) -> Iterator[str]:
+    """Say which times of crashes and repairs nobody gave."""
+    if scenario.failures is None:
+        return
+    given, asked = scenario.origins("failures"), scenario.failures
+    own = {"repair": any(event.repair is None for event in asked.events) or asked.mtbf is not None, "restart": True}
+    assumed = [f"{key} {getattr(asked, key):g} s" for key, used in own.items() if used and key not in given]
+    if assumed:
+        yield f"assumed of failures, not given: {', '.join(assumed)}"
 
 
 def _refused(cell: Cell, record: Record) -> Iterator[str]:
@@ -147,7 +172,7 @@ def _warm_up(demand: Demand, record: Record) -> Iterator[str]:
 def _cut_short(demand: Demand, record: Record) -> Iterator[str]:
     """Say that the run ended before its requests did, by its own limit or because somebody stopped it."""
     table = record.requests
-    there = np.isnan(table.finish) & ~table.refused & table.counted
+    there = np.isnan(table.finish) & np.isnan(table.lost) & ~table.refused & table.counted
     asked = demand.closed and int(table.counted.sum()) < demand.num_requests
     if record.ended >= demand.horizon and there.any():
         yield (
@@ -164,6 +189,12 @@ def _of_arrivals(demand: Demand, record: Record) -> Iterator[str]:
     early = int((table.arrival < start).sum())
     if early and demand.given is None and demand.stop is not None:
         yield f"the warm-up was found to end at {start:,.4g} s: {early:,} of {len(table):,} requests came in it"
+    missed = sum(outage.at < start for outage, _ in record.outages or ())
+    if missed:
+        yield (
+            f"{missed:,} of {len(record.outages or ()):,} outages began in the warm-up: what they did to latencies and "
+            "rates is not in the window; run.warmup ends it earlier"
+        )
     late = (table.arrival >= start) & (table.arrival <= end) & (table.finish > end)
     share = float(late.sum()) / max(int((table.arrival >= start).sum()), 1)
     if demand.stop is not None and share > LATE:

@@ -103,7 +103,7 @@ class Result:
     run: Run
     manifest: Manifest
     notes: tuple[str, ...] = ()
-    """What a reader of the figures should know: refused requests, assumed variation, transferred coefficients."""
+    """What a reader of the figures should know: refused requests, variation, transferred coefficients."""
     asked: tuple[Format, ...] = ()
     """Number formats with who asked for each, of a run that was read back; else the scenario knows."""
     marginal: tuple[Mapping[str, Any], ...] = ()
@@ -442,6 +442,8 @@ def _scalars(run: Run) -> dict[str, Any]:
         "sla": None if run.sla is None else {"limits": dict(run.sla.limits), "percentile": run.sla.percentile},
         "load": run.load and run.load.plain(),
         "bounds": run.bounds and asdict(run.bounds),
+        "ranks": run.ranks and asdict(run.ranks),
+        **({} if run.failures is None else {"failures": run.failures}),
         "waits": run.waits,
         "critical": run.critical,
     }
@@ -460,10 +462,18 @@ def _run(scalars: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> Run:
         sla=None if scalars["sla"] is None else metrics.Sla(**scalars["sla"]),
         load=scalars["load"] and Load.read(scalars["load"]),
         bounds=scalars["bounds"] and Bounds(**scalars["bounds"]),
+        ranks=_ranks(scalars.get("ranks")),  # older folders have none
+        failures=scalars.get("failures"),
         blame=_columns(frames["blame"]) if "blame" in frames else {},
         waits=scalars.get("waits", {}),
         critical=scalars.get("critical"),
     )
+
+
+def _ranks(found: Mapping[str, Any] | None) -> metrics.Ranks | None:
+    if found is None:
+        return None
+    return metrics.Ranks(**{end: metrics.Rank(**own) for end, own in found.items()})
 
 
 def _log(made: Manifest, lines: Iterable[str]) -> str:

@@ -101,6 +101,8 @@ class _Flow:
     arrival: Floats
     admitted: Floats
     finish: Floats
+    gone: Floats
+    """The same, or when a crash ended it."""
     step: float
     """Mean decode step."""
 
@@ -126,7 +128,7 @@ class _Flow:
 
     def in_flight(self, edges: Floats) -> Floats:
         """Mean number of requests that have come and not gone, between edges."""
-        areas = _area(self.arrival, edges) - _area(self.finish, edges)
+        areas = _area(self.arrival, edges) - _area(self.gone, edges)
         return np.asarray(np.diff(areas) / np.diff(edges))
 
 
@@ -154,7 +156,11 @@ def _flow(requests: Mapping[str, Any], step: float) -> _Flow:
     kept = np.asarray(requests["status"]) != "refused"
     columns = (np.asarray(requests[name], float)[kept] for name in ("arrival_s", "admitted_s", "finish_s"))
     arrival, admitted, finish = (np.where(np.isnan(column), math.inf, column) for column in columns)
-    return _Flow(arrival, admitted, finish, step)
+    gone = finish
+    if "lost_s" in requests:
+        lost = np.asarray(requests["lost_s"], float)[kept]
+        gone = np.where(np.isnan(lost), finish, lost)
+    return _Flow(arrival, admitted, finish, gone, step)
 
 
 def _area(moments: Floats, edges: Floats) -> Floats:
@@ -222,7 +228,8 @@ def _judged(flow: _Flow, window: tuple[float, float]) -> Load:
         return _unknown(flow, window[1], f"arrivals end {length / flow.latency:.1f} mean latencies after the warm-up")
     if half_width(went) > DOUBT * went.mean():
         return _unknown(flow, window[1], "what is served is known to no better than half")
-    if abs((came - went).mean()) > half_width(came - went):
+    gone = _counted(flow.gone, window)
+    if abs((came - gone).mean()) > half_width(came - gone):
         return _unknown(flow, window[1], "the number of requests in flight still drifts")
     return load
 
@@ -247,10 +254,14 @@ def _emptied(held: Marks) -> int:
 
 def _rates(flow: _Flow, window: tuple[float, float]) -> tuple[Floats, Floats, Floats]:
     """Arrivals, admissions and completions per second in equal parts of the window."""
-    bins = np.linspace(*window, BINS + 1)
-    length = (window[1] - window[0]) / BINS
-    came, joined, went = (np.histogram(each, bins)[0] / length for each in (flow.arrival, flow.admitted, flow.finish))
+    came, joined, went = (_counted(each, window) for each in (flow.arrival, flow.admitted, flow.finish))
     return came, joined, went
+
+
+def _counted(moments: Floats, window: tuple[float, float]) -> Floats:
+    """How often per second in equal parts of the window."""
+    counts: Floats = np.histogram(moments, np.linspace(*window, BINS + 1))[0] / ((window[1] - window[0]) / BINS)
+    return counts
 
 
 def _measured(came: Floats, joined: Floats, went: Floats) -> Load:

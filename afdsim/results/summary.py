@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
 
 from afdsim.results import blame, bottleneck, metrics
 from afdsim.results.intervals import Interval, half_width, ratio_interval
-from afdsim.results.metrics import Columns, Floats, Run, Samples, Verdict, column, completed, counted, enough, ratio
+from afdsim.results.metrics import Floats, Run, Samples, Verdict, column, completed, counted, enough, ratio
 from afdsim.results.steady import BINS, Load
 
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99")
@@ -75,7 +76,8 @@ def _own(run: Run, samples: Mapping[str, Samples]) -> dict[str, Any]:
         "sla": _sla(run, samples, intervals),
         "ci": intervals or None,
         "too_few": list(_too_few(samples)) or None,
-        **_fates(run.requests),
+        "failures": run.failures,
+        **_fates(run),
         "engine": {"name": run.engine.name, "steps": run.engine.steps, "events": run.engine.events},
         "itl_method": "exact",
         "definitions": dict(metrics.DEFINITIONS),
@@ -84,10 +86,14 @@ def _own(run: Run, samples: Mapping[str, Samples]) -> dict[str, Any]:
 
 def _pools(run: Run) -> dict[str, Any]:
     shares = metrics.causes(run.gpus)
-    return {
+    found: dict[str, Any] = {
         name: {"gpu": pool.gpu, "gpus": pool.gpus, **shares.get(name, {}), "mfu": pool.mfu, "mbu": pool.mbu}
         for name, pool in run.pools.items()
     }
+    if run.ranks is not None:
+        spread = {"spread": run.ranks.spread} if math.isfinite(run.ranks.spread) else {}
+        found[next(iter(found))]["ranks"] = asdict(run.ranks) | spread
+    return found
 
 
 def _too_few(samples: Mapping[str, Samples]) -> Iterator[str]:
@@ -98,12 +104,13 @@ def _too_few(samples: Mapping[str, Samples]) -> Iterator[str]:
                 yield f"{name}_{metric}_ms"
 
 
-def _fates(requests: Columns) -> dict[str, int]:
-    """Count the requests that did not finish: refused for ever, or not done when the run ended."""
-    asked = counted(requests)
-    refused = asked & (np.asarray(requests["status"]) == "refused")
-    unfinished = asked & ~refused & ~completed(requests)
-    return {"refused": int(refused.sum()), "unfinished": int(unfinished.sum())}
+def _fates(run: Run) -> dict[str, int]:
+    """Count the requests that did not finish: refused for ever, ended by a crash, or not done when the run ended."""
+    asked, status = counted(run.requests), np.asarray(run.requests["status"])
+    refused, lost = asked & (status == "refused"), asked & (status == "lost")
+    unfinished = asked & ~refused & ~lost & ~completed(run.requests)
+    crashed = {} if run.failures is None else {"lost": int(lost.sum())}
+    return {"refused": int(refused.sum()), **crashed, "unfinished": int(unfinished.sum())}
 
 
 # the SLA and the load -----------------------------------------------------------------------------------------------
@@ -222,6 +229,10 @@ def bounds(interval: Interval, scale: float = 1.0) -> list[float] | None:
 
 def known(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what is None, at any depth."""
-    return {
-        key: known(value) if isinstance(value, Mapping) else value for key, value in tree.items() if value is not None
-    }
+    return {key: _known(value) for key, value in tree.items() if value is not None}
+
+
+def _known(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_known(item) for item in value]
+    return known(value) if isinstance(value, Mapping) else value

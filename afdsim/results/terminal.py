@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from afdsim import __version__
 from afdsim.engine.books import CAUSES
-from afdsim.results import blaming, metrics
+from afdsim.results import blaming, metrics, outages
 from afdsim.results.bottleneck import ROUND_TRIP
 from afdsim.results.header import deployment_line, hanging, model_lines, network_line, straggler_lines
 from afdsim.units import show_count, show_rate
@@ -109,6 +109,7 @@ def terminal(
         page.causes(),
         page.blame(),
         page.marginal(),
+        page.failures(),
         page.verdict(),
         page.remarks(),
         [f"Saved {saved}/  ({_CONTENT})"] if saved is not None else [],
@@ -160,7 +161,7 @@ class _Page:
 
     def throughput(self) -> list[str]:
         """Say tokens per second in all, per GPU, per user, and what they cost; or why that is not known."""
-        lost = (fate for fate in ("refused", "unfinished") if self.own.get(fate))
+        lost = (fate for fate in ("refused", "lost", "unfinished") if self.own.get(fate))
         fates = [f"{show_count(self.summary['completed'])} finished"]
         fates += [f"{show_count(self.own[fate])} {fate}" for fate in lost]
         by = ", requests by their arrival" if "load" in self.own else ""
@@ -234,7 +235,7 @@ class _Page:
             rows += self._instances(name)
         lines = [self.ink.strong("Where the GPU time went (rows sum to 100 %)")]
         lines += table(["pool", *_CAUSES], rows, self.ink)
-        return [*lines, *_efficiency(pools), *_bottleneck(self.own, self._idle())]
+        return [*lines, *_ranks(pools), *_efficiency(pools), *_bottleneck(self.own, self._idle())]
 
     def blame(self) -> list[str]:
         """Say whom the GPUs waited for, and what bound the steps."""
@@ -264,6 +265,15 @@ class _Page:
             return []
         shown = sorted(busy) if len(busy) <= _MOST_ROWS else sorted({busy[0], busy[-1], *slow[: _MOST_ROWS - 2]})
         return [[f"  {target}[{index}]", *(f"{share:.1%}" for share in shares[index])] for index in shown]
+
+    def failures(self) -> list[str]:
+        """Say what crashed, how long all stood still, and whom it hit."""
+        found = self.own.get("failures")
+        if found is None:
+            return []
+        rows = outages.rows(found)
+        lines = hanging("Failures: ", "; ".join(outages.sentences(found, self.own.get("lost", 0))))
+        return [*lines, *(table(outages.HEAD, rows, self.ink) if rows else [])]
 
     def verdict(self) -> list[str]:
         """Hold the SLA limit by limit, and say whether an open loop kept up."""
@@ -434,6 +444,20 @@ def _efficiency(pools: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if "mfu" in pool or "mbu" in pool
     ]
     return [" of peak: " + "; ".join(parts)] if parts else []
+
+
+def _ranks(pools: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Name the busiest and the idlest rank where ranks differ, with what they had to do."""
+    name = next(iter(pools))
+    ranks, pool = pools[name].get("ranks"), "instance" if name == "colocated" else name
+    if ranks is None:
+        return []
+    ends = [
+        f"{word} {pool}[{end['instance']}].rank[{end['rank']}] {end['busy']:.1%} busy with {end['sequences']:,.1f} "
+        f"sequences of {show_count(round(end['context']))} tokens"
+        for word, end in ((word, ranks[word]) for word in ("busiest", "idlest"))
+    ]
+    return hanging(" ranks: ", ", ".join(ends))
 
 
 _APART, _MOST_ROWS = 0.01, 8

@@ -11,12 +11,14 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from afdsim import units
-from afdsim.cluster.network import DEDICATED, PORTS, SHARED, receive, send
+from afdsim.cluster.network import DEDICATED, PORTS, SHARED, cross, receive, send
+from afdsim.cluster.topology import UPLINKS
 from afdsim.engine.books import CAUSES, UNCUT, Trace
 from afdsim.engine.cell import Cell
 from afdsim.engine.lowering import lower
@@ -98,7 +100,7 @@ class Timeline:
         rows = zip(
             *(np.asarray(tokens[name]).tolist() for name in ("t_s", "micro_batch", "instance", "batch")), strict=True
         )
-        for time, j, instance, batch in sorted(rows):
+        for time, j, instance, batch in sorted(row for row in rows if row[3]):  # without tokens: gaps across outages
             if time >= self.window[1]:
                 break
             lanes[j, instance] = batch
@@ -133,7 +135,9 @@ def _row(span: Span) -> str | None:
 def draw(result: Result, recorder: Recorder) -> Timeline:
     """Return what happened in the steps that an observer of a run has kept."""
     cell, window = lower(result.scenario, seed=result.seed), recorder.window
-    spans = _Spans(cell, _batches(result.run.tokens, cell)).of(recorder.steps)
+    outages = (result.run.failures or {}).get("outages", ())
+    stood = {each["at_s"]: each["at_s"] + each["downtime_s"] for each in outages}
+    spans = _Spans(cell, _batches(result.run.tokens, cell), stood).of(recorder.steps)
     inside = [span for span in spans if max(span.start_s, window[0]) < min(span.end_s, window[1])]
     if not inside:
         raise ScenarioError(f"nothing happens between {window[0]:g} s and {window[1]:g} s of this run")
@@ -190,6 +194,8 @@ class _Step:
     """Sequences by lane."""
     transfers: np.ndarray
     """Random factors of the transfers."""
+    late: np.ndarray
+    """Seconds that spikes add to posts; empty where none do."""
 
 
 @dataclass
@@ -198,9 +204,13 @@ class _Spans:
 
     cell: Cell
     batches: Mapping[tuple[int, int, int], int]
+    stood: Mapping[float, float] = field(default_factory=dict)
+    """When outages began, at which every operation under way was cut, and when they ended."""
     egress: dict[int, float] = field(default_factory=dict)
     """When every replayed port becomes free."""
     ingress: dict[int, float] = field(default_factory=dict)
+    hops: dict[int, float] = field(default_factory=dict)
+    """When every replayed uplink and downlink becomes free."""
     ended: dict[str, float] = field(default_factory=dict)
     """Where the last operation of every compute track ended."""
     sent: dict[int, float] = field(default_factory=dict)
@@ -215,7 +225,7 @@ class _Spans:
         last = None
         for number, trace in steps:
             if last is not None and number != last + 1:  # the pipeline had parked: every resource is free
-                for state in (self.egress, self.ingress, self.sent, self.back):
+                for state in (self.egress, self.ingress, self.hops, self.sent, self.back):
                     state.clear()
                 self.parked = set(self.ended)
             last = number
@@ -229,6 +239,7 @@ class _Spans:
             trace=trace,
             batch=np.array([self.batches.get(lane, 0) for lane in lanes]),
             transfers=cell.variation.transfers(range(number, number + 1)),
+            late=cell.variation.spikes(range(number, number + 1))[1],
         )
 
     def _step(self, step: _Step) -> Iterator[Span]:
@@ -283,6 +294,9 @@ class _Spans:
         """Yield the gap before a turn, cut at the ends of the first and the last sender that it waited for."""
         track = self.unit(unit)
         begin = self.ended.get(track, until)
+        if begin in self.stood:
+            yield Span(track, begin, min(self.stood[begin], until), step.number, -1, -1, "down")
+            begin = min(self.stood[begin], until)
         _, x, earlier, before, between = self.cell.schedule.booked(number)
         if self._idle(step, unit) or track in self.parked:
             self.parked.discard(track)
@@ -311,29 +325,64 @@ class _Spans:
         header, tail, into = [0.0] * copies, [0.0] * copies, [0.0] * copies
         arrived, order = NEVER, wiring.order.tolist()
         spans: list[Span] = []
-        out_from, out_to, in_from, in_to = wiring.routes[turn.route].tolist()
-        for unit, port, low, high in wiring.leaving[out_from:out_to].tolist():
+        out_from, out_to, in_from, in_to, *_ = wiring.routes[turn.route].tolist()
+        for posted, (unit, port, low, high) in self._posts(step, turn, wiring.leaving[out_from:out_to].tolist()):
             wire = [0.0] * copies
             for x in range(low, high):
                 wire[x], into[x] = self._seconds(step, turn, x)
-            posted = self._span(step, turn.after, unit)[1] + wiring.wait
             begin = max(self.egress.get(port, NEVER), posted)
             scratch = (header, tail, list(range(copies)))
             self.egress[port] = send(wiring.discipline, begin, 0.0, wire, scratch, (low, high))
             spans += self._sent(step, turn, (unit, port, low, high), (header, tail))
         header, tail = ([time + wiring.lag for time in times] for times in (header, tail))
+        spans += self._crossed(step, turn, (header, tail))
         for unit, port, low, high in wiring.arriving[in_from:in_to].tolist():
             taken = order[low:high]
-            spans += self._taken(step, turn, (unit, port), taken, (header, tail, into))
+            spans += self._taken(step, turn, (unit, port), taken, (header, tail, into)) if taken else []
             arrived = max(arrived, self.ingress[port] + wiring.rest + wiring.poll)
         return spans, arrived
 
-    def _seconds(self, step: _Step, turn: Exchange, x: int) -> tuple[float, float]:
-        """Return the seconds of a copy on both its ports, a micro-batch's rows spread evenly over the ranks."""
+    def _late(self, step: _Step, turn: Exchange, unit: int) -> float:
+        """Return the seconds that a spike adds to the post of a sender."""
+        place = int(self.cell.variation.units[unit]) + self.cell.schedule.post_draw(turn)
+        return float(step.late[place]) if len(step.late) else 0.0
+
+    def _posts(self, step: _Step, turn: Exchange, legs: list[list[int]]) -> list[tuple[float, list[int]]]:
+        """Return the legs with the times at which they are posted, in the order in which ports serve them."""
+        wait = self.cell.wiring.wait
+        ends = [self._span(step, turn.after, leg[0])[1] + wait + self._late(step, turn, leg[0]) for leg in legs]
+        posts = list(zip(ends, legs, strict=True))
+        return sorted(posts, key=lambda post: (post[1][1], post[0], post[1][2]))
+
+    def _crossed(self, step: _Step, turn: Exchange, times: tuple[list[float], list[float]]) -> Iterator[Span]:
+        """Let the copies of an exchange pass the uplinks and downlinks; yield when these served them."""
+        wiring, place = self.cell.wiring, (step.number, turn.layer, turn.batch, "busy")
+        first, last = wiring.routes[turn.route, 4:].tolist()
+        for up, down, low, high in wiring.crossings[first:last].tolist():
+            copies = wiring.across[low:high].tolist()
+            works = zip(*(self._seconds(step, turn, x, int(wiring.further)) for x in copies), strict=True)
+            for hop, lag, work in zip((up, down), (0.0, wiring.between), works, strict=True):
+                header, tail = ([each[x] for x in copies] for each in times)
+                free, begin = self.hops.get(hop, NEVER), min(header) + lag
+                scratch, span = [0] * len(copies), (0, len(copies))
+                self.hops[hop] = cross(free, lag, list(work), (header, tail, scratch), list(range(len(copies))), span)
+                for x, begins, ends in zip(copies, header, tail, strict=True):
+                    times[0][x], times[1][x] = begins, ends
+                several = f".{hop // len(UPLINKS)}" if wiring.servers > len(UPLINKS) else ""
+                track = f"{UPLINKS[hop % len(UPLINKS)]}{several}"
+                yield Span(track, max(free, begin), self.hops[hop], *place, "broadcast")
+
+    def _seconds(self, step: _Step, turn: Exchange, x: int, further: int = 0) -> tuple[float, float]:
+        """Return the seconds of a copy on both its ports, a micro-batch's rows spread evenly over the ranks.
+
+        `further` rows of the table on it is the uplink and the downlink that it crosses.
+        """
         cell = self.cell
         rows = -(-int(step.batch[int(cell.wiring.lane[x]) + turn.micro_batch]) // cell.ranks)
         factor = float(step.transfers[int(cell.wiring.draw[x]) + turn.draw])
-        out, into = (float(cell.tables.rows[source.row, rows]) * factor for source in (turn.out, turn.into))
+        out, into = (float(cell.tables.rows[source.row + further, rows]) * factor for source in (turn.out, turn.into))
+        if len(cell.wiring.slow) and not further:
+            out, into = out * float(cell.wiring.slow[x, 0]), into * float(cell.wiring.slow[x, 1])
         return out, into
 
     def _sent(
@@ -376,25 +425,36 @@ class _Spans:
         return [] if discipline == DEDICATED else spans
 
     def _receivers(self, route: int) -> dict[int, int]:
-        """Return the receiver of every copy of a route."""
-        wiring, (_, _, first, last) = self.cell.wiring, self.cell.wiring.routes[route].tolist()
+        """Return the receiver of every copy of a route; one that comes back belongs to whose rows it carries."""
+        wiring, (_, _, first, last, *_) = self.cell.wiring, self.cell.wiring.routes[route].tolist()
         legs, order = wiring.arriving[first:last].tolist(), wiring.order.tolist()
-        return {order[place]: unit for unit, _, low, high in legs for place in range(low, high)}
+        found = {order[place]: unit for unit, _, low, high in legs for place in range(low, high)}
+        own = (wiring.lane // self.cell.micro_batches).tolist()
+        return {x: own[x] if unit < self.cell.seated else unit for x, unit in found.items()}
 
     def _senders(self, route: int) -> dict[int, int]:
         """Return the sender of every copy of a route."""
-        first, last, _, _ = self.cell.wiring.routes[route].tolist()
+        first, last, *_ = self.cell.wiring.routes[route].tolist()
         legs = self.cell.wiring.leaving[first:last].tolist()
         return {x: unit for unit, _, low, high in legs for x in range(low, high)}
 
     def _port(self, owner: int, peer: int, port: int, direction: str) -> str:
         """Return the name of the port (or, if wires are dedicated, the wire) between a unit and a peer."""
-        wiring, name, seated = self.cell.wiring, self.unit(owner), self.cell.seated
+        wiring, name = self.cell.wiring, self.unit(owner)
         if wiring.discipline == DEDICATED:
             return f"{name} to {self.unit(peer)}"
-        rails = (wiring.ports[1] - seated) // len(self.cell.pools[1].units)
-        several = owner >= seated and rails > 1
-        return f"{name}.{(port - seated) % rails} {direction}" if several else f"{name} {direction}"
+        own = self._ports[direction][owner]
+        return f"{name}.{own.index(port)} {direction}" if len(own) > 1 else f"{name} {direction}"
+
+    @cached_property
+    def _ports(self) -> dict[str, dict[int, list[int]]]:
+        """Return the ports of every unit in each direction, in order."""
+        found: dict[str, dict[int, list[int]]] = {}
+        wiring = self.cell.wiring
+        for direction, legs in (("egress", wiring.leaving), ("ingress", wiring.arriving)):
+            for unit, port in sorted({(int(unit), int(port)) for unit, port, *_ in legs}):
+                found.setdefault(direction, {}).setdefault(unit, []).append(port)
+        return found
 
     # micro-batches ---------------------------------------------------------------------------------------------------
 

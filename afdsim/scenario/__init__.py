@@ -5,6 +5,8 @@ leaves        types of values: amounts with units, names, choices
 part          what every map of keys is
 asked         keys of what is asked: workload and SLA
 tree          every other key: type, range, default
+cabling       NICs that a network names and GPUs share, and whether a deployment has them
+failing       crashes and repairs: what fails, and what then happens
 divisions     what does not divide over GPUs, and the nearest degrees that do
 words         words of other tools: ours, or that it is not modelled
 complaints    what is wrong with a file, where, and the way out

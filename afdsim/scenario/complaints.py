@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from afdsim.scenario import words
 from afdsim.scenario.leaves import got
-from afdsim.scenario.yamlfile import Document, Keys, dotted
+from afdsim.scenario.yamlfile import Document, Keys, dotted, split
 from afdsim.units import suggestion
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def lines(error: ValidationError, document: Document, root: Model) -> Iterator[s
         keys = _keys(item["loc"], document.data)
         if item["type"] == "faults":
             for path, message in item["ctx"]["faults"]:
-                yield _line(document, (*keys, *(path.split(".") if path else ())), message)
+                below = (int(key) if key.isdigit() else key for key in (split(path) if path else ()))
+                yield _line(document, (*keys, *below), message)
         elif item["type"] == "extra_forbidden":
             yield _line(document, keys, _unknown(keys, root, document.data), key=True)
         else:
@@ -90,6 +91,7 @@ def described(root: Model) -> dict[str, Any]:
     schema["properties"] = {"extends": extends, **schema["properties"]}
     for key in ("input_len", "output_len"):
         schema["$defs"]["Workload"]["properties"][key]["anyOf"].append({"type": "integer", "minimum": 1})
+    schema["$defs"]["Network"]["properties"]["nics_per_instance"]["anyOf"].append({"type": "integer", "minimum": 1})
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -145,9 +147,12 @@ def _unknown(keys: Keys, root: Model, data: Any) -> str:
 
 
 def _home(keys: Keys, root: Model) -> str:
-    """Return the only other path that ends in the same key, or nothing."""
-    homes = {path for path in _paths(root) if path.split(".")[-1] == keys[-1]} - {dotted(keys)}
-    return homes.pop() if len(homes) == 1 else ""
+    """Return the only other path that ends in the same key, a map that is always there before one that is not."""
+    for optional in (False, True):
+        homes = {path for path in _paths(root, optional=optional) if path.split(".")[-1] == keys[-1]} - {dotted(keys)}
+        if homes:
+            return homes.pop() if len(homes) == 1 else ""
+    return ""
 
 
 def _hint(keys: Keys, root: Model, data: Any) -> str:
@@ -166,6 +171,8 @@ def _known(root: Model, keys: Keys, data: Any = None) -> tuple[str, ...] | None:
     parts = [root]
     for key in keys:
         data = _below(data, key)
+        if isinstance(key, int):  # an item of a list, whose type `parts` holds already
+            continue
         fields = [part.model_fields[str(key)].annotation for part in parts if str(key) in part.model_fields]
         if any(get_origin(field) in (dict, Mapping) for field in fields):
             return None
@@ -183,16 +190,17 @@ def _parts(annotation: Any) -> list[Model]:
     """Return the maps that an annotation allows."""
     if get_origin(annotation) is Annotated:
         return _parts(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
+    if get_origin(annotation) in (Union, UnionType, tuple):
         return [part for member in get_args(annotation) for part in _parts(member)]
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
 
 
-def _paths(part: Model, prefix: str = "") -> Iterator[str]:
+def _paths(part: Model, prefix: str = "", *, optional: bool = True) -> Iterator[str]:
+    """Yield every path below a map; without `optional` none inside of maps that are absent unless given."""
     for name, field in part.model_fields.items():
         yield f"{prefix}{name}"
-        for below in _parts(field.annotation):
-            yield from _paths(below, f"{prefix}{name}.")
+        for below in _parts(field.annotation) if optional or field.default is not None else ():
+            yield from _paths(below, f"{prefix}{name}.", optional=optional)
 
 
 def _below_root(part: Model) -> Iterator[Model]:

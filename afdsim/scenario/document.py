@@ -23,7 +23,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from afdsim import units
 from afdsim.catalog import entries as catalog
 from afdsim.errors import ScenarioError
-from afdsim.scenario import asked, complaints, divisions, leaves, tree, yamlfile
+from afdsim.scenario import asked, cabling, complaints, divisions, failing, leaves, tree, yamlfile
 from afdsim.scenario.part import Fault, Part
 from afdsim.scenario.yamlfile import Document, Keys, Mark
 
@@ -49,7 +49,7 @@ class Scenario(Part):
     variation: tree.Variation = tree.Variation()
     workload: asked.Workload
     sla: asked.Sla | None = None
-    failures: Annotated[tuple[object, ...], leaves.NoFailures()] = ()
+    failures: failing.Failures | None = None
     cost: Mapping[tree.Gpu, Annotated[float, leaves.Amount("price", positive=False)]] = Field(default_factory=dict)
     run: tree.Run = tree.Run()
 
@@ -58,7 +58,12 @@ class Scenario(Part):
     @model_validator(mode="before")
     @classmethod
     def _as_stored(cls, data: Any) -> Any:
-        """Let a quantised checkpoint decide the formats of weights of which nothing is said."""
+        """Let a quantised checkpoint decide the formats of weights of which nothing is said.
+
+        Run folders of before `failures` could be said hold an empty list of them.
+        """
+        if isinstance(data, dict) and data.get("failures") == []:
+            data = {key: value for key, value in data.items() if key != "failures"}
         if not isinstance(data, dict) or not isinstance(data.get("precision", {}), dict):
             return data
         given = {role: dtype for role, dtype in data.get("precision", {}).items() if dtype is not None}
@@ -72,18 +77,27 @@ class Scenario(Part):
 
     def _misfits(self, deployment: tree.Deployment) -> Iterator[Fault]:
         """Yield what of the rest does not fit a deployment."""
-        pools = _instances(deployment)
+        pools = cabling.servers(deployment, self.network)
         for target in self.variation.straggler:
             pool, index = target.rstrip("]").split("[")
             if pool not in pools:
                 words = " and ".join(f"'{name}[i]'" for name in pools)
                 yield f"variation.straggler.{target}", f"a {deployment.type} deployment has {words}"
-            elif int(index) >= pools[pool]:
-                yield f"variation.straggler.{target}", f"{pool} has instances 0..{pools[pool] - 1}"
+            elif int(index) >= pools[pool].instances:
+                yield f"variation.straggler.{target}", f"{pool} has instances 0..{pools[pool].instances - 1}"
+        spike = self.variation.spike
+        if spike is not None and spike.where == "link" and isinstance(deployment, tree.TensorParallel):
+            yield "variation.spike.where", "a tensor_parallel deployment posts nothing: use 'where: compute'"
+        if self.failures is not None:
+            found = failing.misfits(self.failures, pools, deployment.type)
+            yield from ((f"failures.{path}", text) for path, text in found)
         arrival = self.workload.arrival
         if isinstance(arrival, asked.ClosedLoop) and (arrival.concurrency or 0) > deployment.slots:
             yield "workload.arrival.concurrency", f"must be <= {deployment.slots:,}, all slots of the deployment"
-        if not isinstance(deployment, tree.Afd):
+        if isinstance(deployment, tree.Afd):
+            yield from _shared_faults(self.model, deployment)
+            yield from cabling.misfits(self.network, deployment)
+        else:
             yield from _colocated_faults(self.model, deployment, self.network)
 
     @cached_property
@@ -243,6 +257,8 @@ class Kind(IntEnum):
     experts = 10
     failures = 11
     acceptance = 12
+    spike_attention = 13
+    spike_ffn = 14
 
 
 def stream(seed: int, kind: Kind | str, step: int = 0) -> np.random.Generator:
@@ -404,15 +420,18 @@ def _plain(value: object) -> Any:
     return item() if callable(item) and getattr(value, "ndim", 1) == 0 else value
 
 
-def _instances(deployment: tree.Afd | tree.Colocated | tree.TensorParallel) -> dict[str, int]:
-    """Return the instances of every pool, by the name that stragglers use."""
-    match deployment:
-        case tree.Afd():
-            return {"attention": deployment.attention.instances, "ffn": deployment.ffn.instances}
-        case tree.Colocated():
-            return {"instance": deployment.instances}
-        case tree.TensorParallel():
-            return {"instance": 1}
+def _shared_faults(model: str, deployment: tree.Afd) -> Iterator[Fault]:
+    """Check that whoever computes a shared expert has one, and its tokens."""
+    if deployment.shared_expert == "ffn" and deployment.dispatch == "broadcast":
+        return
+    from afdsim.catalog.llm import Moe
+
+    shared = any(isinstance(layer.ffn, Moe) and layer.ffn.shared for layer in catalog.llm(model).layers)
+    if deployment.shared_expert == "attention" and not shared:
+        yield "deployment.shared_expert", f"{model} has no shared expert; remove the key"
+    if deployment.shared_expert == "ffn" and shared:
+        text = "the shared expert needs every token on the FFN side; add 'shared_expert: attention'"
+        yield "deployment.dispatch", f"cannot be sparse while {text}"
 
 
 def _colocated_faults(
@@ -461,7 +480,7 @@ def near(path: Path) -> Path:
 
 
 def _keys(path: str) -> Keys:
-    return tuple(path.split("."))
+    return yamlfile.split(path)
 
 
 def _by_position(line: str) -> tuple[str, int, int]:

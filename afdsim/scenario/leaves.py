@@ -244,23 +244,6 @@ class Flag(_Leaf):
         return {"type": "boolean"}
 
 
-@dataclass(frozen=True, slots=True)
-class NoFailures(_Leaf):
-    """An empty list, until failures are modelled."""
-
-    def read(self, value: Any) -> tuple[object, ...]:
-        """Check it."""
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"must be a list {got(value)}")  # noqa: TRY004 - pydantic collects ValueError only
-        if value:
-            raise ValueError("failures are not modelled yet; remove them")
-        return ()
-
-    def describe(self) -> dict[str, Any]:
-        """Return an empty list."""
-        return {"type": "array", "maxItems": 0}
-
-
 def stored(model: object, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the formats that are given, completed by those of a quantised checkpoint; as they are without a model."""
     from afdsim.catalog import entries as catalog

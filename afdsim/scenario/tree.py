@@ -142,6 +142,9 @@ class Mtp(Part):
     """Probability that a proposed token is kept."""
 
 
+Role = Annotated[Literal["attention", "ffn"], Choice(("attention", "ffn"))]
+
+
 class Afd(Part):
     """Attention-FFN disaggregation, xAyF."""
 
@@ -156,7 +159,19 @@ class Afd(Part):
     boundary: Annotated[Literal["stream", "drain"], Choice(("stream", "drain"))] = "stream"
     """Whether a micro-batch starts its next step at once or waits for the others of its instance."""
     gap: Time = 0.0
-    """Pause between steps of a drained pipeline."""
+    """Pause between steps of a drained pipeline, once a step, beside `host_overhead`. Published: 2 ms per iteration of
+    93 ms (xDeepServe), 9.8 ms where the host does not run ahead (FastAFD), 15 ms between batches (arXiv:2602.09721);
+    sources in docs/host_time.md."""
+    host_overhead: Time = 0.0
+    """Host time per step of a micro-batch (scheduler, sampling on the host): its attention instance stands still for it
+    between the boundary and layer 1, in both kinds of `boundary`. Published: 0.5 to 6 ms for a whole step of an open
+    engine; sources in docs/host_time.md."""
+    gate: Role = "attention"
+    """Who computes router and top-k. On the FFN side messages carry no expert ids."""
+    shared_expert: Role = "ffn"
+    """Who computes it. On the attention side it runs while its rows are away."""
+    dispatch: Annotated[Literal["broadcast", "sparse"], Choice(("broadcast", "sparse"))] = "broadcast"
+    """Whether a token goes to every FFN instance, as StepMesh has it, or to those that hold one of its experts."""
     mtp: Mtp | None = None
 
     @property
@@ -168,6 +183,10 @@ class Afd(Part):
         """Check what belongs to one boundary only."""
         if self.gap and self.boundary == "stream":
             yield "gap", "is a pause of drained pipelines; add 'boundary: drain' or remove it"
+        if self.dispatch == "sparse" and self.gate == "ffn":
+            yield "dispatch", "is sparse only if the sender knows the experts; add 'gate: attention'"
+        if self.dispatch == "sparse" and self.ffn.across == "width":
+            yield "dispatch", "cannot be sparse with 'ffn.across: width': every instance holds a part of every expert"
 
 
 class _Engine(Part):
@@ -187,7 +206,8 @@ class _Engine(Part):
     framework_overhead: Time = 0.0
     """GPU time per layer and step beyond the modelled kernels; wall-clock figures of open frameworks need it."""
     host_overhead: Time = 0.0
-    """Pause between two steps in which the GPU waits for the host."""
+    """Pause between two steps in which the GPU waits for the host. Published: 6.1 ms (SGLang on H200 without overlap
+    scheduling), 0.5 to 5 ms (quoted in BLIS #480 and #482); sources in docs/host_time.md."""
     mtp: Mtp | None = None
 
     def faults(self) -> Iterator[Fault]:
@@ -286,17 +306,70 @@ class Link(Part):
     """Line rate; default: that of the NIC of the GPU."""
     latency: Time = 9e-6
     """The whole one-way path."""
+    ports: Length = 1
+    """Bonded ports of a NIC, which have its line rate together: 1 or 2."""
+    split: Annotated[bool, Flag()] = True
+    """Whether a message is cut over both ports (STEPMESH_SPLIT_QP_LAG=1); else a queue pair keeps to one of them."""
 
 
 Discipline = Annotated[Literal["ports", "shared", "dedicated"], Choice(("ports", "shared", "dedicated"), ("fifo",))]
 
 
+NicName = Annotated[
+    str,
+    Text(
+        r"(attention|ffn)\[\d{1,6}\](\.nic\[\d{1,3}\])?",
+        "'attention[i]', 'ffn[i]', or one NIC of them, 'ffn[i].nic[j]'",
+    ),
+]
+Degraded = Mapping[NicName, Annotated[float, Real(0.0, 1.0, positive=True)]]
+
+
+class Uplinks(Part):
+    """Attention and FFN instances hang under different switches: what one rail has between them, in each direction."""
+
+    bandwidth: Annotated[float, Amount("bandwidth")] | None = None
+    """Line rate of a rail's uplink, and of its downlink, on either side."""
+    oversubscription: Annotated[float, Real(1.0)] | None = None
+    """Line rates of all NICs of a side on a rail over that of its uplink."""
+    latency: Time = 0.0
+    """What the way over two more switches adds to `link.latency`; default: nothing, for want of a source."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that the rate is given once."""
+        if (self.bandwidth is None) == (self.oversubscription is None):
+            given = "both are given" if self.bandwidth else "neither is given"
+            yield "", f"must have one of bandwidth and oversubscription, e.g. {{oversubscription: 2}}; {given}"
+
+
+class Nics(Part):
+    """NICs of an instance where several GPUs share one; default: one per GPU. A number alone is that of both sides."""
+
+    attention: Length | None = None
+    ffn: Length | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, data: Any) -> Any:
+        if isinstance(data, int) and not isinstance(data, bool) and data >= 1:
+            return {"attention": data, "ffn": data}
+        if not isinstance(data, dict):
+            raise ValueError(f"must be a whole number >= 1, or a map such as {{attention: 4, ffn: 8}} {got(data)}")  # noqa: TRY004 - pydantic collects ValueError only
+        return data
+
+
 class Network(Part):
     """What moves tokens between the pools, and what each message costs besides its bytes."""
 
-    type: Discipline = "ports"
-    """How the messages of a NIC share it: one at a time, at equal rates, or not at all."""
+    type: Discipline = "shared"
+    """How the messages of a NIC share it: at equal rates, as queue pairs do; one at a time; or not at all."""
     link: Link = Link()
+    uplinks: Uplinks | None = None
+    """Attention and FFN instances under different switches; default: all NICs of a rail under one."""
+    nics_per_instance: Nics | None = None
+    """NICs of an instance, where GPUs share them."""
+    degraded: Degraded = Field(default_factory=dict)
+    """Share of its rate that the NICs of an instance, or one of them, achieve in either direction."""
     efficiency: Annotated[float, Real(0.0, 1.0, positive=True)] = 0.8
     """Achieved over line rate."""
     post: Time = 1.5e-6
@@ -305,6 +378,24 @@ class Network(Part):
     """Time until a completed message is seen."""
     synchronise: Time = 8e-6
     """GPU to CPU hand-over before a message is posted."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that bonded ports, shared NICs and the discipline go together."""
+        link = self.link
+        if link.ports > 2:
+            yield "link.ports", f"must be 1 or 2 {got(link.ports)}"
+        if not link.split and link.ports == 1:
+            yield "link.split", "is about messages over two bonded ports; add 'ports: 2' or remove it"
+        if self.nics_per_instance and link.bandwidth is None:
+            yield (
+                "nics_per_instance",
+                "needs link.bandwidth, the line rate of one NIC, e.g. 400Gbps: the catalog knows what a GPU has of its "
+                "server's NICs",
+            )
+        asked = {"uplinks": self.uplinks, "nics_per_instance": self.nics_per_instance, "degraded": self.degraded}
+        found = [key for key, value in (asked | {"link.split": not link.split}).items() if value]
+        for key in found if self.type == "dedicated" else ():
+            yield key, "needs the ports of NICs, but 'type: dedicated' gives every pair of instances a wire of its own"
 
 
 _LAWS = ("even", "uniform", "power_law", "trace", "slowest")
@@ -343,8 +434,38 @@ class Experts(Part):
             yield "placement", f"of experts makes no difference to 'law: {self.law}'; remove it"
 
 
+class Spike(Part):
+    """Operations that rarely take much longer, beside their jitter; give one of `seconds` and `factor`.
+
+    Multipliers of jitter have mean 1, spikes do not: they cost time on average too. StepMesh reports that an occasional
+    slow polling thread raises the P99 of TPOT by tens of ms.
+    """
+
+    probability: Annotated[float, Real(0.0, 1.0)]
+    """Of every operation of a unit: an instance, or a rank of attention with `granularity: gpu`."""
+    seconds: Time | None = None
+    """How much longer it takes, or how much later its rows are posted."""
+    factor: Annotated[float, Real(1.0)] | None = None
+    """How many times as long it takes."""
+    where: Annotated[Literal["compute", "link"], Choice(("compute", "link"))] = "compute"
+    """What it hits: the operation itself, or the post of its rows, as a descheduled thread would (seconds only); rows
+    of the same NIC that come behind wait too."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that one of seconds and factor is given, and that it fits what is hit."""
+        if self.where == "link" and self.factor is not None:
+            yield (
+                "factor",
+                "does not fit 'where: link': a late post is late by 'seconds', e.g. '5ms', whatever its rows",
+            )
+        elif self.seconds is None and self.factor is None:
+            yield "", "needs 'seconds', e.g. '5ms', or 'factor', e.g. 10"
+        elif self.seconds is not None and self.factor is not None:
+            yield "factor", "give one of factor and seconds"
+
+
 class Variation(Part):
-    """Lognormal multipliers of mean 1, given by the sigma of their logarithm, and constant factors."""
+    """Lognormal multipliers of mean 1, given by the sigma of their logarithm, spikes, and constant factors."""
 
     event: Sigma = 0.0
     """Per operation."""
@@ -359,6 +480,7 @@ class Variation(Part):
         Annotated[float, Real(positive=True)],
     ] = Field(default_factory=dict)
     """Constant slow-down of single instances."""
+    spike: Spike | None = None
     experts: Experts = Experts()
 
 

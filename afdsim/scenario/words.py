@@ -26,6 +26,8 @@ _OVERLAP = ("deployment.num_microbatches", "deployment.two_batch_overlap")
 _KERNELS = tuple(f"{pool}.kernels" for pool in _POOLS)
 
 _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("faults fault_injection outages crashes", ("failures",)),
+    ("mttr", ("failures.repair",)),
     # workload
     ("isl input_length prompt_len random_input_len", ("workload.input_len",)),
     ("context_len context_length prompt_tokens", ("workload.input_len",)),
@@ -47,7 +49,7 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("f_nodes n_f_nodes", ("deployment.ffn.instances",)),
     ("gpus num_gpus gpus_per_node num_gpus_per_node", _SERVER),
     ("hardware device gpu_type system", _HARDWARE),
-    ("cpu_overhead scheduler_overhead", ("deployment.host_overhead", "deployment.gap")),
+    ("cpu_overhead scheduler_overhead", ("deployment.host_overhead",)),
     ("attention_backend", _KERNELS),
     ("moe_backend moe_runner_backend", _KERNELS[1:]),
     ("all2all_backend moe_a2a_backend deepep_mode", ("deployment.all_to_all",)),
@@ -61,6 +63,9 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("kv_cache_dtype", ("precision.kv_cache",)),
     ("network_bandwidth interconnect_bandwidth nic_bandwidth", ("network.link.bandwidth",)),
     ("network_latency link_latency", ("network.link.latency",)),
+    ("oversubscription_ratio oversub", ("network.uplinks.oversubscription",)),
+    ("nics num_nics nics_per_node nics_per_server", ("network.nics_per_instance",)),
+    ("split_qp_lag", ("network.link.split",)),
     # limits and the run
     ("slo", ("sla",)),
     ("goodput tpot_slo slo_tpot target_tpot", ("sla.tpot",)),
@@ -133,10 +138,6 @@ _TOPICS: tuple[tuple[str, str], ...] = (
         "'workload.arrival.request_rate'",
     ),
     (
-        "faults fault_injection mtbf repair outages",
-        "failures are not modelled; 'variation.straggler' slows single instances",
-    ),
-    (
         "power power_limit power_cap energy tdp carbon thermal clock clocks",
         "power and clocks are not modelled: a GPU keeps the clock of its measured kernels; 'variation.straggler' slows "
         "an instance, 'cost' prices its hours",
@@ -170,8 +171,7 @@ _TOPICS: tuple[tuple[str, str], ...] = (
     ),
     (
         "tokenizer tokenizer_mode detokenizer async_scheduling",
-        "tokenizer and scheduler are not modelled; 'deployment.gap' (AFD) or 'deployment.host_overhead' (colocated) "
-        "is a pause between steps",
+        "tokenizer and scheduler are not modelled; 'deployment.host_overhead' is the time that they take in every step",
     ),
     (
         "beam_width num_beams beam_search best_of temperature top_p sampling_params ignore_eos",
@@ -199,9 +199,9 @@ _TOPICS: tuple[tuple[str, str], ...] = (
         "nobody gives up waiting: time-outs are not modelled; 'sla.e2el' limits arrival to last token",
     ),
     (
-        "topology fabric switch spine oversubscription congestion uplinks",
-        "the fabric beyond one switch per rail is not modelled; 'network.link' is a NIC and its path, 'network.type' "
-        "how messages share it",
+        "topology fabric switch spine congestion",
+        "a fabric of any shape is not modelled: NICs of a rail hang under one switch, or with 'network.uplinks' those "
+        "of attention and of FFN under one each; 'network.link' is a NIC and its path",
     ),
 )
 """Words, and the sentence that answers each of them: what is not modelled, and in quotes the nearest that is."""

@@ -160,6 +160,11 @@ def dotted(keys: Keys) -> str:
     return "".join(texts).removeprefix(".")
 
 
+def split(path: str) -> tuple[str, ...]:
+    """Return the keys of a dotted path; the name of a NIC, ``ffn[1].nic[3]``, is one key."""
+    return tuple(re.split(r"\.(?!nic\[)", path))
+
+
 def _events(text: str, name: str) -> Iterator[Event]:
     """Yield parser events; every way in which the parser gives up becomes a ScenarioError."""
     try:

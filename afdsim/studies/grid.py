@@ -304,7 +304,7 @@ def _path_fault(path: object) -> str | None:
         return f"must be a dotted path such as 'deployment.max_num_seqs' {got(path)}"
     if path.split(".")[:2] == ["run", "seeds"]:
         return "is not an axis; give seeds"
-    return complaints.no_such_key(Scenario, tuple(path.split(".")))
+    return complaints.no_such_key(Scenario, yamlfile.split(path))
 
 
 def _twice(values: Iterable[object]) -> list[str]:

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from afdsim.engine.cell import Cell
-from afdsim.engine.desk import lonely_step
+from afdsim.engine.cell import Cell, lonely_step
 from afdsim.engine.lowering import lower
 from afdsim.errors import AfdsimError
 from afdsim.results import metrics

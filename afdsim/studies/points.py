@@ -26,6 +26,7 @@ from afdsim.cost.checked import checked_cost, checked_network
 from afdsim.cost.identity import UnknownError, digest
 from afdsim.cost.roofline import CostModel
 from afdsim.errors import AfdsimError, ModelError, SimulationError
+from afdsim.results import outages
 from afdsim.scenario.document import Scenario
 
 Status = Literal["ok", "error"]
@@ -166,6 +167,8 @@ def outcome(scenario: Scenario, seed: int, models: Models) -> Outcome:
 def flat(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return a summary as one row: its keys joined by dots, without ``afdsim.``."""
     own = {key: value for key, value in summary["afdsim"].items() if key not in UNTOLD}
+    if "failures" in own:
+        own["failures"] = outages.pooled(own["failures"])
     if "bottleneck" in own:
         own["bottleneck"] = {key: value for key, value in own["bottleneck"].items() if not isinstance(value, Mapping)}
     return dict(_leaves({key: value for key, value in summary.items() if key != "afdsim"} | own, ""))

@@ -8,7 +8,8 @@ A candidate is measured over a few steps of a cluster that starts as a settled o
 answers in flight as often as they are long. Its tokens are those of whole steps, its TPOT is the sequences that run
 over the tokens per second (Little's law). What the SLA limits (a percentile, or a mean over short answers and drafts)
 is taken to be as far from that as in the scenario's own run. The best candidate is then run as the scenario was; where
-it misses the SLA after all, the search goes on below it.
+it misses the SLA after all, the search goes on below it. Nothing crashes meanwhile: failures of the scenario are left
+out, because the best way to run a deployment is that of its normal days.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ import numpy as np
 from afdsim.cluster.network import Network
 from afdsim.cost.checked import checked_cost, checked_network
 from afdsim.cost.roofline import CostModel
-from afdsim.engine.cell import Array, Cell
-from afdsim.engine.desk import Demand, lonely_step
+from afdsim.engine.cell import Array, Cell, lonely_step
+from afdsim.engine.desk import Demand
 from afdsim.engine.drafts import Drafts
 from afdsim.engine.lowering import lower
 from afdsim.engine.record import Record
@@ -128,11 +129,12 @@ def tune(
     The same scenario and seed give the same answer. `cost` and `network` replace the models, as in `simulate`. `run` is
     a result of the scenario under them, which is simulated if there is none.
     """
-    scenario = load(scenario)
+    asked = load(scenario)
+    scenario = asked.vary("failures", None)
     if not isinstance(scenario.workload.arrival, ClosedLoop):
         return None
     once = partial(simulate, cost=cost, network=network)
-    as_is = run or once(scenario)
+    as_is = run if run is not None and asked.failures is None else once(scenario)
     if "tgs" not in as_is.summary["afdsim"]:
         return None  # it was stopped before there was anything to measure
     search = _Search(scenario=scenario, cost=checked_cost(cost), network=checked_network(network))
@@ -143,7 +145,7 @@ def tune(
     best, given = _figures(found or as_is), _figures(as_is)
     if best.tgs <= given.tgs and given.verdict != "FAIL":  # what a quick measure took for a little more
         changes, best = {}, given
-    return Tuned(scenario=scenario.varied(changes), changes=changes, best=best, as_is=given)
+    return Tuned(scenario=asked.varied(changes), changes=changes, best=best, as_is=given)
 
 
 def _confirmed(search: _Search, as_is: Result, once: Callable[[Scenario], Result]) -> tuple[Changes, Result | None]:

@@ -17,6 +17,9 @@ import afdsim
 HERE = Path(__file__).parent
 MICRO_BATCHES = "deployment.num_microbatches"
 KINDS = {"variation.event": "jitter of every operation", "variation.step": "slow and fast steps of an instance"}
+MEASURED = 0.006
+"""Sigma of an operation on one quiet H200 (`experiments/calibration/jitter.py`); 0.005 for whole steps."""
+SIGMAS = [0.0, MEASURED, 0.05, 0.1, 0.2, 0.4]
 TAILS = ("median", "p99", "p99.9")
 KEPT = ("tgs", *(f"{tail}_{metric}_ms" for metric in ("tpot", "itl") for tail in TAILS))
 
@@ -34,7 +37,7 @@ def swept(workers: int) -> pd.DataFrame:
     )
     frames = []
     for kind in KINDS:
-        over = {MICRO_BATCHES: [2, 3, 4], kind: [0.0, 0.05, 0.1, 0.2, 0.4]}
+        over = {MICRO_BATCHES: [2, 3, 4], kind: SIGMAS}
         frames.append(
             afdsim.sweep(base, over, seeds=2, workers=workers).assign(kind=kind).rename(columns={kind: "sigma"})
         )
@@ -58,6 +61,7 @@ def drawn(made: pd.DataFrame) -> Figure:
                 column = part[f"{tail}_tpot_ms"]
                 excess = 100 * (column / column.iloc[0] - 1)
                 ax.plot(part["sigma"], excess, style, color=colour, marker="o", markersize=4, label=f"{name}, {tail}")
+        ax.axvline(MEASURED, color="#666666", linewidth=1.0, label=f"measured sigma {MEASURED:g}")
         ax.set(xlabel="sigma", title=title)
         ax.grid(color="#E6E6E6")
     figure.axes[0].set_ylabel("TPOT longer than without (%)")

@@ -1,7 +1,8 @@
 """Tables 2 to 9 of the Step-3 paper beside what afdsim computes: ``python run.py [-o FOLDER]``.
 
 Prints every cell with its error; FOLDER (default: `expected` beside this file) gets `cells.csv`, `tables.txt` and the
-figures. Published figures are read from `tests/data/paper` and `afdsim/data/published.csv`.
+figures, and as `deployments.txt` and `.csv` the measured rows of table 8 on H800, H100 and H200. Published figures are
+read from `tests/data/paper` and `afdsim/data/published.csv`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 sys.path.insert(0, str(Path(__file__).parent))
 
+import deployments
 from figures import draw
 
 from afdsim.catalog import entries as catalog
@@ -170,8 +174,12 @@ def main(arguments: list[str]) -> None:
     print(report)
     (folder / "tables.txt").write_text(report, encoding="utf-8")
     save(found, folder / "cells.csv")
+    again = list(deployments.predicted())
+    print(deployments.text(again))
+    (folder / "deployments.txt").write_text(deployments.text(again), encoding="utf-8")
+    pd.DataFrame(again).to_csv(folder / "deployments.csv", index=False, float_format="%.6g")
     draw(found, folder)
-    print(f"wrote {folder}: tables.txt, cells.csv and five figures")
+    print(f"wrote {folder}: tables.txt, cells.csv, deployments.txt and .csv, five figures")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def test_requests_that_can_never_fit_are_an_error_in_a_closed_loop(file, verb):
 def test_a_cache_smaller_than_max_num_seqs_is_noted_with_what_fits():
     done = command(
         "run", "step3_2a2f_4k", "--quiet", "--set", "deployment.attention.gpu=L4", "--set", "workload.num_requests=1",
-        "--set", "workload.output_len.value=8",
+        "--set", "workload.input_len=3840", "--set", "workload.output_len=8",
     )  # fmt: skip
 
     assert done.exit_code == 0

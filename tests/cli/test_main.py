@@ -224,10 +224,11 @@ def test_an_ascii_terminal_gets_ascii():
 
 
 def test_check_names_deployment_and_memory():
-    done = afdsim("check", "step3_2a2f_4k")
+    alike = ("--set", "workload.input_len=3840", "--set", "workload.output_len=512")
+    done = afdsim("check", "step3_2a2f_4k", *alike)
 
     assert done.exit_code == 0
-    assert "AFD decode 2A2F (32 GPUs) = 2x8 H800 attention + 2x8 H800 FFN, 3 micro-batches" in done.stdout
+    assert "AFD decode 2A2F (32 GPUs) = 2x8 H200 attention + 2x8 H200 FFN (TP8), 3 micro-batches" in done.stdout
     assert "for KV cache" in done.stdout
     assert "sequences of 4,352 tokens" in done.stdout
 

@@ -326,7 +326,7 @@ def test_the_shipped_sweep_has_a_best_point(tmp_path, monkeypatch):
     done = afdsim("sweep", "ratio", "-o", "out", "--workers", "1")
 
     assert done.exit_code == 0
-    assert "best under the SLA: attention.instances = 2, ffn.instances = 2, max_num_seqs = 288:" in done.stdout
+    assert "best under the SLA: attention.instances = 1, ffn.instances = 1, max_num_seqs = 528:" in done.stdout
 
 
 def test_the_example_of_the_documents_is_a_sweep(tmp_path):

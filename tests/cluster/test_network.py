@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afdsim.cluster.network import DEDICATED, DISCIPLINES, PORTS, SHARED, rank, receive, send
+from afdsim.cluster.network import DEDICATED, DISCIPLINES, PORTS, SHARED, cross, rank, receive, send
 from afdsim.results import outcome as columns
 from tests.cases import run, tiny
 
@@ -211,6 +211,119 @@ def test_comparisons_grow_as_n_log_n(keys):
         tail = Counted(KEYS[keys](count))
         header = Counted(end - 1.0 for end in tail)
         receive(SHARED, 0.0, [0.1] * count, (header, tail, [0] * count), list(range(count)), (0, count))
+        assert max(header.reads, tail.reads) < 3 * 4 * count * math.log2(count)
+
+
+# a hop between two switches -------------------------------------------------------------------------------------------
+
+
+def crossed(
+    free: float, header: list[float], tail: list[float], work: list[float], lag: float = 0.0
+) -> tuple[list[float], list[float], float]:
+    """Headers and tails behind an uplink, and when it is free."""
+    count, header, tail = len(work), list(header), list(tail)
+    end = cross(free, lag, list(work), (header, tail, [0] * count), list(range(count)), (0, count))
+    return header, tail, end
+
+
+def leaves(free: float, header: list[float], tail: list[float], work: list[float], now: float) -> float:
+    """When a first-come, first-served fluid server lets go what arrives at `now`, by definition."""
+
+    def arrives(since: float) -> float:
+        """Work that arrives from `since` to `now`, at a constant rate from header to tail."""
+        total = 0.0
+        for begin, end, seconds in zip(header, tail, work, strict=True):
+            if begin == end:
+                total += seconds * (since <= begin <= now)
+            else:
+                total += seconds * max(0.0, min(end, now) - max(begin, since)) / (end - begin)
+        return total
+
+    return max(free + arrives(-math.inf), *(t + arrives(t) for t in (*header, *tail) if t <= now))
+
+
+def test_copies_cross_an_uplink_as_fast_as_it_serves_them():
+    # 2 s of work from 0 to 4 and 3 s from 2 to 4: half of the rate until 2, then twice it: at 4, 2 s are still to do
+    assert crossed(0.0, [0.0, 2.0], [4.0, 4.0], [2.0, 3.0]) == ([0.0, 2.0], [6.0, 6.0], 6.0)
+    # busy until 3: what came first leaves then, what came at 2 after the second of work before it
+    assert crossed(3.0, [0.0, 2.0], [4.0, 4.0], [2.0, 3.0]) == ([3.0, 4.0], [8.0, 8.0], 8.0)
+    # a second apart, after 1 s of way: the second copy waits for the first
+    assert crossed(0.0, [0.0, 2.0], [2.0, 4.0], [3.0, 1.0], lag=1.0) == ([1.0, 4.0], [4.0, 5.0], 5.0)
+
+
+def test_a_message_of_no_length_is_served_where_it_stands_in_line():
+    assert crossed(0.0, [1.0, 1.0, 2.0], [1.0, 1.0, 4.0], [2.0, 0.0, 1.0]) == ([3.0, 3.0, 3.0], [3.0, 3.0, 4.0], 4.0)
+
+
+def test_an_uplink_touches_only_the_places_that_are_named():
+    header, tail, scratch = [-1.0, 0.0, 1.0, -1.0], [-1.0, 1.0, 2.0, -1.0], [0] * 4
+    cross(0.0, 0.0, [9.0, 2.0, 2.0, 9.0], (header, tail, scratch), [0, 1, 2, 3], (1, 3))
+
+    assert (header, tail) == ([-1.0, 0.0, 2.0, -1.0], [-1.0, 2.0, 4.0, -1.0])
+
+
+@given(TIME, arrivals())
+def test_what_crosses_an_uplink_leaves_when_the_definition_says(free, copies):
+    header, tail, _ = copies
+    found = crossed(free, *copies)
+
+    assert found[0] == pytest.approx([leaves(free, *copies, now) for now in header], rel=1e-9, abs=1e-9)
+    assert found[1] == pytest.approx([leaves(free, *copies, now) for now in tail], rel=1e-9, abs=1e-9)
+    assert found[2] == max(found[1])
+
+
+@given(TIME, arrivals())
+def test_an_uplink_neither_loses_work_nor_makes_any(free, copies):
+    """It is done when a port would be that takes in everything at its own rate."""
+    assert crossed(free, *copies)[2] == pytest.approx(done(free, *copies), rel=1e-9)
+
+
+@given(TIME, arrivals())
+def test_nothing_leaves_an_uplink_earlier_than_it_comes_or_out_of_order(free, copies):
+    header, tail, end = crossed(free, *copies)
+    before, after = (*copies[0], *copies[1]), (*header, *tail)
+    order = sorted(range(len(before)), key=before.__getitem__)
+
+    assert all(late >= early for early, late in zip(before, after, strict=True))
+    assert [after[x] for x in order] == sorted(after)
+    assert min(after) >= free
+    assert end == max(after)
+
+
+@given(arrivals(), st.floats(0.01, 0.99))
+def test_an_uplink_that_carries_all_that_arrives_is_no_hop(copies, share):
+    header, tail, _ = copies
+    rates = [share / len(header)] * len(header)  # of the uplink's own
+    work = [rate * (end - begin) for rate, begin, end in zip(rates, header, tail, strict=True)]
+
+    assert crossed(min(header), header, tail, work)[:2] == (header, tail)
+
+
+@given(TIME, arrivals(), st.floats(1.0, 5.0))
+def test_nothing_leaves_a_slower_uplink_earlier(free, copies, slower):
+    header, tail, work = copies
+    fast, slow = crossed(free, *copies), crossed(free, header, tail, [slower * each for each in work])
+
+    for early, late in zip((*fast[0], *fast[1]), (*slow[0], *slow[1]), strict=True):
+        assert late >= early - 1e-9 * max(early, 1.0)
+
+
+@given(TIME, arrivals(), st.randoms())
+def test_the_order_of_a_turn_ago_changes_nothing_on_an_uplink(free, copies, random):
+    header, tail, work = (list(column) for column in copies)
+    places = list(range(len(work)))
+    random.shuffle(places)
+    end = cross(free, 0.0, work, (header, tail, [0] * len(work)), places, (0, len(work)))
+
+    assert (header, tail, end) == crossed(free, *copies)
+
+
+@pytest.mark.parametrize("keys", KEYS)
+def test_an_uplink_compares_as_often_as_n_log_n(keys):
+    for count in (64, 512):
+        tail = Counted(KEYS[keys](count))
+        header = Counted(end - 1.0 for end in tail)
+        cross(0.0, 0.0, [0.1] * count, (header, tail, [0] * count), list(range(count)), (0, count))
         assert max(header.reads, tail.reads) < 3 * 4 * count * math.log2(count)
 
 

@@ -124,7 +124,7 @@ def test_models_of_afdsim_are_not_wrapped():
 def test_the_provenance_names_both_models_and_a_colocated_run_says_that_it_has_no_ports(tmp_path):
     own = Answers(1e-5)
     apart = afdsim.simulate("small", cost=own, network=own)
-    few = {"workload.num_requests": 64, "workload.output_len.value": 8}
+    few = {"workload.num_requests": 64, "workload.output_len": 8}
     together = afdsim.simulate(afdsim.load("step3_ep32").varied(few), network=own)
 
     assert apart.summary["afdsim"]["provenance"]["coefficients"].startswith("tests.cost.test_checked.Answers")

@@ -28,11 +28,16 @@ ALWAYS = 0.0
 COLUMNS = (
     "host",
     "own ports",
+    "outage",
     "first",
-    "last",
+    "others",
+    "alone",
+    "behind",
     "scatter",
+    "post",
     "egress",
     "ingress",
+    "uplink",
     "path",
     "gather",
     "wait",
@@ -40,6 +45,7 @@ COLUMNS = (
     "late",
 )
 """Of the only unit: its culprits, of which every kind has one, and the causes of the only part."""
+WAY = ("first", "others", "alone", "behind", "scatter", "post", "egress", "uplink", "path", "gather")
 PART = COLUMNS.index("wait") - WAIT_PEER
 FLIGHT = 0.25
 """Seconds of the path."""
@@ -49,7 +55,7 @@ def line(*cuts: tuple[int, int, int, int]) -> Lines:
     """One unit whose turns have (exchange, whether of the step before, cause before, cause between)."""
     cut, earlier, before, between = (list(column) for column in zip(*cuts, strict=True))
     places, kept = len(cuts), sorted({x for x, back in zip(cut, earlier, strict=True) if back and x != UNCUT})
-    columns = [[COLUMNS.index(name)] for name in ("first", "last", "scatter", "egress", "path", "gather")]
+    columns = [[COLUMNS.index(name)] for name in WAY]
     reach, exchanges = [max(x, 0) for x in cut], max(*cut, 0) + 1
     several = [0] * places, [PART] * places
     whole = ([0, 1], [0, places], list(range(places)), cut, earlier, before, between, reach, *several, *columns)
@@ -60,7 +66,7 @@ def ledger(units: int = 1, exchanges: int = 1, edges: tuple[float, ...] = (0.0, 
     row, run = np.zeros((units, WIDTH)), np.zeros((units, WIDTH))
     slices = np.zeros((len(edges) - 1, units, WIDTH))
     times, width = [0.0] * units, units * len(COLUMNS)
-    past = Trace([], [], [], [], *([0] * exchanges for _ in range(7)))
+    past = Trace([], [], [], [], *([0] * exchanges for _ in range(9)), [])
     blame = np.zeros(width), np.zeros(width), np.zeros((-(-len(slices) // BLOCK), width))
     return Ledger(
         *(times, past, list(times), list(times), row, run, list(edges), slices, [0] * units),
@@ -72,7 +78,8 @@ def trace(*spans: tuple[float, float], held=(), first=(0.0,), last=(0.0,), **sen
     """Unless `sent` says more, senders post at their end, and nobody is held back behind that."""
     start, finish = (list(column) for column in zip(*spans, strict=True))
     who = {"sender": [0] * len(last), "poster": [0] * len(last), "bound": [0] * len(last)}
-    more = who | {"posted": list(last), "arrived": list(last)} | sent
+    when = {"second": list(last), "posted": list(last), "ended": list(sent.get("posted", last)), "arrived": list(last)}
+    more = who | when | {"crossed": []} | sent
     return Trace(start, finish, list(held), [0.0] * len(held), list(first), list(last), **more)
 
 
@@ -155,7 +162,7 @@ def test_a_gap_is_charged_to_those_it_waited_for_in_order_of_time():
 
     assert charged(line(FREE, ONE), step) == {
         "first": 1.0,
-        "last": 1.0,
+        "others": 1.0,
         "scatter": 1.0,
         "path": 0.25,
         "egress": 2.75,
@@ -167,7 +174,34 @@ def test_a_gap_is_charged_to_those_it_waited_for_in_order_of_time():
 def test_the_receivers_own_port_is_blamed_if_it_was_done_only_after_the_last_copy():
     step = trace((0.0, 1.0), (9.0, 9.5), first=[2.0], last=[3.0], arrived=[9.0], bound=[1])
 
-    assert charged(line(FREE, ONE), step) == {"first": 1.0, "last": 1.0, "path": 0.25, "ingress": 5.75}
+    assert charged(line(FREE, ONE), step) == {"first": 1.0, "others": 1.0, "path": 0.25, "ingress": 5.75}
+
+
+@pytest.mark.parametrize(
+    ("begin", "second", "blamed"),
+    [
+        (1.0, 2.5, {"first": 1.0, "others": 0.5, "alone": 0.5, "scatter": 1.0, "path": 0.25, "egress": 2.75}),
+        (2.75, 2.5, {"alone": 0.25, "behind": 0.25, "scatter": 0.75, "path": 0.25, "egress": 2.75}),
+        (3.5, 2.0, {"behind": 1.0, "egress": 2.5}),
+        (6.5, 2.0, {"behind": 0.5}),
+    ],
+)
+def test_what_the_last_sender_was_late_is_charged_to_it_alone_even_while_its_rows_fly(begin, second, blamed):
+    step = trace((0.0, begin), (7.0, 9.5), first=[2.0], second=[second], last=[3.0], posted=[4.0], arrived=[7.0])
+
+    assert charged(line(FREE, ONE), step) == blamed
+
+
+def test_a_late_post_is_the_hosts_and_what_uplinks_held_back_is_theirs():
+    step = trace((0.0, 3.5), (7.0, 9.5), last=[3.0], ended=[3.75], posted=[4.0], arrived=[7.0], crossed=[2.0])
+
+    assert charged(line(FREE, ONE), step) == {
+        "scatter": 0.25,
+        "post": 0.25,
+        "path": 0.25,
+        "uplink": 2.0,
+        "egress": 0.75,
+    }
 
 
 @pytest.mark.parametrize(
@@ -198,8 +232,8 @@ def test_the_blame_of_a_boundary_is_that_of_the_step_before():
     close(lines, trace((4.0, 5.0), last=[9.0], arrived=[9.5]), kept, [0], ALWAYS)
     found = dict(zip(COLUMNS, kept.charged.tolist(), strict=True))
 
-    assert {name: found[name] for name in ("last", "path", "egress", "gather")} == {
-        "last": 2.0,
+    assert {name: found[name] for name in ("others", "path", "egress", "gather")} == {
+        "others": 2.0,
         "path": 0.25,
         "egress": 0.5,
         "gather": 0.25,
@@ -260,8 +294,9 @@ def steps(draw: st.DrawFn) -> tuple[Lines, list[Trace], list[int]]:
             held.append((now - begin) * draw(st.sampled_from([0.0, 0.5, 1.0])))
         sent = [sorted((draw(st.floats(0.0, now + 1.0)), draw(st.floats(0.0, now + 1.0)))) for _ in range(exchanges)]
         first, last = zip(*sent, strict=True)
+        sent_by = {"second": [draw(st.floats(a, b)) for a, b in sent]}
         after = [sorted((end, draw(st.floats(0.0, now + 1.0)), draw(st.floats(0.0, now + 1.0)))) for end in last]
-        sent = {"posted": [max(end, mid) for end, (_, mid, _) in zip(last, after, strict=True)]}
+        sent = sent_by | {"posted": [max(end, mid) for end, (_, mid, _) in zip(last, after, strict=True)]}
         sent["arrived"] = [max(post, far[2]) + FLIGHT for post, far in zip(sent["posted"], after, strict=True)]
         sent["bound"] = draw(st.lists(st.integers(0, 1), min_size=exchanges, max_size=exchanges))
         traces.append(trace(*spans, held=held, first=first, last=last, **sent))

@@ -22,7 +22,7 @@ from tests.engine.durations import AfdDurations, ColocatedDurations, shape, stag
 from tests.laws.test_colocated import engines, tensors
 from tests.laws.test_equivalence import deployments
 
-EXACT = {"event": 0.0, "step": 0.0, "link": 0.0}
+EXACT = {"event": 0.0, "step": 0.0, "link": 0.0, "spike": None}
 QUICK, MANY = settings(max_examples=20, derandomize=True), settings(max_examples=100, derandomize=True)
 
 
@@ -38,11 +38,14 @@ def oracles(shared):
 
 
 def exact(scenario: Scenario) -> Scenario:
-    """The scenario without jitter, and without what the simulators do not know: shared ports, several groups."""
+    """The scenario without jitter, and without what the simulators do not know: shared ports, fabrics, groups, host time."""
     scenario = scenario.varied({f"variation.{key}": value for key, value in EXACT.items()})
     if scenario.deployment.type == "afd":
-        scenario = scenario.vary("deployment.attention.groups", 1)
-    return scenario.vary("network.type", "ports") if scenario.network.type == "shared" else scenario
+        plain = {"uplinks": None, "degraded": {}, "nics_per_instance": None, "link.ports": 1, "link.split": True}
+        scenario = scenario.varied({f"network.{key}": value for key, value in plain.items()})
+        scenario = scenario.varied({"deployment.attention.groups": 1, "deployment.host_overhead": "0s"})
+    shared = scenario.deployment.type == "afd" and scenario.network.type == "shared"
+    return scenario.vary("network.type", "ports") if shared else scenario
 
 
 class OneQueueARank:

@@ -14,7 +14,7 @@ PLACES = 8
 def blank() -> Samples:
     column = np.zeros((PLACES, 2, 1))
     step = np.full((PLACES, 2), MISSING, dtype=np.int64)
-    return Samples(np.ones(1, dtype=np.int64), step, *(column.copy() for _ in range(7)))
+    return Samples(np.ones(1, dtype=np.int64), step, *(column.copy() for _ in range(8)))
 
 
 def trace(step: int) -> Trace:

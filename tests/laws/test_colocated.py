@@ -16,7 +16,7 @@ from afdsim.results import outcome as columns
 from afdsim.scenario.document import Scenario, load, stream
 from afdsim.simulation import demanded, execute, simulate
 from tests.cases import Outcome, run, tiny_hybrid, tiny_model, tiny_sparse, tiny_windowed
-from tests.laws.test_equivalence import SKEWS, assert_same, drafts, workloads
+from tests.laws.test_equivalence import SKEWS, SPIKES, assert_same, drafts, workloads
 
 
 def colocated(layers: int = 3, dense: int = 0, **changes: object) -> Scenario:
@@ -95,6 +95,7 @@ def varied(draw: st.DrawFn, deployment: dict[str, object]) -> Scenario:
         scenario.vary("variation.event", draw(st.sampled_from([0.0, 0.3])))
         .vary("variation.step", draw(st.sampled_from([0.0, 0.2])))
         .vary("variation.link", draw(st.sampled_from([0.0, 0.3])))
+        .vary("variation.spike", draw(st.sampled_from(SPIKES if deployment["type"] == "colocated" else SPIKES[:3])))
         .vary("variation.experts", draw(st.sampled_from(SKEWS)))
         .vary("variation.straggler", draw(st.sampled_from([{}, {"instance[0]": 1.5}])))
         .vary("run.granularity", draw(st.sampled_from(["instance", "gpu"])))

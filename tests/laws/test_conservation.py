@@ -109,7 +109,7 @@ def test_messages_per_step_are_two_per_pair_turn_and_rail():
 
 def test_event_budget_of_a_step_at_2a2f():
     scenario = load("step3_2a2f_4k")
-    scenario = scenario.vary("workload.num_requests", 1).vary("workload.output_len.value", 5)
+    scenario = scenario.vary("workload.num_requests", 1).vary("workload.output_len", 5)
     processes, kernel = (run(scenario, layers).record for layers in ("processes", "kernel"))
 
     assert 4_000 < processes.events / processes.steps < 6_000

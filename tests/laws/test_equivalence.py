@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from afdsim.engine.lowering import lower
-from afdsim.engine.record import Boundaries, Requests
+from afdsim.engine.record import Boundaries, Requests, Stays
 from afdsim.engine.variation import Variation
 from afdsim.errors import SimulationError
 from afdsim.scenario.document import Scenario
@@ -18,13 +19,57 @@ from tests.cases import Outcome, Stages, run, tiny, tiny_hybrid, tiny_sparse, ti
 
 SKEWS = [{}, {"law": "power_law", "skew": 0.8}, {"law": "slowest", "max_over_mean": 1.3}]
 """Laws of the load of experts."""
+SPIKES = [
+    None,
+    {"probability": 0.05, "factor": 7.0},
+    {"probability": 0.05, "seconds": "2ms"},
+    {"probability": 0.05, "seconds": "2ms", "where": "link"},
+]
+"""Rare operations that take longer, and rare posts that come later."""
 SIDES = [(1, 1), (2, 2), (2, 1), (1, 2), (2, 4), (3, 2), (4, 4), (5, 4)]
 """GPUs of an attention and of an FFN instance: at GPU granularity one rail or several, of as many ranks or not."""
 
 
+UPLINKS = [
+    None,
+    None,
+    {"oversubscription": 1},
+    {"oversubscription": 3, "latency": "1us"},
+    {"bandwidth": "3Gbps", "latency": "700ns"},
+]
+DEGRADED = [{}, {}, {"attention[0]": 0.5}, {"ffn[0].nic[0]": 0.3}, {"ffn[0]": 0.8, "attention[0].nic[0]": 0.6}]
+
+
+@st.composite
+def cablings(draw: st.DrawFn, gpus: tuple[int, int]) -> dict[str, object]:
+    """Uplinks, degraded NICs, bonded ports and shared NICs between instances of so many GPUs."""
+    shared = [
+        {"attention": a, "ffn": f}
+        for a, f in product(range(1, gpus[0] + 1), range(1, gpus[1] + 1))
+        if gpus[0] % a == gpus[1] % f == 0 and nest(gpus[0] // a, gpus[1] // f, min(gpus))
+    ]
+    uplinks, nics = draw(st.sampled_from(UPLINKS)), draw(st.sampled_from([None, None, *shared]))
+    own = (nics["attention"], nics["ffn"]) if nics else gpus
+    rails = min(gpus) // max(count // n for count, n in zip(gpus, own, strict=True))
+    if any(n % rails for n in own) and uplinks is not None:
+        uplinks = {"bandwidth": "3Gbps"}  # rails with unequal NICs have no ratio of their own
+    bonded = draw(st.sampled_from([{}, {"ports": 2}, {"ports": 2, "split": False}]))
+    return {
+        "network__link": {"bandwidth": draw(st.sampled_from(["400Gbps", "2Gbps"])), "latency": "5us", **bonded},
+        "network__nics_per_instance": nics,
+        "network__uplinks": uplinks,
+        "network__degraded": draw(st.sampled_from(DEGRADED)),
+    }
+
+
+def nest(one: int, other: int, met: int) -> bool:
+    """Whether NICs that serve so many GPUs serve the same ones, of those that meet."""
+    return not max(one, other) % min(one, other) and not met % max(one, other)
+
+
 @st.composite
 def deployments(draw: st.DrawFn, attention: int = 4, depths: tuple[int, ...] = (2, 3, 4, 5, 6, 7)) -> Scenario:
-    """Any small deployment: sizes, jitter, stragglers, skew, drafts, slow links, every discipline, both boundaries."""
+    """Any small deployment: sizes, jitter, spikes, stragglers, skew, drafts, every network, both boundaries."""
     gpus = draw(st.sampled_from(SIDES))
     drain = draw(st.booleans())
     instances = draw(st.integers(1, attention))
@@ -52,13 +97,18 @@ def deployments(draw: st.DrawFn, attention: int = 4, depths: tuple[int, ...] = (
         "variation__step": draw(st.sampled_from([0.0, 0.2])),
         "variation__link": draw(st.sampled_from([0.0, 0.3])),
         "variation__straggler": draw(st.sampled_from([{}, {"attention[0]": 1.5}, {"ffn[0]": 1.2}])),
+        "variation__spike": draw(st.sampled_from(SPIKES)),
         "variation__experts": draw(st.sampled_from(SKEWS)),
         "run__granularity": draw(st.sampled_from(["instance", "gpu"])),
     }
+    if draw(st.booleans()):
+        changes["deployment__host_overhead"] = "70us"
     if drain and draw(st.booleans()):
         changes["deployment__gap"] = "50us"
     if draw(st.integers(0, 2)) == 0:
         changes["deployment__mtp"] = draw(drafts(most=2))
+    if changes["network__type"] != "dedicated":
+        changes |= draw(cablings(gpus))
     layers = draw(st.sampled_from(depths))
     if draw(st.booleans()):
         changes["model"] = draw(st.sampled_from([tiny_windowed, tiny_sparse, tiny_hybrid]))(layers)
@@ -107,7 +157,7 @@ def assert_same(one: Outcome, other: Outcome) -> None:
     for step, trace in one.traces.items():
         for mine, its in zip(trace, other.traces[step], strict=True):
             assert np.array_equal(mine, its)
-    for part, kind in (("requests", Requests), ("boundaries", Boundaries)):
+    for part, kind in (("requests", Requests), ("stays", Stays), ("boundaries", Boundaries)):
         for column in fields(kind):
             mine, its = (getattr(getattr(each.record, part), column.name) for each in (one, other))
             assert mine.dtype == its.dtype
@@ -116,6 +166,7 @@ def assert_same(one: Outcome, other: Outcome) -> None:
     assert np.array_equal(one.record.causes, other.record.causes)
     assert np.array_equal(one.record.own, other.record.own)
     assert np.array_equal(one.record.steps_run, other.record.steps_run)
+    assert one.record.outages == other.record.outages
 
 
 @given(deployments())

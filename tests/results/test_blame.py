@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import afdsim
-from afdsim.engine.books import CAUSES
+from afdsim.engine.books import CAUSES, NETWORK
+from afdsim.engine.culprits import Culprit
 from afdsim.engine.lowering import lower
 from afdsim.results import blame, blaming
 from afdsim.results.result import Result, pooled
@@ -47,13 +48,13 @@ def test_units_and_ports_are_named_as_in_the_scenario(scenario, units, port):
     assert [names.unit(u) for u in range(cell.schedule.units)] == units
     if port is not None:
         last = int(cell.wiring.arriving[:, 1].max()) if len(cell.wiring.arriving) else cell.schedule.units - 1
-        assert names.port(cell.schedule.units - 1, last, "ingress", 0) == port
+        assert names.port(Culprit("port", NETWORK, cell.schedule.units - 1, last, "ingress"), 0) == port
 
 
 def test_a_wire_of_its_own_is_named_by_both_ends():
     names = blame.Names(cell=lower(afd(network__type="dedicated"), seed=0))
 
-    assert names.port(0, 1, "egress", 3) == "attention[0] to ffn[1]"
+    assert names.port(Culprit("port", NETWORK, 0, 1, "egress"), 3) == "attention[0] to ffn[1]"
 
 
 def test_the_frame_adds_up_to_the_gpus_and_has_every_kind(result):
@@ -62,7 +63,7 @@ def test_the_frame_adds_up_to_the_gpus_and_has_every_kind(result):
     assert list(frame.columns) == ["pool", "unit", "kind", "culprit", "stage", "cause", "gpu_s", "share"]
     assert frame.groupby("cause")["gpu_s"].sum().sum() == pytest.approx(gpus[LOST].to_numpy().sum())
     assert frame["share"].sum() == pytest.approx(frame["gpu_s"].sum() / gpus[list(CAUSES)].to_numpy().sum())
-    assert {"peer", "port", "nvlink"} >= set(frame["kind"]) - {"path"} >= {"peer", "port"}
+    assert {"peer", "pool", "port", "nvlink"} >= set(frame["kind"]) - {"path"} >= {"peer", "pool", "port"}
     assert (frame["gpu_s"] > 0).all()
 
 

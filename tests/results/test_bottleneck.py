@@ -102,7 +102,8 @@ def test_the_step_of_a_pipeline_without_boundaries_is_its_longest_bound(shape, t
 @pytest.mark.parametrize("groups", [1, 2])
 def test_a_bound_is_what_the_books_say_of_a_resource_that_never_waits(granularity, groups):
     scenario = load("step3_2a2f_4k").vary("variation", {"event": 0, "step": 0, "link": 0})
-    scenario = scenario.vary("deployment.attention.groups", groups).vary("workload.num_requests", 1)
+    scenario = scenario.varied({"workload.input_len": 3840, "workload.output_len": 512, "workload.num_requests": 1})
+    scenario = scenario.vary("deployment.attention.groups", groups)
     done = run(scenario.vary("deployment.max_num_seqs", 36).vary("run.granularity", granularity))
 
     limits, _ = found(done)
@@ -200,7 +201,7 @@ def test_a_slow_server_is_named_on_either_side():
     ffn = main_scenario(variation__straggler={"ffn[0]": 1.3}, variation__experts={"law": "even"})
 
     assert attention["bounds"]["attention[1]"] > 1.25 * attention["bounds"]["attention[0]"]
-    assert attention["part"] == "attention[1]"
+    assert attention["name"] == "attention[1]"
     assert ffn["bounds"]["ffn[0]"] == pytest.approx(1.3 * ffn["bounds"]["ffn[1]"])
     assert "ffn scatter" in ffn["bounds"]  # NVLink is not slowed
 

@@ -35,6 +35,26 @@ def test_two_rates_of_nics_fit_the_page():
     )
 
 
+CABLED = {
+    "network.uplinks": {"oversubscription": 2, "latency": "1us"},
+    "network.link": {"bandwidth": "400Gbps", "latency": "9us", "ports": 2, "split": False},
+    "network.nics_per_instance": {"attention": 4},
+    "network.degraded": {"attention[0]": 0.5, "ffn[0].nic[3]": 0.25},
+}
+
+
+def test_what_lies_between_the_pools_is_told():
+    told = " ".join(" ".join(network_line(load("small").varied(CABLED))).split())
+
+    assert told.endswith(
+        "x 0.8 achieved, path 9.00 us, 4 NICs per attention instance, 2 bonded ports, a queue pair on one of them, "
+        "uplinks 2:1 and 1.00 us more, degraded attention[0] to 50% and ffn[0].nic[3] to 25%"
+    )
+    assert "uplinks of 1600 Gb/s per rail" in " ".join(
+        " ".join(network_line(load("small").vary("network.uplinks", {"bandwidth": "1.6Tbps"}))).split()
+    )
+
+
 @pytest.mark.parametrize(("gpus", "words"), [(1, "(1 GPU)"), (2, "(2 GPUs)")])
 def test_one_is_no_plural(gpus, words):
     deployment = {"type": "colocated", "gpu": "H800", "instances": 1, "gpus_per_instance": gpus, "max_num_seqs": 1}

@@ -3,6 +3,8 @@
 import json
 from importlib.resources import files
 
+import pytest
+
 import afdsim
 from afdsim.catalog import entries as catalog
 from afdsim.cost.roofline import read_table
@@ -45,3 +47,26 @@ def test_what_a_config_leaves_open_is_noted_of_every_run_under_the_name_of_the_m
     assert note == "tiny: not understood: frobnication_rank"
     assert note in found.notes
     assert note in found.summary["afdsim"]["notes"]
+
+
+@pytest.mark.parametrize(
+    ("spike", "note"),
+    [
+        ({"probability": 1e-4, "seconds": "5ms"}, "an operation takes 5.00 ms longer with probability 0.0001"),
+        ({"probability": 1e-4, "factor": 20}, "an operation takes 20 times as long with probability 0.0001"),
+        (
+            {"probability": 0.003, "seconds": "5ms", "where": "link"},
+            "the rows of an operation are posted 5.00 ms later with probability 0.003",
+        ),
+    ],
+)
+def test_spikes_are_assumed_and_said_so(small, spike, note):
+    found = afdsim.simulate(small.varied({"variation.spike": spike, "workload.num_requests": 8}))
+
+    assert f"assumed spikes: {note}" in found.notes
+
+
+def test_spikes_that_never_come_are_no_note(small):
+    none = {"variation.spike": {"probability": 0, "seconds": "5ms"}, "workload.num_requests": 8}
+
+    assert not any("spikes" in note for note in afdsim.simulate(small.varied(none)).notes)

@@ -70,8 +70,10 @@ def test_colour_changes_no_letter(small):
 
 
 def test_a_deployment_is_named_with_its_gpus(small):
-    assert deployment_line(small) == "AFD decode 1A1F (16 GPUs) = 1x8 H800 attention + 1x8 H800 FFN, 3 micro-batches"
-    assert deployment_line(small.vary("deployment.num_microbatches", 1)).endswith("FFN, 1 micro-batch")
+    assert (
+        deployment_line(small) == "AFD decode 1A1F (16 GPUs) = 1x8 H800 attention + 1x8 H800 FFN (TP8), 3 micro-batches"
+    )
+    assert deployment_line(small.vary("deployment.num_microbatches", 1)).endswith("FFN (TP8), 1 micro-batch")
 
 
 def test_percentiles_without_enough_requests_are_not_shown(small):
@@ -220,6 +222,18 @@ def test_of_a_large_pool_the_most_and_the_least_busy_instance_have_rows(small):
     assert re.findall(r"^   attention\[(\d+)\]", text, re.MULTILINE) == ["0", "19"]
 
 
+def test_ranks_that_differ_are_told(small):
+    far = {"instance": 0, "rank": 6, "busy": 0.931, "sequences": 384.0, "context": 4310.4}
+    near = {"instance": 0, "rank": 1, "busy": 0.862, "sequences": 384.0, "context": 3890.0}
+    ranks = metrics.Ranks(busiest=metrics.Rank(**far), idlest=metrics.Rank(**near))
+
+    assert (
+        "\n ranks: busiest attention[0].rank[6] 93.1% busy with 384.0 sequences of 4,310 tokens, idlest "
+        "attention[0].rank[1] 86.2% busy with 384.0 sequences of 3,890 tokens\n"
+    ) in report(small, ranks=ranks)
+    assert "ranks:" not in report(small)
+
+
 def test_an_open_loop_says_whether_it_kept_up(small):
     stable = Load(level="STABLE", offered=150.0, served=149.0, growth=0.1, served_interval=Interval(148.0, 150.0))
     grows = replace(stable, level="OVERLOADED", served=100.0, growth=50.0, why="the queue grows and no longer empties")
@@ -255,8 +269,10 @@ def test_drafts_have_gaps_per_step_and_money_and_wires_have_sources():
 
     assert " ITL (ms) per step" in drafts
     assert "ITL = every step of every request" in drafts
-    assert "H800 2.8 USD/h (scenario)" in terminal(synthetic.result(load("step3_2a2f_4k")))
-    assert "Network ports, NIC 400 Gb/s (scenario) x 0.8 achieved, path 9.00 us" in terminal(
+    assert "H800 2.8 USD/h (scenario)" in terminal(
+        synthetic.result(load("step3_2a2f_4k").vary("cost", {"H800": "2.8 USD/h"}))
+    )
+    assert "Network shared, NIC 400 Gb/s (scenario) x 0.8 achieved, path 9.00 us" in terminal(
         synthetic.result(load("step3_2a2f_4k"))
     )
 

@@ -46,8 +46,18 @@ KINDS = {
     ),
     "every GPU": lambda: scenario(run__granularity="gpu"),
     "dedicated wires": lambda: scenario(network__type="dedicated"),
+    "ports": lambda: scenario(network__type="ports"),
+    "uplinks": lambda: scenario(network__uplinks={"oversubscription": 4, "latency": "1us"}),
+    "uplinks of every GPU": lambda: scenario(network__uplinks={"oversubscription": 4}, run__granularity="gpu"),
+    "bonded ports": lambda: scenario(
+        network__type="shared", network__link={"ports": 2, "split": False}, network__degraded={"ffn[1]": 0.5}
+    ),
+    "few NICs": lambda: scenario(
+        network__link__bandwidth="100Gbps", network__nics_per_instance=2, run__granularity="gpu"
+    ),
     "drained steps": lambda: scenario(deployment__boundary="drain", deployment__gap="50us"),
     "one micro-batch": lambda: scenario(deployment__num_microbatches=1),
+    "late posts": lambda: scenario(variation__spike={"probability": 0.3, "seconds": "1ms", "where": "link"}),
     "colocated": lambda: afdsim.load(COLOCATED),
 }
 
@@ -100,6 +110,21 @@ def test_replayed_transfers_end_when_the_engine_says(drawn, kind):
         assert work.start_s == max(before.end_s, gathered[work.step, work.layer, work.micro_batch])
 
 
+def test_late_rows_leave_late():
+    every = {"probability": 1.0, "seconds": "1ms", "where": "link"}
+    found = recording.record(scenario(network__type="shared", variation__spike=every), WHOLE).spans
+    places = {span.track: {} for span in found}
+    for span in found:
+        if span.cause == "busy" and span.layer >= 0:
+            places[span.track][span.step, span.layer, span.micro_batch] = span
+
+    for server, port in (("attention[1]", "attention[1] egress"), ("ffn[0] scatter", "ffn[0] egress")):
+        shared = places[server].keys() & places[port].keys()
+        waited = [places[port][place].start_s - places[server][place].end_s for place in shared]
+        assert len(waited) > 50
+        assert min(waited) == pytest.approx(1e-3 + 8e-6 + 1.5e-6, rel=1e-9)  # synchronise and post as well
+
+
 def test_engines_draw_the_same_timeline(drawn):
     assert drawn("closed loop").spans == drawn("by processes").spans
 
@@ -111,6 +136,10 @@ def test_tracks_are_instances_their_ports_and_micro_batches(drawn):
         *(f"micro-batch {j}" for j in range(3)),
     )
     assert "attention[1].7 egress" in drawn("every GPU").tracks
+    assert {"attention uplink", "attention downlink", "ffn uplink", "ffn downlink"} < set(drawn("uplinks").tracks)
+    assert {"attention uplink.7", "ffn[1].7 ingress"} < set(drawn("uplinks of every GPU").tracks)
+    assert {"attention[0].0 egress", "attention[0].1 egress", "ffn[1] ingress"} < set(drawn("bonded ports").tracks)
+    assert {"attention[0].7 egress", "attention[0].4 ingress", "ffn[1].1 egress"} < set(drawn("few NICs").tracks)
     assert "ffn[0] to attention[1]" in drawn("dedicated wires").tracks
     assert drawn("colocated").tracks == ("colocated[0]", "colocated[1]", "micro-batch 0", "micro-batch 1")
 
@@ -134,7 +163,7 @@ def test_spans_add_up_to_the_seconds_of_the_causes(drawn, kind):
 
 
 def test_slices_are_named_by_step_layer_and_micro_batch(drawn):
-    names = {event["name"] for event in chrome.document(drawn("closed loop"))["traceEvents"] if event["ph"] == "X"}
+    names = {event["name"] for event in chrome.document(drawn("ports"))["traceEvents"] if event["ph"] == "X"}
 
     assert {
         "s3 L1 m2",

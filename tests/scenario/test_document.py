@@ -49,13 +49,15 @@ def test_the_main_scenario_is_the_papers_deployment():
     main = load("step3_2a2f_4k")
 
     assert main.deployment.slots == 6144
-    assert main.workload.input_len.value + main.workload.output_len.value // 2 == 4096
+    output_len = main.workload.output_len
+    halfway = output_len.mean * (1 + output_len.cv**2) / 2  # of the answers in flight when one looks
+    assert main.workload.input_len.mean + halfway == 4096
     assert (main.workload.num_requests, main.deployment.num_microbatches, main.sla.tpot) == (12288, 3, 0.05)
     assert main.network.link.bandwidth * main.network.efficiency == 40e9
     assert sum(
         (main.network.synchronise, main.network.post, main.network.poll, main.network.link.latency)
     ) == pytest.approx(20e-6)
-    assert (main.variation.event, main.variation.step, main.variation.link) == (0.05, 0.02, 0.027)
+    assert (main.variation.event, main.variation.step, main.variation.link) == (0.006, 0.005, 0.027)
 
 
 def test_names_and_paths_lead_to_the_same_scenario(repository, monkeypatch):
@@ -175,7 +177,7 @@ def test_a_wrong_axis_is_named_before_anything_runs():
 
     assert str(caught.value) == (
         "deployment.atn.instances: no such key 'atn' under 'deployment' (has: type, attention, ffn, num_microbatches, "
-        "max_num_seqs, gpu_memory_utilization, boundary, gap, mtp)"
+        "max_num_seqs, gpu_memory_utilization, boundary, gap, host_overhead, gate, shared_expert, dispatch, mtp)"
     )
 
 
@@ -242,6 +244,36 @@ def test_overrides_are_yaml_and_apply_in_order(small_file):
     assert scenario.run.seeds == (1, 2)
     assert scenario.variation.straggler == {"attention[0]": 1.2}
     assert scenario.deployment.max_num_seqs == 6
+
+
+def test_a_late_post_needs_a_deployment_that_posts():
+    late = {"probability": 0.1, "seconds": "1ms", "where": "link"}
+    engine = {"type": "tensor_parallel", "gpu": "H800", "gpus": 8, "max_num_seqs": 4}
+    tensor = load("small").given() | {"deployment": engine}
+
+    assert load("step3_ep32").vary("variation.spike", late).variation.spike.where == "link"
+    with pytest.raises(ScenarioError) as caught:
+        load(tensor | {"variation": {"spike": late}})
+    assert str(caught.value) == (
+        "variation.spike.where: a tensor_parallel deployment posts nothing: use 'where: compute'"
+    )
+
+
+def test_the_name_of_a_nic_is_one_key(small_file):
+    share = load(small_file, overrides=["network.degraded.ffn[0].nic[3]=0.5"]).vary("network.degraded.ffn[0]", 0.75)
+
+    assert share.network.degraded == {"ffn[0].nic[3]": 0.5, "ffn[0]": 0.75}
+    assert load(share.resolved()).key == share.key
+
+
+def test_a_number_of_nics_is_that_of_both_sides(small_file):
+    line = ["network.link.bandwidth=400Gbps"]
+    four, both = (
+        load(small_file, overrides=[*line, f"network.nics_per_instance={n}"]) for n in ("4", "{attention: 4, ffn: 4}")
+    )
+
+    assert four.network.nics_per_instance == both.network.nics_per_instance
+    assert four.key == both.key == load(four.resolved()).key
 
 
 def test_an_override_reaches_into_a_shorthand(small_file):

@@ -86,7 +86,7 @@ def test_a_flag_is_the_word_that_it_switches(word):
         ("deployment.num_nodes", "dsv3_ep128_4k", "instances"),
         ("deployment.device", "dsv3_ep128_4k", "gpu"),
         ("deployment.num_ubatches", "dsv3_ep128_4k", "two_batch_overlap"),
-        ("deployment.scheduler_overhead", "small", "gap"),
+        ("deployment.scheduler_overhead", "small", "host_overhead"),
     ],
 )
 def test_a_word_with_several_meanings_is_the_nearest_that_the_deployment_has(keys, base, ours):

@@ -329,8 +329,8 @@ def test_what_is_noted_of_all_is_told_once_and_of_some_with_their_names():
 
     assert len(re.findall(r"(?<!: )KV cache of a rank holds [\d,]+ of max_num_seqs 48", text)) == 1
     assert text.count("kernel times assumed, not measured, on H800") == 1
-    assert "small: assumed variation (sigma of lognormal multipliers): event 0.05, step 0.02" in text
-    assert "b, c: assumed variation (sigma of lognormal multipliers): event 0.05, step 0.1" in text
+    assert "small: variation as the scenario states it (sigma of lognormal multipliers): event 0.05, step 0.02" in text
+    assert "b, c: variation as the scenario states it (sigma of lognormal multipliers): event 0.05, step 0.1" in text
 
 
 def closed(folder, name, gpus, path="no_such_file.csv"):

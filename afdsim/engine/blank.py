@@ -1,0 +1,227 @@
+"""The constants of a run as flat arrays, and its memory while nothing has happened yet."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import numpy as np
+
+from afdsim.cluster.network import Wiring
+from afdsim.engine import culprits, seats
+from afdsim.engine.books import BLOCK, WIDTH, Ledger, Trace
+from afdsim.engine.cell import Cell
+from afdsim.engine.recurrence import Flight, Machine, Memory, State
+from afdsim.engine.samples import BYTES, FEWEST, MISSING, MOST, Samples
+from afdsim.engine.schedule import INDEX
+from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, Asked, Book, Places
+from afdsim.engine.tables import Now, Priced
+
+Array = np.ndarray
+AHEAD = 4096
+"""Boundaries that there is room for at first."""
+RESOURCES = 3
+WHOLE = MappingProxyType(dict.fromkeys(("sender", "poster", "bound"), INDEX))
+"""Columns of a trace that are whole numbers, with their type."""
+NOT_YET = -1.0
+"""Time of what has not happened in a step, before all others."""
+
+
+def machine(cell: Cell, asked: Asked) -> Machine:
+    """The constants of a run."""
+    step = cell.schedule
+    turns, reals = step.flat
+    line, starts, opens = step.line
+    return Machine(
+        turns=turns,
+        reals=reals,
+        opening=INDEX(step.opening),
+        length=INDEX(len(turns)),
+        micro_batches=INDEX(step.micro_batches),
+        together=step.together,
+        host=step.host,
+        line=line,
+        starts=starts,
+        opens=opens,
+        lines=culprits.lines(cell),
+        places=places(cell),
+        asked=asked,
+        tables=cell.tables,
+        wiring=cell.wiring,
+        sources=culprits.sources(cell).astype(INDEX),
+        doors=culprits.doors(cell),
+        seated=cell.seated,
+        drawn=cell.variation.units.astype(INDEX),
+        paired=cell.variation.pairs.astype(INDEX),
+    )
+
+
+def places(cell: Cell) -> Places:
+    """What the deployment offers to requests; KV bytes are affine in the context as far as each window goes."""
+    windows = [UNBOUNDED if window is None else window for window in cell.windows]
+    fixed, per_token = cell.deployment.kv_cache.law(cell.windows)
+    return Places(
+        micro_batches=cell.micro_batches,
+        ranks=cell.ranks,
+        scale=cell.scale,
+        slots=np.array(cell.deployment.micro_batch_slots),
+        windows=np.array(windows, dtype=np.int64),
+        kv_budget=float(np.floor(cell.deployment.kv_budget)),
+        kv_fixed=fixed,
+        kv_per_token=np.array(per_token),
+    )
+
+
+def memory(cell: Cell, asked: Asked, edges: Array) -> Memory:
+    """Everything that changes, blank; the books have slices between `edges`."""
+    step, wiring, tables = cell.schedule, cell.wiring, cell.tables
+    units, lanes = step.units, cell.seated * cell.micro_batches
+    zeros, whole = np.zeros, counts
+    return Memory(
+        book=blank_book(cell, asked),
+        now=Now(
+            base=zeros((len(tables.core), lanes)),
+            tokens=whole(step.batches),
+            core=zeros(len(tables.times_of_core)),
+            longest=zeros(cell.seated),
+        ),
+        priced=blank_prices(cell),
+        state=State(
+            free=zeros((RESOURCES, units)),
+            inbox=zeros((max(step.batches, cell.micro_batches), units)),
+            egress=zeros(wiring.ports[0]),
+            ingress=zeros(wiring.ports[1]),
+            hops=zeros(wiring.servers),
+            place=whole(units),
+            begin=zeros(units),
+            end=zeros(units),
+            idle=whole(units),
+        ),
+        flight=blank_flight(wiring),
+        trace=blank_arrays(cell),
+        ledger=blank_ledger(cell, edges),
+        samples=blank_samples(cell),
+    )
+
+
+def blank_flight(wiring: Wiring) -> Flight:
+    """No copy on its way yet."""
+    header, tail, wire, into, up, down, left = np.zeros((7, len(wiring.order)))
+    return Flight(
+        header=header,
+        tail=tail,
+        wire=wire,
+        into=into,
+        scratch=counts(len(wiring.order)),
+        order=wiring.order.copy(),
+        up=up,
+        down=down,
+        left=left,
+        across=wiring.across.copy(),
+        queue=np.arange(len(wiring.leaving), dtype=INDEX),
+        post=np.zeros(len(wiring.leaving)),
+    )
+
+
+def counts(size: int) -> Array:
+    """Whole numbers, all zero."""
+    return np.zeros(size, dtype=np.int64)
+
+
+def blank_trace(cell: Cell) -> Trace:
+    """An empty record of a step, as lists."""
+    size, exchanges, reached = cell.schedule.at[-1], len(cell.schedule.exchanges), cell.schedule.reached[-1]
+    some, crossing = size if cell.schedule.all_to_all else 0, reached if cell.wiring.servers else 0
+    return Trace(
+        start=[0.0] * size,
+        finish=[0.0] * size,
+        held=[0.0] * some,
+        early=[0.0] * some,
+        first=[FOREVER] * exchanges,
+        last=[NOT_YET] * exchanges,
+        second=[NOT_YET] * exchanges,
+        sender=[0] * exchanges,
+        posted=[NOT_YET] * exchanges,
+        ended=[NOT_YET] * exchanges,
+        poster=[0] * exchanges,
+        arrived=[NOT_YET] * reached,
+        bound=[0] * reached,
+        crossed=[0.0] * crossing,
+    )
+
+
+def blank_arrays(cell: Cell) -> Trace:
+    """The same as arrays."""
+    found = blank_trace(cell)._asdict()
+    return Trace(**{name: np.array(column, dtype=WHOLE.get(name, float)) for name, column in found.items()})
+
+
+def blank_ledger(cell: Cell, edges: Array) -> Ledger:
+    """Nothing booked yet; slices lie between `edges`."""
+    units, zeros, columns = cell.schedule.units, np.zeros, culprits.columns(cell)
+    width = len(columns)
+    return Ledger(
+        booked=zeros(units),
+        past=blank_arrays(cell),
+        begin=zeros(units),
+        end=zeros(units),
+        row=zeros((units, WIDTH)),
+        run=zeros((units, WIDTH)),
+        edges=edges.copy(),
+        slices=zeros((len(edges) - 1, units, WIDTH)),
+        place=counts(units),
+        columns=np.searchsorted(columns[:, 0], np.arange(units + 1)).astype(INDEX),
+        charged=zeros(width),
+        charges=zeros(width),
+        blocks=zeros((-(-(len(edges) - 1) // BLOCK), width)),
+    )
+
+
+def blank_samples(cell: Cell) -> Samples:
+    """No sample yet; as many places as memory allows."""
+    trace = blank_arrays(cell)
+    places = min(max(BYTES // (2 * sum(column.nbytes for column in trace)) // 2 * 2, FEWEST), MOST)
+    columns = {name: np.zeros((places, 2, len(column)), column.dtype) for name, column in trace._asdict().items()}
+    return Samples(
+        stride=np.ones(1, dtype=np.int64),
+        step=np.full((places, 2), MISSING, dtype=np.int64),
+        **{name: columns[name] for name in Samples._fields[2:]},
+    )
+
+
+def blank_prices(cell: Cell) -> Priced:
+    """Seconds by tokens of a micro-batch: all of them where that is cheap, else those of none."""
+    pricing = cell.pricing
+    known = np.arange(pricing.most + 1 if pricing.at_once else 1)
+    slot = np.full(pricing.most + 1, -1, dtype=np.int64)
+    slot[known] = known
+    return Priced(slot, np.ascontiguousarray(pricing.of(known), dtype=float))
+
+
+def blank_book(cell: Cell, asked: Asked) -> Book:
+    """No request yet."""
+    m, windows = cell.micro_batches, len(cell.windows)
+    ranks, lanes = cell.seated * cell.ranks, cell.seated * m
+    slots = np.tile(np.array(cell.deployment.micro_batch_slots), ranks)
+    nobody = np.full((ranks * m, 6), NOBODY, dtype=np.int64)
+    nobody[:, [seats.BATCH, seats.TAKEN, seats.SEQUENCES]] = 0
+    nobody[:, seats.CROWD] = np.where(slots > 0, 0, UNBOUNDED)
+    row = np.zeros((lanes, 6), dtype=np.int64)
+    row[:, seats.FRESH] = NOBODY
+    held = np.zeros((ranks, 2))
+    held[:, seats.KV_FREE] = places(cell).kv_budget
+    return Book(
+        seats=nobody,
+        lanes=row,
+        buckets=np.full((lanes * seats.RING, 3), NOBODY, dtype=np.int64),
+        ranks=held,
+        queues=np.full((ranks, 2), NOBODY, dtype=np.int64),
+        contexts=np.zeros((windows, ranks * m), dtype=np.int64),
+        growing=np.zeros((windows, ranks * m), dtype=np.int64),
+        requests=np.zeros((0, 11), dtype=np.int64),
+        times=np.zeros((0, 6)),
+        next_filling=counts(0),
+        rows=np.zeros((AHEAD, 5), dtype=np.int64),
+        row_times=np.zeros(AHEAD),
+        count=counts(8),
+        clock=np.array([FOREVER if asked.warmup < 0 else asked.warmup, FOREVER, FOREVER, FOREVER, 0.0]),
+    )
