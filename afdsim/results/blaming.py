@@ -35,10 +35,10 @@ ROLES = {
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the worst peers and ports, every kind of culprit, and the critical path with the slack beside it."""
-    for name in WORST:
+    for name, title in WORST.items():
         worst = {who: own for who, own in found[name].items() if own["share"] >= LEAST}
         told = [f"{who} {own['share']:.1%} ({own['gpu_s']:,.4g})" for who, own in worst.items()]
-        yield from hanging(f" {WORST[name]}: ", ", ".join(told)) if told else ()
+        yield from hanging(f" {title}: ", ", ".join(told)) if told else ()
     kinds = [f"{WORDS[kind]} {own['share']:.1%}" for kind, own in found["kinds"].items() if own["share"] >= LEAST]
     yield from hanging(" in all: ", ", ".join(kinds) or "nobody")
     yield from _critical(found["critical_path"]) if "critical_path" in found else ()
