@@ -17,11 +17,13 @@ from afdsim.engine.blocks import Blocks
 from afdsim.engine.cell import Cell, lonely_step
 from afdsim.engine.crashes import failing
 from afdsim.engine.desk import Demand, Observer
+from afdsim.engine.handover import handed, joined, served
 from afdsim.engine.lowering import lower
 from afdsim.engine.record import Record
 from afdsim.engine.seats import FOREVER
+from afdsim.engine.servers import lower_prefill
 from afdsim.errors import CapacityError, ScenarioError, SimulationError
-from afdsim.results import blame, bottleneck, critical, metrics, outages, outcome
+from afdsim.results import blame, bottleneck, critical, metrics, outages, outcome, prefilled
 from afdsim.results.remarks import beyond, remarks, unmeasured
 from afdsim.results.result import Result, manifest
 from afdsim.scenario.asked import (
@@ -73,13 +75,17 @@ def simulate(
     try:
         cell = lower(scenario, seed=seed, cost=checked_cost(cost), network=checked_network(network))
         demand = demanded(scenario, cell, seed)
-        engine, reason = chosen_engine(scenario, cell, demand)
+        pool = lower_prefill(scenario, cell, cost=checked_cost(cost))
+        done = None if pool is None else served(pool, demand)
+        decode = demand if done is None else handed(demand, done)
+        engine, reason = chosen_engine(scenario, cell, decode)
         report = None if progress is None else lambda fraction: progress(fraction, scenario.name)
-        record = execute(cell, demand, engine, progress=report, observer=observer)
+        record = execute(cell, decode, engine, progress=report, observer=observer)
+        record = record if done is None else joined(record, demand, done)
     except CapacityError as error:
         raise placed(error, scenario) from None
     found = _result(scenario, cell, demand, record, (seed, engine, reason))
-    return _signed(found, cost, network, unmeasured(cell) if cost is None else ())
+    return _signed(found, cost, network, unmeasured(cell, pool) if cost is None else ())
 
 
 def execute(
@@ -269,14 +275,15 @@ def _result(
     if found is not None:
         record = record.since(found[0])
         requests["counted"] &= outcome.arrived(requests, record.window)
-    gpus = outcome.gpus(record, cell)
+    gpus, requests = outcome.gpus(record, cell), prefilled.requests(requests, record)
+    tokens = prefilled.tokens(tokens, record)
     run = metrics.Run(
         requests=requests,
         tokens=tokens,
-        gpus=gpus,
+        gpus=prefilled.gpus(gpus, record),
         links=outcome.links(record, cell),
         window=record.window,
-        pools=outcome.pools(record, cell, dict(scenario.cost)),
+        pools=prefilled.pools(outcome.pools(record, cell, dict(scenario.cost)), record, scenario.cost),
         engine=metrics.Engine(name=name, steps=record.steps, events=record.events),
         sla=asked,
         load=None if found is None else found[1],

@@ -1,6 +1,7 @@
 """Seconds of an operator on a GPU, and where they come from.
 
 operators     FLOPs and bytes of every kernel of a layer
+prompts       the same of prompts: kernels over chunks of unlike lengths
 roofline      the cost model: a roofline with fitted coefficients
 table         a cost model of measured points
 checked       cost and network models of the caller's, every answer checked

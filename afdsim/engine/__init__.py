@@ -8,10 +8,13 @@ drafts        tokens that speculation drafts and accepts
 seats         who sits in which micro-batch: continuous batching, admission, KV accounting
 tables        seconds as the engines look them up, and what a lane's membership costs
 passes        operators of one GPU of each role in a pass: what shares of peak count
+prompts       seconds of a prefill step
+prefill       prompts at prefill servers: queues, steps, KV caches on their way
 faults        what crashes when, and how long the cell stands still
 interruption  what an outage does to those who sit and wait
 record        what a run leaves: boundaries, requests, causes
 cell          a lowered deployment, and what every lowering needs
+servers       prefill servers of a scenario, lowered
 culprits      whom a unit that waits may blame
 fabrics       NICs and uplinks of a scenario, as seconds of a row and counters
 crashes       what may crash in a cell, from the scenario
@@ -24,6 +27,7 @@ native        machine code of those, kept on disk
 blank         constants of a run, and its memory while nothing has happened
 standstill    what an outage makes of books, resources and requests
 desk          what both engines share of a run
+handover      from prompts to decode and back
 blocks        a run by the recurrence (engine `kernel`), block by block of steps
 processes     the turns of a schedule as SimPy processes
 clock         a run by the processes (engine `processes`) on the SimPy clock

@@ -58,6 +58,8 @@ class Demand:
     """Simulated seconds after which the run stops."""
     failing: Failing | None = None
     """What may crash, and what then happens."""
+    last: float | None = None
+    """When the last request of an open loop came, where prefill had it first; None where `source` says so."""
 
     @cached_property
     def edges(self) -> Array:
@@ -72,7 +74,9 @@ class Demand:
     @cached_property
     def stop(self) -> float | None:
         """When the last request of an open loop arrives, seconds; None where they all come at once, at time 0."""
-        last = 0.0 if self.closed else float(self.source.times(self.num_requests)[-1])
+        last = self.last
+        if last is None:
+            last = 0.0 if self.closed else float(self.source.times(self.num_requests)[-1])
         return min(last, self.horizon) if last > 0 else None
 
     @property

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from afdsim.catalog.llm import Dense, Layer, Moe
+import numpy as np
+
+from afdsim.catalog.hardware import Gpu
+from afdsim.catalog.llm import Array, Dense, Layer, Moe
 from afdsim.cluster.colocated import Colocated
 from afdsim.cluster.deployment import Afd
 from afdsim.cost import stages
@@ -20,6 +23,17 @@ from afdsim.cost.operators import (
 
 Work = list[tuple[float, Operator]]
 """(times per pass, operator) of one GPU."""
+
+
+def flop_seconds(operator: Operator, gpu: Gpu) -> Array:
+    """Useful FLOPs at peak; core attention computes in BF16 whatever the dtype of its cache."""
+    dtype = "bf16" if operator.kernel.startswith("core") else operator.dtype
+    return operator.flops / gpu.peak(dtype) if np.any(operator.flops) else 0.0
+
+
+def byte_seconds(operator: Operator, gpu: Gpu) -> Array:
+    """HBM traffic at full bandwidth; a collective moves bytes over the wire instead."""
+    return 0.0 if operator.gpus > 1 else operator.bytes / gpu.memory_bandwidth
 
 
 def attention(deployment: Afd | Colocated, queries: int, batch: float, context: float) -> Work:

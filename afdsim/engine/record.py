@@ -11,6 +11,7 @@ import numpy as np
 
 from afdsim.engine.books import BLOCK
 from afdsim.engine.faults import Hit, Outage
+from afdsim.engine.prefill import Prefilled
 from afdsim.engine.samples import Sample
 
 Array = np.ndarray
@@ -120,6 +121,8 @@ class Record:
     """Slices of the first block that lie before the first edge."""
     events: int
     """SimPy events of the processes; boundaries where the kernel runs the layers, which are its only events."""
+    prefill: Prefilled | None = None
+    """What prefill did; None where requests bring their KV cache."""
 
     @property
     def steps(self) -> int:

@@ -4,6 +4,7 @@ bottleneck           what bounds a step, from its schedule
 intervals            how sure a figure of one run is
 steady               whether an open loop was steady and carried its load
 metrics              statistics of a run, as definitions
+prefilled            what prefill adds to the columns of a run
 blame                whom the GPUs waited for
 critical             the critical path of a step, and slack
 outages              what crashes did to a run

@@ -66,6 +66,21 @@ def _engine_line(each: tree.Colocated | tree.TensorParallel) -> str:
     )
 
 
+def prefill_lines(scenario: Scenario) -> list[str]:
+    """Return ``Prefill 2x8 H200 (16 GPUs), TP8, 8,192 tokens a step``, wrapped; nothing where prompts come computed."""
+    each = scenario.prefill
+    if each is None:
+        return []
+    ways, gpus = each.parallelism, each.instances * each.gpus_per_instance
+    inside = f"DP{ways.dp}+EP{ways.ep}" if ways.dp > 1 else f"TP{ways.tp}" + (f", EP{ways.ep}" if ways.ep > 1 else "")
+    text = f"{each.instances}x{each.gpus_per_instance} {each.gpu} ({show_many(gpus, 'GPU')}), {inside}, "
+    text += f"{show_count(each.max_batched_tokens)} tokens a step"
+    text += f" and rank, {show_count(each.chunk)} of a prompt" if each.chunk else " and rank" if ways.dp > 1 else ""
+    text += ", two-batch overlap" if each.two_batch_overlap else ""
+    travels = "layer by layer" if each.overlap == "layers" else "when a prompt is done"
+    return hanging("Prefill ", f"{text}; KV cache leaves {travels}")
+
+
 def straggler_lines(scenario: Scenario) -> list[str]:
     """Return ``Straggler attention[1] x1.3``, wrapped; nothing where every instance is alike."""
     slow = ", ".join(f"{target} x{factor:g}" for target, factor in scenario.variation.straggler.items() if factor != 1)

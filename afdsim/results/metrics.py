@@ -2,9 +2,10 @@
 
 Definitions are vLLM's. TPOT is one number per request, (last - first token)/(n - 1), and a request of one token has
 none; ITL is every gap between two tokens of a request; queue delay is admission - arrival; E2EL is last token -
-arrival. Percentiles interpolate linearly as `numpy.percentile` does, standard deviations have ddof 0. Everything that
-is a rate, and the ITL, is taken over the window (start, end]; other latencies over the counted requests that finished.
-Columns are any mapping of names to sequences: a dict of arrays or a data frame.
+arrival. With prefill TTFT is first token - arrival, and queue delay begins when decode has the KV cache. Percentiles
+interpolate linearly as `numpy.percentile` does, standard deviations have ddof 0. Everything that is a rate, and the
+ITL, is taken over the window (start, end]; other latencies over the counted requests that finished. Columns are any
+mapping of names to sequences: a dict of arrays or a data frame.
 """
 
 from __future__ import annotations
@@ -35,6 +36,14 @@ DEFINITIONS: Final = {
     "e2el": "last token - arrival",
     "tgs": "output tokens per GPU and second, over all GPUs",
 }
+OF_PREFILL: Final = {
+    "ttft": "first token - arrival; the first token comes from prefill",
+    "prefill_queue": "first step of its prompt - arrival",
+    "queue": "admission to decode - its KV cache there",
+    "itl": "every gap between consecutive tokens of a request, that from prefill to decode too",
+    "tgs": "output tokens per GPU and second, over all GPUs, those of prefill too",
+}
+"""What more, and what else, the definitions say with prefill."""
 
 
 # what is measured ---------------------------------------------------------------------------------------------------
@@ -56,7 +65,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sla:
-    """Limits in seconds by metric ("tpot", "e2el", "queue"), held against one statistic over the requests."""
+    """Limits in seconds by metric ("ttft", "tpot", "e2el", "queue"), held against one statistic over the requests."""
 
     limits: Mapping[str, float]
     percentile: str = "p99"
@@ -105,7 +114,8 @@ class Run:
     """Everything that the metrics are computed from. Times in seconds."""
 
     requests: Columns
-    """arrival_s, admitted_s, first_token_s, finish_s (NaN: not reached), input_len, output_len, status, counted."""
+    """arrival_s, admitted_s, first_token_s, finish_s (NaN: not reached), input_len, output_len, status, counted; with
+    prefill prefill_start_s, prefill_end_s and kv_ready_s too."""
     tokens: Columns
     """One row per boundary: t_s, batch (tokens emitted), gaps (those that followed another one), itl_s (that gap)."""
     gpus: Columns
@@ -140,6 +150,11 @@ class Run:
     def gpu_count(self) -> int:
         """GPUs of all pools."""
         return sum(pool.gpus for pool in self.pools.values())
+
+    @property
+    def prefilled(self) -> bool:
+        """Whether prompts were computed: requests have a time to first token."""
+        return "kv_ready_s" in self.requests
 
     @property
     def steady(self) -> bool:
@@ -178,9 +193,19 @@ def tpot(requests: Columns) -> Floats:
     return per_gap
 
 
+def ttft(requests: Columns) -> Floats:
+    """Seconds from arrival to the first token, of every request."""
+    return column(requests, "first_token_s") - column(requests, "arrival_s")
+
+
+def prefill_queue(requests: Columns) -> Floats:
+    """Seconds from arrival to the first step of its prompt, of every request that went through prefill."""
+    return column(requests, "prefill_start_s") - column(requests, "arrival_s")
+
+
 def queue(requests: Columns) -> Floats:
-    """Seconds from arrival to admission, of every request."""
-    return column(requests, "admitted_s") - column(requests, "arrival_s")
+    """Seconds to admission, from arrival or with prefill from when its KV cache is there, of every request."""
+    return column(requests, "admitted_s") - column(requests, "kv_ready_s" if "kv_ready_s" in requests else "arrival_s")
 
 
 def e2el(requests: Columns) -> Floats:
@@ -206,18 +231,20 @@ def completed(requests: Columns) -> NDArray[np.bool_]:
 
 
 def latencies(run: Run) -> dict[str, Samples]:
-    """Return the samples of tpot, itl, e2el and queue, in seconds, as the summary takes them."""
+    """Return the samples of tpot, itl, e2el and queue, and of ttft and prefill_queue with prefill, in seconds."""
     done = completed(run.requests)
     spans = {"tpot": tpot(run.requests)[done], "e2el": e2el(run.requests)[done], "queue": queue(run.requests)[done]}
+    first = {"ttft": ttft, "prefill_queue": prefill_queue} if run.prefilled else {}
     late = None
     if run.load is not None:
         late = column(run.requests, "arrival_s")[done] > run.window[1] - run.load.settling
-    several = ~np.isnan(spans["tpot"])
+    several, seated = ~np.isnan(spans["tpot"]), ~np.isnan(spans["queue"])
     return {
+        **{name: Samples(span(run.requests)[done], late=late) for name, span in first.items()},
         "tpot": Samples(spans["tpot"][several], late=None if late is None else late[several]),
         "itl": itl(run.tokens, run.window),
         "e2el": Samples(spans["e2el"], late=late),
-        "queue": Samples(spans["queue"], late=late),
+        "queue": Samples(spans["queue"][seated], late=None if late is None else late[seated]),
     }
 
 
@@ -230,6 +257,12 @@ def output_throughput(tokens: Columns, window: Window) -> float:
     return ratio(float(column(tokens, "batch")[inside].sum()), window[1] - window[0])
 
 
+def prompt_throughput(requests: Columns, window: Window) -> float:
+    """Prompt tokens per second of the window, each prompt when its first token is out."""
+    inside = _inside(column(requests, "first_token_s"), window)
+    return ratio(float(column(requests, "input_len")[inside].sum()), window[1] - window[0])
+
+
 def tgs(tokens: Columns, gpus: int, window: Window) -> float:
     """Output tokens per GPU and second of the window; `gpus` counts all GPUs of the deployment."""
     return output_throughput(tokens, window) / gpus
@@ -240,12 +273,13 @@ def steps(tokens: Columns, window: Window) -> tuple[Floats, Floats]:
 
     A cut inside a step would look like noise: its micro-batches are not evenly spaced.
     """
-    numbers, place = np.unique(column(tokens, "step"), return_inverse=True)
-    times = column(tokens, "t_s")
+    own = column(tokens, "step") >= 0  # what came before or beside decode has none
+    numbers, place = np.unique(column(tokens, "step")[own], return_inverse=True)
+    times = column(tokens, "t_s")[own]
     first, last = np.full(len(numbers), math.inf), np.zeros(len(numbers))
     np.minimum.at(first, place, times)
     np.maximum.at(last, place, times)
-    emitted = np.bincount(place, column(tokens, "batch")).astype(float)
+    emitted = np.bincount(place, column(tokens, "batch")[own]).astype(float)
     seconds = np.diff(last, prepend=math.nan)
     whole = (first > window[0]) & (last <= window[1]) & ~np.isnan(seconds)
     return emitted[whole], seconds[whole]
@@ -393,8 +427,12 @@ def good(requests: Columns, sla: Sla) -> NDArray[np.bool_]:
 
 
 def within(requests: Columns, sla: Sla) -> NDArray[np.bool_]:
-    """Mark all requests that finished inside every limit; one token has no TPOT and cannot miss its limit."""
-    spans = {"tpot": np.nan_to_num(tpot(requests), nan=0.0), "e2el": e2el(requests), "queue": queue(requests)}
+    """Mark all requests that finished inside every limit; one token has no TPOT and cannot miss its limit.
+
+    Nor has it a wait for decode where prefill gives it.
+    """
+    spans = {"tpot": np.nan_to_num(tpot(requests), nan=0.0), "e2el": e2el(requests), "ttft": ttft(requests)}
+    spans["queue"] = np.where(np.isnan(column(requests, "admitted_s")), 0.0, queue(requests))
     kept = ~np.isnan(column(requests, "finish_s"))
     for metric, limit in sla.limits.items():
         kept = kept & (spans[metric] <= limit)

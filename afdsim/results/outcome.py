@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from afdsim.catalog.hardware import Gpu
 from afdsim.cost.operators import Operator
 from afdsim.engine.books import BUSY, CAUSES, IMBALANCE
 from afdsim.engine.cell import Array, Cell
+from afdsim.engine.passes import byte_seconds, flop_seconds
 from afdsim.engine.record import Record, Requests
-from afdsim.results import metrics, steady
+from afdsim.results import metrics, prefilled, steady
 from afdsim.results.bottleneck import Means
 
 Columns = dict[str, Array]
@@ -105,11 +105,13 @@ def loaded(requests: Columns, tokens: Columns, record: Record, *, given: bool) -
     `given`: the warm-up was given and is where the record begins.
     """
     gaps = metrics.itl(tokens, (0.0, math.inf))
-    if gaps.count:
-        return steady.found(requests, record.edges, metrics.mean(gaps), given=given)
-    alone = requests["first_token_s"] - requests["admitted_s"]  # answers of one token have no gaps
+    first = requests["first_token_s"] if record.prefill is None else record.prefill.decoded
+    alone = first - requests["admitted_s"]  # answers of one token have no gaps
     alone = alone[~np.isnan(alone)]
-    return steady.found(requests, record.edges, float(alone.mean()), given=given) if len(alone) else None
+    if not gaps.count and not len(alone):
+        return None
+    step = metrics.mean(gaps) if gaps.count else float(alone.mean())
+    return steady.found(prefilled.flow(requests, record, step), record.edges, step, given=given)
 
 
 def arrived(requests: Columns, window: metrics.Window) -> Array:
@@ -260,8 +262,8 @@ def pools(record: Record, cell: Cell, prices: dict[str, float]) -> dict[str, met
             gpu=gpu.name,
             gpus=pool.gpus.gpus,
             usd_per_hour=prices.get(gpu.name, gpu.usd_per_hour),
-            mfu=_share(operators, partial(_flop_seconds, gpu=gpu), passes / length),
-            mbu=_share(operators, partial(_byte_seconds, gpu=gpu), passes / length),
+            mfu=_share(operators, partial(flop_seconds, gpu=gpu), passes / length),
+            mbu=_share(operators, partial(byte_seconds, gpu=gpu), passes / length),
         )
     return made
 
@@ -296,16 +298,5 @@ def mean_step(record: Record, cell: Cell) -> Means | None:
     return Means(batch, context, units / count if count else np.ones(cell.seated))
 
 
-def _share(work: Iterable[tuple[float, Operator]], seconds: Callable[[Operator], float], rate: float) -> float:
-    return rate * sum(count * seconds(operator) for count, operator in work)
-
-
-def _flop_seconds(operator: Operator, gpu: Gpu) -> float:
-    """Useful FLOPs at peak; core attention computes in BF16 whatever the dtype of its cache."""
-    dtype = "bf16" if operator.kernel.startswith("core") else operator.dtype
-    return float(operator.flops) / gpu.peak(dtype) if operator.flops else 0.0
-
-
-def _byte_seconds(operator: Operator, gpu: Gpu) -> float:
-    """HBM traffic at full bandwidth; a collective moves bytes over the wire instead."""
-    return 0.0 if operator.gpus > 1 else float(operator.bytes) / gpu.memory_bandwidth
+def _share(work: Iterable[tuple[float, Operator]], seconds: Callable[[Operator], Any], rate: float) -> float:
+    return rate * sum(count * float(seconds(operator)) for count, operator in work)

@@ -37,6 +37,7 @@ CAUSE_COLOURS: Final = {
     "no_work": "#D9D9D9",
     "down": "#404040",
 }
+_TITLES: Final = {"tpot": "Time per output token", "ttft": "Time to first token"}
 CAUSE_HATCHES: Final = {"wait_peer": "///", "network": "\\\\\\", "imbalance": "xxx"}
 
 
@@ -45,9 +46,18 @@ CAUSE_HATCHES: Final = {"wait_peer": "///", "network": "\\\\\\", "imbalance": "x
 
 def tpot_histogram(runs: Runs, ax: Axes | None = None, *, bins: metrics.Bins = "auto") -> Axes:
     """Draw the share of requests by TPOT, with p50, p99 and the SLA."""
+    return _histogram(runs, "tpot", ax, bins=bins)
+
+
+def ttft_histogram(runs: Runs, ax: Axes | None = None, *, bins: metrics.Bins = "auto") -> Axes:
+    """Draw the share of requests by TTFT, with p50, p99 and the SLA."""
+    return _histogram(runs, "ttft", ax, bins=bins)
+
+
+def _histogram(runs: Runs, metric: str, ax: Axes | None, *, bins: metrics.Bins) -> Axes:
     ax = new_axes(ax)
-    samples = {name: np.concatenate(seeds) for name, seeds in _tpot_ms(runs).items()}
-    every, limit = np.concatenate(list(samples.values())), _limit_ms(runs)
+    samples = {name: np.concatenate(seeds) for name, seeds in _spans_ms(runs, metric).items()}
+    every, limit = np.concatenate(list(samples.values())), _limit_ms(runs, metric)
     edges, _ = metrics.hist(every[every <= _reach(every)], bins=bins)
     if (inset := _inset(ax, every, limit)) is not None:
         _draw_shares(inset, samples, edges)
@@ -55,9 +65,9 @@ def tpot_histogram(runs: Runs, ax: Axes | None = None, *, bins: metrics.Bins = "
     _draw_shares(ax, samples, edges)
     for name, colour in colours(samples).items():
         _mark_percentiles(ax, samples[name], colour, not name)
-    ax.set(xlabel="TPOT of a request (ms)", ylabel="requests (%)", title="Time per output token")
+    ax.set(xlabel=f"{metric.upper()} of a request (ms)", ylabel="requests (%)", title=_TITLES[metric])
     ax.margins(y=0.12)
-    _finish_tpot(ax, every, limit)
+    _finish(ax, every, limit)
     return ax
 
 
@@ -85,8 +95,17 @@ def _draw_shares(ax: Axes, samples: Mapping[str, Floats], edges: Floats) -> None
 
 def tpot_cdf(runs: Runs, ax: Axes | None = None, *, tail: bool = False) -> Axes:
     """Draw the share of requests at or below every TPOT, a band over seeds; `tail` draws those above, on a log axis."""
+    return _cdf(runs, "tpot", ax, tail=tail)
+
+
+def ttft_cdf(runs: Runs, ax: Axes | None = None, *, tail: bool = False) -> Axes:
+    """Draw the share of requests at or below every TTFT, a band over seeds; `tail` draws those above, on a log axis."""
+    return _cdf(runs, "ttft", ax, tail=tail)
+
+
+def _cdf(runs: Runs, metric: str, ax: Axes | None, *, tail: bool) -> Axes:
     ax = new_axes(ax)
-    samples, limit = _tpot_ms(runs), _limit_ms(runs)
+    samples, limit = _spans_ms(runs, metric), _limit_ms(runs, metric)
     every = np.concatenate([values for seeds in samples.values() for values in seeds])
     for axes in (ax, _inset(ax, every, limit)):
         if axes is not None:
@@ -95,8 +114,8 @@ def tpot_cdf(runs: Runs, ax: Axes | None = None, *, tail: bool = False) -> Axes:
     for name, colour in colours(samples).items():
         _mark_percentiles(ax, np.concatenate(samples[name]), colour, not name)
     ylabel = "requests above (%)" if tail else "requests at or below (%)"
-    ax.set(xlabel="TPOT of a request (ms)", ylabel=ylabel, title="Time per output token")
-    _finish_tpot(ax, every, limit, cut=not tail)
+    ax.set(xlabel=f"{metric.upper()} of a request (ms)", ylabel=ylabel, title=_TITLES[metric])
+    _finish(ax, every, limit, cut=not tail)
     return ax
 
 
@@ -240,10 +259,11 @@ def _several(each: One | Sequence[One]) -> Sequence[One]:
     return each if isinstance(each, Sequence) else [each]
 
 
-def _tpot_ms(runs: Runs) -> dict[str, list[Floats]]:
-    """Return the sorted TPOTs of every seed of every deployment."""
+def _spans_ms(runs: Runs, metric: str) -> dict[str, list[Floats]]:
+    """Return the sorted TPOTs, or TTFTs, of every seed of every deployment; none where there is no prefill."""
+    none = metrics.Samples(np.zeros(0))
     return {
-        name: [np.sort(1e3 * metrics.latencies(run)["tpot"].values) for run in each]
+        name: [np.sort(1e3 * metrics.latencies(run).get(metric, none).values) for run in each]
         for name, each in _named(runs).items()
     }
 
@@ -252,10 +272,10 @@ def _joined(seeds: Sequence[Run]) -> dict[str, Any]:
     return {name: np.concatenate([np.asarray(run.gpus[name]) for run in seeds]) for name in ("pool", *CAUSES)}
 
 
-def _limit_ms(runs: Runs) -> float | None:
-    """Return the strictest TPOT limit of the runs."""
+def _limit_ms(runs: Runs, metric: str) -> float | None:
+    """Return the strictest limit of the runs."""
     every = (run.sla for seeds in _named(runs).values() for run in seeds)
-    return min((1e3 * sla.limits["tpot"] for sla in every if sla is not None and "tpot" in sla.limits), default=None)
+    return min((1e3 * sla.limits[metric] for sla in every if sla is not None and metric in sla.limits), default=None)
 
 
 def _busy_grid(gpus: Columns) -> tuple[Floats, list[str]]:
@@ -294,7 +314,7 @@ def _mark_label(ax: Axes, label: str, style: str) -> None:
     ax.plot([], [], color="#404040", linestyle=style, linewidth=1.2, label=label)
 
 
-def _finish_tpot(ax: Axes, values: Floats, limit: float | None, *, cut: bool = True) -> None:
+def _finish(ax: Axes, values: Floats, limit: float | None, *, cut: bool = True) -> None:
     """Draw the SLA and the legend; cut the axis before a few stragglers, and say so."""
     if not any(label.startswith("p50") for label in ax.get_legend_handles_labels()[1]):
         _mark_label(ax, "p50", ":")

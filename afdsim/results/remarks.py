@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,6 +19,7 @@ from afdsim.cost.operators import Operator
 from afdsim.cost.roofline import STATUSES, Roofline
 from afdsim.engine.cell import Cell
 from afdsim.engine.desk import Demand
+from afdsim.engine.prefill import Pool
 from afdsim.engine.record import Record
 from afdsim.scenario.document import Scenario
 from afdsim.scenario.tree import Spike
@@ -207,12 +209,12 @@ def _of_arrivals(demand: Demand, record: Record) -> Iterator[str]:
 # coefficients -------------------------------------------------------------------------------------------------------
 
 
-def unmeasured(cell: Cell) -> Iterator[str]:
+def unmeasured(cell: Cell, prefill: Pool | None = None) -> Iterator[str]:
     """Say which formats a GPU lacks, and which kernels were not measured on the GPU that runs them, weakest first."""
     yield from lacking(cell.deployment)
     families = {pool.gpus.gpu.name: pool.gpus.gpu.family for pool in cell.pools}
     found = dict[tuple[str, str, str], dict[str, None]]()
-    for cost, gpu, operator in _operators(cell):
+    for cost, gpu, operator in chain(_operators(cell), _of_prompts(prefill)):
         row = cost.coefficient(operator, gpu)
         kind = (row.status, gpu.name, row.lender if row.status == "family" else "")
         found.setdefault(kind, {})[KERNELS.get(operator.kernel, operator.kernel)] = None
@@ -247,6 +249,13 @@ def _without_effect(cell: Cell) -> Iterator[str]:
         used = {cost.coefficient(operator, gpu).backend for _, operator in pool.work(1.0, 1.0)}
         if idle := [name for name in pool.gpus.kernels if name not in used]:
             yield f"{path}: no kernel of {', '.join(idle)} was measured for what {gpu.name} runs here, in its formats"
+
+
+def _of_prompts(prefill: Pool | None) -> Iterator[tuple[Roofline, Gpu, Operator]]:
+    """Yield every operator of a prefill step."""
+    if prefill is not None:
+        prices = prefill.prices
+        yield from ((Roofline(), prices.prefill.gpu, operator) for operator in prices.operators())
 
 
 def _operators(cell: Cell) -> Iterator[tuple[Roofline, Gpu, Operator]]:

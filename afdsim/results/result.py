@@ -36,10 +36,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-Metric = Literal["tpot", "itl", "e2el", "queue"]
+Metric = Literal["ttft", "prefill_queue", "tpot", "itl", "e2el", "queue"]
 
 FRAMES = ("requests", "tokens", "gpus", "links", "blame")
 FIGURES = ("tpot_histogram", "tpot_cdf", "itl_histogram", "causes")
+FIRST_TOKEN = ("ttft_histogram", "ttft_cdf")
+"""Figures of runs with prefill."""
 
 _PACKAGES = ("numpy", "simpy")
 """Packages that could move a figure: the streams and the order of events."""
@@ -130,9 +132,10 @@ class Result:
 
     @cached_property
     def requests(self) -> pd.DataFrame:
-        """One row per request; with queue_ms, tpot_ms and e2el_ms, which are NaN where not reached."""
+        """One row per request; with queue_ms, tpot_ms, e2el_ms and with prefill ttft_ms, NaN where not reached."""
         frame = _frame(self.run.requests)
-        for metric, seconds in (("queue", metrics.queue), ("tpot", metrics.tpot), ("e2el", metrics.e2el)):
+        spans = {"queue": metrics.queue, "tpot": metrics.tpot, "e2el": metrics.e2el}
+        for metric, seconds in (spans | ({"ttft": metrics.ttft} if self.run.prefilled else {})).items():
             frame[f"{metric}_ms"] = seconds(self.run.requests) * 1e3
         return frame
 
@@ -221,7 +224,7 @@ class Result:
             warnings.warn("no figures: matplotlib is missing; pip install 'afdsim[report]'", stacklevel=3)
             return
         folder.mkdir(exist_ok=True)
-        for name in FIGURES:
+        for name in (*FIGURES, *(FIRST_TOKEN if self.run.prefilled else ())):
             axes = getattr(self.plot, name)()
             for suffix in ("svg", "png"):
                 write_whole(folder / f"{name}.{suffix}", partial(plot_parts.save, axes))
@@ -273,6 +276,7 @@ class Result:
 
 
 _LATENCIES = (
+    ("ttft", "TTFT mean, p99 (ms)", 1.0),
     ("tpot", "TPOT mean, p99 (ms)", 1.0),
     ("itl", "ITL mean, p99 (ms)", 1.0),
     ("queue", "Queue mean, p99 (ms)", 1.0),
@@ -303,6 +307,18 @@ class Plots:
         from afdsim.results import plot
 
         return plot.tpot_cdf(self.result, ax, tail=tail)
+
+    def ttft_histogram(self, ax: Axes | None = None, *, bins: metrics.Bins = "auto") -> Axes:
+        """Draw the share of requests by TTFT, with p50, p99 and the SLA."""
+        from afdsim.results import plot
+
+        return plot.ttft_histogram(self.result, ax, bins=bins)
+
+    def ttft_cdf(self, ax: Axes | None = None, *, tail: bool = False) -> Axes:
+        """Draw the share of requests at or below every TTFT; `tail` draws those above, on a log axis."""
+        from afdsim.results import plot
+
+        return plot.ttft_cdf(self.result, ax, tail=tail)
 
     def itl_histogram(self, ax: Axes | None = None, *, bins: metrics.Bins = 40) -> Axes:
         """Draw the share of all gaps between two tokens by length, with p50 and p99."""
@@ -450,7 +466,7 @@ def _scalars(run: Run) -> dict[str, Any]:
 
 
 def _run(scalars: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> Run:
-    derived = ["queue_ms", "tpot_ms", "e2el_ms"]
+    derived = [name for name in ("queue_ms", "tpot_ms", "e2el_ms", "ttft_ms") if name in frames["requests"]]
     return Run(
         requests=_columns(frames["requests"].drop(columns=derived)),
         tokens=_columns(frames["tokens"]),

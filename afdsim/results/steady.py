@@ -103,6 +103,8 @@ class _Flow:
     finish: Floats
     gone: Floats
     """The same, or when a crash ended it."""
+    queued: Floats
+    """Seconds that it waited, for prefill and for a seat the longer."""
     step: float
     """Mean decode step."""
 
@@ -124,7 +126,7 @@ class _Flow:
     def held(self, window: tuple[float, float]) -> Marks:
         """Mark those of the window that waited for more than the next boundary."""
         here = self.arrived(window)
-        return (self.admitted - self.arrival)[here] > PATIENCE * self.step
+        return self.queued[here] > PATIENCE * self.step
 
     def in_flight(self, edges: Floats) -> Floats:
         """Mean number of requests that have come and not gone, between edges."""
@@ -160,7 +162,8 @@ def _flow(requests: Mapping[str, Any], step: float) -> _Flow:
     if "lost_s" in requests:
         lost = np.asarray(requests["lost_s"], float)[kept]
         gone = np.where(np.isnan(lost), finish, lost)
-    return _Flow(arrival, admitted, finish, gone, step)
+    queued = np.asarray(requests["queued_s"], float)[kept] if "queued_s" in requests else admitted - arrival
+    return _Flow(arrival, admitted, finish, gone, np.where(np.isnan(queued), math.inf, queued), step)
 
 
 def _area(moments: Floats, edges: Floats) -> Floats:

@@ -19,7 +19,7 @@ from afdsim.results.steady import BINS, Load
 
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99")
 """Of latencies, with intervals."""
-SURE: Final = ("tpot", "queue", "e2el")
+SURE: Final = ("ttft", "prefill_queue", "tpot", "queue", "e2el")
 """Latencies that are one number per request."""
 
 
@@ -46,6 +46,10 @@ def _rates(run: Run) -> dict[str, float]:
         "request_throughput": metrics.request_throughput(run.requests, run.window),
         "output_throughput": metrics.output_throughput(run.tokens, run.window),
     }
+    if run.prefilled:
+        found["total_token_throughput"] = (
+            metrics.prompt_throughput(run.requests, run.window) + found["output_throughput"]
+        )
     return found if run.sla is None else found | {"request_goodput": metrics.goodput(run, run.sla)}
 
 
@@ -80,7 +84,7 @@ def _own(run: Run, samples: Mapping[str, Samples]) -> dict[str, Any]:
         **_fates(run),
         "engine": {"name": run.engine.name, "steps": run.engine.steps, "events": run.engine.events},
         "itl_method": "exact",
-        "definitions": dict(metrics.DEFINITIONS),
+        "definitions": metrics.DEFINITIONS | (metrics.OF_PREFILL if run.prefilled else {}),
     }
 
 
@@ -164,7 +168,7 @@ def saturation(load: Load) -> dict[str, Any]:
 
 def _intervals(run: Run, samples: Mapping[str, Samples]) -> Iterator[tuple[str, list[float]]]:
     """Yield the 95 % intervals by the key of their figure, where there are data enough."""
-    for metric in SURE:
+    for metric in filter(samples.__contains__, SURE):
         values = samples[metric].values
         for name in STATISTICS:
             if name == "mean" or enough(len(values), float(name[1:])):

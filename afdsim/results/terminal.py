@@ -13,7 +13,14 @@ from afdsim import __version__
 from afdsim.engine.books import CAUSES
 from afdsim.results import blaming, metrics, outages
 from afdsim.results.bottleneck import ROUND_TRIP
-from afdsim.results.header import deployment_line, hanging, model_lines, network_line, straggler_lines
+from afdsim.results.header import (
+    deployment_line,
+    hanging,
+    model_lines,
+    network_line,
+    prefill_lines,
+    straggler_lines,
+)
 from afdsim.units import show_count, show_rate
 
 if TYPE_CHECKING:
@@ -24,13 +31,14 @@ if TYPE_CHECKING:
 _BAR = 48
 
 _COLUMNS = ("mean", "p50", "p90", "p95", "p99", "p99.9", "max")
+_OF_PREFILL = (("ttft", "TTFT (ms)", 1e3), ("prefill_queue", "Prefill wait (ms)", 1e3))
 _LATENCIES = (
     ("tpot", "TPOT (ms)", 1e3),
     ("itl", "ITL (ms)", 1e3),
     ("queue", "Queue wait (ms)", 1e3),
     ("e2el", "E2EL (s)", 1.0),
 )
-"""Metric, its label, what a second is in the unit shown."""
+"""Metric, its label, what a second is in the unit shown; with prefill behind those of it."""
 _CAUSES = tuple(cause.replace("_", " ") for cause in CAUSES)
 
 
@@ -141,15 +149,15 @@ class _Page:
         plural = "s" if len(self.runs) > 1 else ""
         first = f"afdsim {__version__}  {source or scenario.name}  {key}  seed{plural} {seeds}"
         lines = [self.ink.strong(first), *model_lines(scenario, self.runs[0].formats), deployment_line(scenario)]
-        return [*lines, *network_line(scenario), *straggler_lines(scenario)]
+        return [*lines, *prefill_lines(scenario), *network_line(scenario), *straggler_lines(scenario)]
 
     def latencies(self) -> list[str]:
         """Return the table of percentiles, with the definitions below."""
-        samples = {metric: self._pooled(metric) for metric, _, _ in _LATENCIES}
+        samples = {metric: self._pooled(metric) for metric, _, _ in self._latencies}
         drafts = getattr(self.runs[0].scenario.deployment, "mtp", None) is not None
         rows = [
             [f"{label} per step" if drafts and metric == "itl" else label, *_cells(samples[metric], scale)]
-            for metric, label, scale in _LATENCIES
+            for metric, label, scale in self._latencies
             if samples[metric].count
         ]
         if not rows:
@@ -157,7 +165,17 @@ class _Page:
         lines = table(["Metric", *_COLUMNS], rows, self.ink)
         lines += _too_few(rows)
         gaps = "ITL = every step of every request, of one token or more" if drafts else "ITL = every single gap"
-        return [*lines, *hanging(" TPOT = ", f"(last - first token)/(n - 1) per request; {gaps} (vLLM's definitions)")]
+        text = f"(last - first token)/(n - 1) per request; {gaps} (vLLM's definitions)"
+        first = [" TTFT = first token - arrival; the first token comes from prefill"] if self._prefilled else []
+        return [*lines, *first, *hanging(" TPOT = ", text)]
+
+    @property
+    def _prefilled(self) -> bool:
+        return self.runs[0].run.prefilled
+
+    @property
+    def _latencies(self) -> tuple[tuple[str, str, float], ...]:
+        return (*(_OF_PREFILL if self._prefilled else ()), *_LATENCIES)
 
     def throughput(self) -> list[str]:
         """Say tokens per second in all, per GPU, per user, and what they cost; or why that is not known."""
@@ -172,7 +190,8 @@ class _Page:
             short = f"Output    n/a, {which} was too short to be steady: see Load"
             return [short, f"{requests}, warm-up included"]
         parts = [f"{self.summary['output_throughput']:,.0f} tok/s"]
-        parts.append(f"{self.own['tgs']:,.0f} tok/s/GPU (TGS{self._tgs_error()})")
+        over = f" over all {self.own['gpus']:,} GPUs, prefill's too" if self._prefilled else ""
+        parts.append(f"{self.own['tgs']:,.0f} tok/s/GPU (TGS{over}{self._tgs_error()})")
         if "tokens_per_s_per_user" in self.own:
             parts.append(f"{self.own['tokens_per_s_per_user']:.1f} tok/s/user")
         return [f"Output    {'   '.join(parts)}", *self._cost(), requests]
@@ -250,7 +269,8 @@ class _Page:
         """Return the share of time in which the instance that is hardly ever without work is without."""
         column = CAUSES.index("no_work")
         frames = [each.run.gpus for each in self.runs]
-        return min(shares[column] for pool in self.own["pools"] for shares in _by_instance(frames, pool).values())
+        pools = [pool for pool in self.own["pools"] if pool != "prefill"]  # whose steps are no part of a decode step
+        return min(shares[column] for pool in pools for shares in _by_instance(frames, pool).values())
 
     def _instances(self, pool: str) -> list[list[str]]:
         """Return a row per instance of a pool where their busy shares differ or one is slowed down.

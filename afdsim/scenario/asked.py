@@ -207,6 +207,8 @@ class Sla(Part):
     STABLE load meets an SLA.
     """
 
+    ttft: Annotated[float, Amount("time")] | None = None
+    """From arrival to the first token, which prefill gives."""
     tpot: Annotated[float, Amount("time")] | None = None
     """Time per output token."""
     e2el: Annotated[float, Amount("time")] | None = None
@@ -226,5 +228,5 @@ class Sla(Part):
     @property
     def limits(self) -> dict[str, float]:
         """The limits that are given, seconds by metric."""
-        every = {"tpot": self.tpot, "e2el": self.e2el, "queue": self.queue}
+        every = {"ttft": self.ttft, "tpot": self.tpot, "e2el": self.e2el, "queue": self.queue}
         return {metric: limit for metric, limit in every.items() if limit is not None}

@@ -23,7 +23,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from afdsim import units
 from afdsim.catalog import entries as catalog
 from afdsim.errors import ScenarioError
-from afdsim.scenario import asked, cabling, complaints, divisions, failing, leaves, tree, yamlfile
+from afdsim.scenario import asked, cabling, complaints, divisions, failing, leaves, prefilling, tree, yamlfile
 from afdsim.scenario.part import Fault, Part
 from afdsim.scenario.yamlfile import Document, Keys, Mark
 
@@ -45,6 +45,7 @@ class Scenario(Part):
     model: Annotated[str, leaves.ModelName()]
     precision: tree.Precision = tree.Precision()
     deployment: tree.Deployment
+    prefill: prefilling.Prefill | None = None
     network: tree.Network = tree.Network()
     variation: tree.Variation = tree.Variation()
     workload: asked.Workload
@@ -74,6 +75,7 @@ class Scenario(Part):
         """Check what no single part can know."""
         yield from self._misfits(self.deployment)
         yield from divisions.faults(self.model, self.deployment, self._misfits)
+        yield from prefilling.misfits(self.prefill, self.model, self.workload, self.sla)
 
     def _misfits(self, deployment: tree.Deployment) -> Iterator[Fault]:
         """Yield what of the rest does not fit a deployment."""
@@ -98,7 +100,7 @@ class Scenario(Part):
             yield from _shared_faults(self.model, deployment)
             yield from cabling.misfits(self.network, deployment)
         else:
-            yield from _colocated_faults(self.model, deployment, self.network)
+            yield from _colocated_faults(self.model, deployment, self.network, prefilled=self.prefill is not None)
 
     @cached_property
     def key(self) -> str:
@@ -435,13 +437,16 @@ def _shared_faults(model: str, deployment: tree.Afd) -> Iterator[Fault]:
 
 
 def _colocated_faults(
-    model: str, engine: tree.Colocated | tree.TensorParallel, network: tree.Network
+    model: str, engine: tree.Colocated | tree.TensorParallel, network: tree.Network, *, prefilled: bool
 ) -> Iterator[Fault]:
     """Check that data-parallel ranks have experts in common, and that no network is asked for that is not there."""
     experts = {getattr(layer.ffn, "experts", 0) for layer in catalog.llm(model).layers} - {0}
-    plain = network.model_copy(update={"link": network.link.model_copy(update={"bandwidth": None})})
+    used = {"bandwidth", "latency"} if prefilled else {"bandwidth"}
+    link = network.link.model_copy(update={key: getattr(tree.Link(), key) for key in used})
+    plain = network.model_copy(update={"link": link} | ({"efficiency": tree.Network().efficiency} if prefilled else {}))
     if plain != tree.Network():
-        yield "network", "of a colocated deployment has link.bandwidth alone; its all-to-all kernels hold the rest"
+        known = "link.bandwidth, link.latency and efficiency" if prefilled else "link.bandwidth"
+        yield "network", f"of a colocated deployment has {known} alone; its all-to-all kernels hold the rest"
     if isinstance(engine, tree.Colocated) and not experts and engine.instances * engine.parallelism.dp > 1:
         tp = engine.parallelism.tp
         one = "instances: 1, gpus_per_instance: 1" if tp == 1 else f"instances: 1, gpus_per_instance: {tp}, tp: {tp}"

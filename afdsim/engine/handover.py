@@ -1,0 +1,102 @@
+"""From prompts to decode and back: what the decode engines see of requests that a prefill pool has begun.
+
+The prompts of an open loop go through the pool first, because it never waits for decode. A request reaches decode when
+its KV cache does, with one token more of context and one less to give: the first came from prefill. So a pool and a
+wire that take no time give the run that decode alone has of requests with input_len + 1 and output_len - 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from afdsim.engine.cell import Array
+from afdsim.engine.desk import Demand
+from afdsim.engine.prefill import Pool, Prefilled, Queue, Served
+from afdsim.engine.record import Record, Requests
+from afdsim.engine.seats import FOREVER, NOBODY
+from afdsim.errors import SimulationError
+from afdsim.workload.laws import RequestSource, Trace
+
+# forth --------------------------------------------------------------------------------------------------------------
+
+
+def served(pool: Pool, demand: Demand) -> Served:
+    """Run the prompts of an open loop through a pool."""
+    count = demand.num_requests
+    arrival, (input_len, output_len) = demand.source.times(count), demand.source.columns(count)
+    queue = Queue(pool)
+    for time, tokens, wanted in zip(arrival.tolist(), input_len.tolist(), output_len.tolist(), strict=True):
+        queue.submit(time, tokens, answered=wanted > 1)
+    queue.advance(FOREVER)
+    names = ("start", "end", "ready")
+    start, end, ready = (np.array([getattr(each, name) for each in queue.prompts]) for name in names)
+    return Served(
+        pool=pool,
+        arrival=arrival,
+        input_len=input_len,
+        output_len=output_len,
+        start=start,
+        end=end,
+        ready=ready,
+        order=np.argsort(ready, kind="stable")[: int((output_len > 1).sum())],
+        steps=tuple(queue.steps),
+        blocked=tuple(queue.blocked),
+    )
+
+
+def handed(demand: Demand, done: Served) -> Demand:
+    """Return what is asked of decode: requests whose caches arrive one by one."""
+    order = done.order
+    if not len(order):
+        raise SimulationError(
+            "every request ends with the first token, which prefill gives: decode has nothing to do; "
+            "give workload.output_len above 1"
+        )
+    lengths = {"input_len": done.input_len[order] + 1, "output_len": done.output_len[order] - 1}
+    unused = np.random.default_rng(0)  # nothing is drawn: these come one by one
+    source = RequestSource(Trace(arrival=done.ready[order], **lengths), None, None, lambda _: unused)
+    return replace(demand, source=source, num_requests=len(order), last=float(done.arrival[-1]))
+
+
+# and back -----------------------------------------------------------------------------------------------------------
+
+
+def joined(record: Record, demand: Demand, done: Served) -> Record:
+    """Return the record of a decode run with the requests as they were asked for, in order of arrival."""
+    table, count = record.requests, int(np.searchsorted(done.arrival, until := _until(record, done), side="right"))
+    seated = done.order[: len(table)]
+    start, end, ready = (np.where(each <= until, each, np.nan)[:count] for each in (done.start, done.end, done.ready))
+    requests = _table(table, done, seated, count)
+    alone = requests.output_len == 1
+    whole = replace(
+        requests,
+        arrival=done.arrival[:count].copy(),
+        first_token=end,
+        finish=np.where(alone, end, requests.finish),
+        counted=done.arrival[:count] >= (demand.given or 0.0),
+    )
+    kept = Prefilled(served=done, start=start, end=end, ready=ready, decoded=requests.first_token)
+    stays = replace(record.stays, request=seated[record.stays.request])
+    return replace(record, requests=whole, stays=stays, prefill=kept)
+
+
+def _until(record: Record, done: Served) -> float:
+    """Up to when things have happened: to the end where decode has seen the last of all, else when it was stopped."""
+    table = record.requests
+    over = ~np.isnan(table.finish) | table.refused | ~np.isnan(table.lost)
+    return FOREVER if len(table) == len(done.order) and over.all() else record.ended
+
+
+def _table(table: Requests, done: Served, seated: Array, count: int) -> Requests:
+    """Return the requests of decode in the rows of their prompts; the others have not come so far."""
+    blank = {"joined": NOBODY, "seat": NOBODY, "needs": 0, "refused": False}
+    rows = {}
+    for name in Requests.__slots__:
+        own = getattr(table, name)
+        rows[name] = np.full(count, blank.get(name, np.nan if own.dtype.kind == "f" else 0), dtype=own.dtype)
+        rows[name][seated] = own
+    lengths = {"input_len": done.input_len[:count], "output_len": done.output_len[:count]}
+    lengths = {name: each.astype(table.input_len.dtype) for name, each in lengths.items()}
+    return Requests(**(rows | lengths | {"context": lengths["input_len"] + lengths["input_len"].dtype.type(1)}))

@@ -1,0 +1,115 @@
+"""Prefill servers in front of the deployment, as keys, and whether model, workload and SLA fit them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import model_validator
+
+from afdsim.catalog import entries as catalog
+from afdsim.catalog.llm import Llm
+from afdsim.cluster import degrees
+from afdsim.scenario import asked
+from afdsim.scenario.leaves import Choice, Flag, got
+from afdsim.scenario.part import Fault, Length, Part
+from afdsim.scenario.tree import Gpu, Share
+
+
+class PrefillParallelism(Part):
+    """How the GPUs of one prefill instance share the work; dp x tp are the GPUs of the instance."""
+
+    dp: Length
+    """Data parallel ranks, each with its own prompts; more than one needs experts spread over all GPUs."""
+    tp: Length
+    """GPUs that split the heads of one rank."""
+    ep: Length
+    """Groups that hold different experts: with several ranks all GPUs, with one rank a divisor of them."""
+
+
+class Prefill(Part):
+    """Servers that compute prompts and the first token, and send the KV cache to the deployment (open loops)."""
+
+    gpu: Gpu
+    instances: Length
+    gpus_per_instance: Length = 8
+    parallelism: PrefillParallelism
+    """Default: one rank, whose heads and widths are split over all GPUs of the instance."""
+    max_batched_tokens: Length = 8192
+    """Prompt tokens that a rank computes in one step at most; vLLM's word, and its default on such GPUs."""
+    chunk: Length | None = None
+    """Tokens of one prompt in a step at most; default: `max_batched_tokens`. Less lets short prompts pass long ones."""
+    two_batch_overlap: Annotated[bool, Flag()] = False
+    """Two halves of a step, one computing while the other's tokens fly between experts; needs 'dp' above 1."""
+    overlap: Annotated[Literal["none", "layers"], Choice(("none", "layers"))] = "none"
+    """Whether the KV cache travels when a prompt is done, or layer by layer while the next one is computed."""
+    gpu_memory_utilization: Share = 0.9
+    """Share of HBM that an engine may fill: weights, its own reserve, KV cache of prompts that are not yet sent."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, data: Any) -> Any:
+        """Complete the degrees of parallelism so that they cover an instance."""
+        if not isinstance(data, dict) or not isinstance(data.get("parallelism", {}), dict):
+            return data
+        given, gpus = data.get("parallelism", {}), data.get("gpus_per_instance", 8)
+        if isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 1:
+            gpus = 8  # its own fault is reported; a second one here would confuse
+        degree = given.get("dp", given.get("tp", gpus))
+        whole = isinstance(degree, int) and not isinstance(degree, bool) and degree > 0 and gpus % degree == 0
+        rest = gpus // degree if whole else gpus
+        found = {"dp": rest, "tp": rest, **given}
+        ranks = found["dp"]
+        alone = isinstance(ranks, int) and ranks <= 1
+        return {**data, "parallelism": {"ep": 1 if alone else gpus, **found}}
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that the degrees cover the instance and go together, and the order of the limits."""
+        ways, gpus = self.parallelism, self.gpus_per_instance
+        if ways.dp * ways.tp != gpus:
+            product = f"{ways.dp} x {ways.tp} = {ways.dp * ways.tp}"
+            yield "parallelism", f"dp x tp = {product} but an instance has {gpus} GPUs"
+        elif ways.dp > 1 and ways.ep != gpus:
+            yield "parallelism.ep", f"must be {gpus}, all GPUs of an instance with several ranks {got(ways.ep)}"
+        elif gpus % ways.ep:
+            yield "parallelism.ep", f"must divide the {gpus} GPUs of an instance {got(ways.ep)}"
+        if text := degrees.beyond_domain(catalog.gpu(self.gpu), ways.tp):
+            yield "parallelism.tp", text
+        if self.chunk is not None and self.chunk > self.max_batched_tokens:
+            limit = f"{self.max_batched_tokens:,}, the tokens of a step (max_batched_tokens)"
+            yield "chunk", f"must be <= {limit} {got(self.chunk)}"
+        if self.two_batch_overlap and ways.dp == 1:
+            yield "two_batch_overlap", "hides the flights between experts, and one rank has none; give 'dp' above 1"
+
+
+def misfits(prefill: Prefill | None, model: str, workload: asked.Workload, sla: asked.Sla | None) -> Iterator[Fault]:
+    """Check prefill against the rest of a scenario."""
+    if prefill is None:
+        if sla is not None and sla.ttft is not None:
+            text = "needs prefill servers, which give the first token, e.g. 'prefill: {gpu: H800, instances: 2}'"
+            yield "sla.ttft", text
+        return
+    if isinstance(workload.arrival, asked.ClosedLoop):
+        yield (
+            "workload.arrival.process",
+            "closed_loop does not go through prefill servers: when a request ends would decide when the next prompt "
+            "comes; give a rate, e.g. {process: poisson, request_rate: 20 req/s}, or remove 'prefill'",
+        )
+    yield from ((f"prefill.{path}", text) for path, text in _uneven(catalog.llm(model), prefill))
+
+
+def _uneven(llm: Llm, prefill: Prefill) -> Iterator[Fault]:
+    """Check that the model divides over an instance, and that several ranks have experts in common."""
+    ways, gpus = prefill.parallelism, prefill.gpus_per_instance
+    cut = ways.tp // ways.ep if ways.dp == 1 and ways.tp % ways.ep == 0 else 1
+    wrong = {
+        "tp": (*degrees.attention_uneven(llm, ways.tp), *degrees.dense_uneven(llm, ways.tp)),
+        "ep": (*degrees.experts_uneven(llm, ways.ep), *degrees.width_uneven(llm, cut)),
+    }
+    for key, what in wrong.items():
+        if what:
+            over = ways.tp if key == "tp" else ways.ep
+            yield f"parallelism.{key}", f"{degrees.undivided(what)} over {over} {'GPUs' if key == 'tp' else 'groups'}"
+    if ways.dp > 1 and not any(hasattr(layer.ffn, "experts") for layer in llm.layers):
+        more = f"{{dp: 1, tp: {gpus}}} or more instances of fewer GPUs"
+        yield "parallelism.dp", f"{llm.name} has no experts, so its ranks are instances of their own; give {more}"
