@@ -88,7 +88,7 @@ def _check_model(what: str, llm: Llm, texts: Iterable[str]) -> None:
 
 def _check_scenario(what: str, overrides: tuple[str, ...], *, strict: bool) -> None:
     from afdsim.engine.lowering import deployment
-    from afdsim.results.header import deployment_line, hanging, memory_lines, model_lines
+    from afdsim.results.header import deployment_line, hanging, memory_lines, model_lines, prefill_lines
     from afdsim.results.remarks import beyond, lacking, of_model, of_trace
     from afdsim.scenario.formats import of_scenario
     from afdsim.simulation import counted, requested
@@ -106,6 +106,7 @@ def _check_scenario(what: str, overrides: tuple[str, ...], *, strict: bool) -> N
         warn(note)
     click.echo(f"{what}: fine  ({loaded.name}, sha256:{loaded.key[:8]})")
     lines = [*model_lines(loaded, of_scenario(loaded)), deployment_line(loaded), *memory_lines(afd, length)]
+    lines += prefill_lines(loaded)
     click.echo("\n".join([*lines, *hanging("Trace ", told)]))
 
 
@@ -113,11 +114,14 @@ def _demand_room(scenario: Scenario, length: int | None) -> None:
     """Raise what is short of memory: weights, or a request of `length` tokens."""
     from afdsim.engine.desk import too_long
     from afdsim.engine.lowering import deployment
+    from afdsim.engine.servers import prefill_of
     from afdsim.simulation import placed
 
     afd = deployment(scenario)
     try:
         afd.check_memory()
+        if scenario.prefill is not None:
+            prefill_of(scenario, scenario.prefill).check_memory()
         if length is not None and afd.kv_cache.sequences(length) == 0:
             raise too_long(afd, length)
     except CapacityError as error:

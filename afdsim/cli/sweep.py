@@ -77,6 +77,7 @@ LIMITED = {
     (statistic, metric): (f"{'median' if statistic == 'p50' else statistic}_{metric}_ms", look)
     for statistic in ("mean", "p50", "p90", "p95", "p99")
     for metric, look in {
+        "ttft": Figure(f"{statistic} TTFT ms", ",.1f"),
         "tpot": Figure(f"{statistic} TPOT ms", ".2f"),
         "e2el": Figure(f"{statistic} E2EL s", ",.3f", 1e-3),
         "queue": Figure(f"{statistic} queue ms", ",.2f"),

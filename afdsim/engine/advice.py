@@ -14,9 +14,11 @@ from afdsim.cluster.colocated import Colocated
 from afdsim.cluster.deployment import Afd
 from afdsim.cluster.memory import USABLE_MEMORY
 from afdsim.engine.lowering import deployment
+from afdsim.engine.servers import prefill_of
 from afdsim.errors import AfdsimError, CapacityError
 from afdsim.scenario import tree
 from afdsim.scenario.document import Scenario
+from afdsim.scenario.prefilling import Prefill
 
 MOST = 128
 """Instances up to which is searched."""
@@ -71,6 +73,10 @@ def _fits(scenario: Scenario, asked: Changes, tokens: int) -> bool:
         varied = scenario.varied(asked)
         built = deployment(varied)
         built.check_memory()
+        if varied.prefill is not None:
+            prefill = prefill_of(varied, varied.prefill)
+            prefill.check_memory()
+            prefill.check_prompt(tokens)
     except AfdsimError:
         return False
     longest = final_length(varied)
@@ -87,6 +93,9 @@ def final_length(scenario: Scenario) -> int | None:
 def _candidates(scenario: Scenario, error: CapacityError) -> Iterator[tuple[str, Sequence[Any]]]:
     """Yield keys that may help with the values to try, from the smallest change on."""
     asked = scenario.deployment
+    if scenario.prefill is not None and error.path.startswith("prefill"):
+        yield from _of_prefill(scenario, scenario.prefill)
+        return
     if asked.gpu_memory_utilization < USABLE_MEMORY:
         yield SHARE, [x for x in SHARES if x > asked.gpu_memory_utilization]
     if error.path == "workload.input_len":
@@ -110,6 +119,17 @@ def _candidates(scenario: Scenario, error: CapacityError) -> Iterator[tuple[str,
             yield "deployment.gpus", _more_gpus(scenario.model, asked)
             yield "deployment.gpu", _larger(asked.gpu)
             yield "precision.ffn", _narrower(scenario.precision.ffn, asked.gpu)
+
+
+def _of_prefill(scenario: Scenario, asked: Prefill) -> Iterator[tuple[str, Sequence[Any]]]:
+    """Yield the same for prefill servers."""
+    gpus, most = asked.gpus_per_instance, catalog.gpu(asked.gpu).scale_up
+    if asked.gpu_memory_utilization < USABLE_MEMORY:
+        yield "prefill.gpu_memory_utilization", [x for x in SHARES if x > asked.gpu_memory_utilization]
+    yield "prefill.parallelism", [{"tp": tp} for tp in range(asked.parallelism.tp + 1, gpus + 1) if gpus % tp == 0]
+    yield "prefill.gpus_per_instance", [n for n in range(gpus + 1, most + 1) if n % gpus == 0]
+    yield "prefill.gpu", _larger(asked.gpu)
+    yield "precision.ffn", _narrower(scenario.precision.ffn, asked.gpu)
 
 
 def _shorter(scenario: Scenario) -> Iterator[tuple[str, Sequence[int]]]:

@@ -94,7 +94,7 @@ class Prices:
     # what is priced by tables ----------------------------------------------------------------------------------------
 
     @cached_property
-    def _rows(self) -> Callable[[float], Array]:
+    def _rows(self) -> Callable[[int], Array]:
         """By tokens of a rank: all of its layers but core attention and routed experts, and its embedding."""
         layers = Counter(self.prefill.engine.llm.layers).items()
         return self._curve(
@@ -106,7 +106,7 @@ class Prices:
         )
 
     @cached_property
-    def _experts(self) -> Callable[[float], Array]:
+    def _experts(self) -> Callable[[int], Array]:
         """By tokens of all ranks: the routed experts of all layers, on one GPU."""
         layers = Counter(self.prefill.engine.llm.layers).items()
         return self._curve(
@@ -115,19 +115,19 @@ class Prices:
         )
 
     @cached_property
-    def _heads(self) -> Callable[[float], Array]:
+    def _heads(self) -> Callable[[int], Array]:
         """By prompts that a rank finishes."""
         return self._curve(self.prefill.max_batched_tokens, lambda n: [(1, each) for each in self._head(n)])
 
     @cached_property
-    def _flights(self) -> Callable[[float], Array]:
+    def _flights(self) -> Callable[[int], Array]:
         """By tokens of the rank that has most: dispatch and combine of all layers with experts."""
         most = self.prefill.max_batched_tokens
         if not self._travels:
             return lambda _: np.zeros(3)
         return _curve(most, lambda n: np.stack([self._travel(n), np.zeros(len(n)), np.zeros(len(n))]))
 
-    def _curve(self, most: int, work: Callable[[Array], Iterable[tuple[int, Operator]]]) -> Callable[[float], Array]:
+    def _curve(self, most: int, work: Callable[[Array], Iterable[tuple[int, Operator]]]) -> Callable[[int], Array]:
         def priced(n: Array) -> Array:
             parts = [
                 [count * np.broadcast_to(meter(each), n.shape) for meter in self._meters] for count, each in work(n)
@@ -266,16 +266,16 @@ class Prices:
         return np.asarray(np.broadcast_to(self.cost.seconds(moved, self.prefill.gpu), nbytes.shape))
 
 
-def _curve(most: int, priced: Callable[[Array], Array]) -> Callable[[float], Array]:
+def _curve(most: int, priced: Callable[[Array], Array]) -> Callable[[int], Array]:
     """Return a function of a number up to `most` from its values (three, number) at the lines of a grid."""
     far = EXACT * 2.0 ** np.arange(0.0, max(np.log2(most / EXACT), 0.0), 1 / LINES)
     grid = np.unique(np.concatenate([np.arange(min(most, EXACT) + 1), np.round(far[far < most]), [most]]))
     values = priced(grid).T.copy()
 
-    def at(number: float) -> Array:
-        place = min(int(np.searchsorted(grid, number, side="right")) - 1, len(grid) - 1)
-        if grid[place] == number:
-            return np.asarray(values[place])
+    def at(number: int) -> Array:
+        if number <= EXACT:
+            return np.asarray(values[number])
+        place = min(int(np.searchsorted(grid, number, side="right")) - 1, len(grid) - 2)
         part = (number - grid[place]) / (grid[place + 1] - grid[place])
         return np.asarray(values[place] + part * (values[place + 1] - values[place]))
 

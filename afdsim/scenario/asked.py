@@ -144,7 +144,7 @@ class Workload(Part):
 
     arrival: Arrival
     input_len: Lengths | None = None
-    """Tokens in the KV cache before the first decode step."""
+    """Tokens of the prompt, in the KV cache before the first decode step."""
     output_len: Lengths | None = None
     num_requests: Length | None = None
     """Requests of an open loop, those that are counted of a closed one; with a trace: the first ones, default all."""

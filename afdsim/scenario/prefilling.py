@@ -55,7 +55,8 @@ class Prefill(Part):
         given, gpus = data.get("parallelism", {}), data.get("gpus_per_instance", 8)
         if isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 1:
             gpus = 8  # its own fault is reported; a second one here would confuse
-        degree = given.get("dp", given.get("tp", gpus))
+        given = given if {"dp", "tp"} & given.keys() else {"dp": 1, "tp": gpus, **given}
+        degree = given.get("dp", given.get("tp"))
         whole = isinstance(degree, int) and not isinstance(degree, bool) and degree > 0 and gpus % degree == 0
         rest = gpus // degree if whole else gpus
         found = {"dp": rest, "tp": rest, **given}
@@ -101,15 +102,19 @@ def misfits(prefill: Prefill | None, model: str, workload: asked.Workload, sla: 
 def _uneven(llm: Llm, prefill: Prefill) -> Iterator[Fault]:
     """Check that the model divides over an instance, and that several ranks have experts in common."""
     ways, gpus = prefill.parallelism, prefill.gpus_per_instance
-    cut = ways.tp // ways.ep if ways.dp == 1 and ways.tp % ways.ep == 0 else 1
-    wrong = {
-        "tp": (*degrees.attention_uneven(llm, ways.tp), *degrees.dense_uneven(llm, ways.tp)),
-        "ep": (*degrees.experts_uneven(llm, ways.ep), *degrees.width_uneven(llm, cut)),
-    }
-    for key, what in wrong.items():
-        if what:
-            over = ways.tp if key == "tp" else ways.ep
-            yield f"parallelism.{key}", f"{degrees.undivided(what)} over {over} {'GPUs' if key == 'tp' else 'groups'}"
+
+    def cut(tp: int) -> tuple[str, ...]:
+        widths = degrees.width_uneven(llm, tp // ways.ep) if ways.dp == 1 and tp % ways.ep == 0 else ()
+        return (*degrees.attention_uneven(llm, tp), *degrees.dense_uneven(llm, tp), *widths)
+
+    def spread(ep: int) -> tuple[str, ...]:
+        return degrees.experts_uneven(llm, ep)
+
+    for key, now, uneven, over in (("tp", ways.tp, cut, "GPUs"), ("ep", ways.ep, spread, "groups")):
+        if what := uneven(now):
+            near = degrees.nearest(now, range(1, 2 * now), lambda n, uneven=uneven: not uneven(n))  # type: ignore[misc]
+            fix = f"; nearest that do: {degrees.in_words(map(str, near))}" if near else ""
+            yield f"parallelism.{key}", f"{degrees.undivided(what)} over {now} {over}{fix}"
     if ways.dp > 1 and not any(hasattr(layer.ffn, "experts") for layer in llm.layers):
         more = f"{{dp: 1, tp: {gpus}}} or more instances of fewer GPUs"
         yield "parallelism.dp", f"{llm.name} has no experts, so its ranks are instances of their own; give {more}"

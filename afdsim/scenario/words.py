@@ -66,9 +66,17 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("oversubscription_ratio oversub", ("network.uplinks.oversubscription",)),
     ("nics num_nics nics_per_node nics_per_server", ("network.nics_per_instance",)),
     ("split_qp_lag", ("network.link.split",)),
+    # prefill
+    ("num_prefill disaggregation disaggregation_mode pd_disaggregation", ("prefill",)),
+    ("prefill_instances prefill_replicas prefill_workers", ("prefill.instances",)),
+    ("chunked_prefill chunked_prefill_size chunk_size long_prefill_token_threshold", ("prefill.chunk",)),
+    ("max_num_batched_tokens max_prefill_tokens", ("prefill.max_batched_tokens",)),
+    ("kv_transfer kv_transfer_config kv_connector disaggregation_transfer_backend", ("prefill.overlap",)),
+    ("kv_transfer_bandwidth", ("network.link.bandwidth",)),
     # limits and the run
     ("slo", ("sla",)),
     ("goodput tpot_slo slo_tpot target_tpot", ("sla.tpot",)),
+    ("time_to_first_token mean_ttft_ms ttft_slo slo_ttft target_ttft first_token", ("sla.ttft",)),
     ("e2e e2e_latency request_latency", ("sla.e2el",)),
     ("price gpu_price usd_per_hour", ("cost",)),
     ("jitter", ("variation",)),
@@ -80,29 +88,12 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 _TOPICS: tuple[tuple[str, str], ...] = (
     (
-        "ttft time_to_first_token mean_ttft_ms ttft_slo slo_ttft target_ttft first_token",
-        "prefill is not modelled, so there is no time to first token; 'sla.e2el' limits arrival to last token, "
-        "'sla.queue' the wait for a seat",
-    ),
-    (
         "itl inter_token_latency",
         "a limit on single gaps is not modelled; 'sla.tpot' limits their mean over a request, and every run prints ITL",
     ),
     (
-        "prefill prefill_instances prefill_replicas num_prefill disaggregation disaggregation_mode pd_disaggregation",
-        "prefill is not modelled: requests arrive with their KV cache; 'workload.input_len' is the context they bring",
-    ),
-    (
-        "chunked_prefill chunked_prefill_size chunk_size max_num_batched_tokens max_prefill_tokens",
-        "prefill is not modelled, so a step has no token budget; 'deployment.max_num_seqs' limits its sequences",
-    ),
-    (
         "prefix_caching prefix_cache radix_cache prefix_sharing hash_ids",
         "prefix caches are not modelled: every request holds its own KV cache, 'workload.input_len' tokens at first",
-    ),
-    (
-        "kv_transfer kv_transfer_config kv_connector kv_transfer_bandwidth disaggregation_transfer_backend",
-        "transfer of KV caches is not modelled: they are in place on arrival; 'network.link' joins attention and FFN",
     ),
     (
         "mem_fraction_static",

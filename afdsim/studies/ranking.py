@@ -23,7 +23,7 @@ Mask: TypeAlias = NDArray[np.bool_]
 STANDINGS = ("met", "no SLA", "missed", "unstable", "n/a", "error")
 """What can be said of a point, from the best to the worst."""
 
-METRICS = ("tpot", "e2el", "queue")
+METRICS = ("ttft", "tpot", "e2el", "queue")
 """Metrics that an SLA may limit."""
 
 USED = (

@@ -69,7 +69,7 @@ def test_a_replica_is_a_whole_deployment():
 
 
 def test_a_latency_that_no_sla_can_limit_is_told():
-    assert told("sla.ttft").startswith("sla.ttft: unknown key 'ttft'; prefill is not modelled, so there is no time to")
+    assert told("sla.itl").startswith("sla.itl: unknown key 'itl'; a limit on single gaps is not modelled; 'sla.tpot'")
 
 
 @pytest.mark.parametrize("word", ["enable_prefix_caching", "enable-prefix-caching", "--no-enable-prefix-caching"])
@@ -105,9 +105,9 @@ def test_a_key_in_the_wrong_place_is_told_its_place():
     assert str(caught.value).endswith("; it belongs to 'network.link.bandwidth'")
 
 
-def test_a_kind_of_deployment_that_is_not_modelled_is_told():
-    with pytest.raises(ScenarioError, match="unknown type 'prefill'; prefill is not modelled"):
-        load("small", overrides=["deployment.type=prefill"])
+def test_a_kind_of_deployment_that_is_a_key_elsewhere_is_told():
+    with pytest.raises(ScenarioError, match="unknown type 'pd_disaggregation'; afdsim calls it 'prefill'"):
+        load("small", overrides=["deployment.type=pd_disaggregation"])
 
 
 def test_shares_of_memory_that_are_counted_otherwise_are_no_other_name():
