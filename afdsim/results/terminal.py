@@ -190,11 +190,11 @@ class _Page:
             short = f"Output    n/a, {which} was too short to be steady: see Load"
             return [short, f"{requests}, warm-up included"]
         parts = [f"{self.summary['output_throughput']:,.0f} tok/s"]
-        over = f" over all {self.own['gpus']:,} GPUs, prefill's too" if self._prefilled else ""
-        parts.append(f"{self.own['tgs']:,.0f} tok/s/GPU (TGS{over}{self._tgs_error()})")
+        parts.append(f"{self.own['tgs']:,.0f} tok/s/GPU (TGS{self._tgs_error()})")
         if "tokens_per_s_per_user" in self.own:
             parts.append(f"{self.own['tokens_per_s_per_user']:.1f} tok/s/user")
-        return [f"Output    {'   '.join(parts)}", *self._cost(), requests]
+        over = [f"          TGS over all {self.own['gpus']:,} GPUs, prefill's too"] if self._prefilled else []
+        return [f"Output    {'   '.join(parts)}", *over, *self._cost(), requests]
 
     def _cost(self) -> list[str]:
         """Return the price of tokens with that of the GPUs, and where it comes from."""

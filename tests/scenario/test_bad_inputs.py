@@ -270,6 +270,30 @@ ROWS = (
      "1:10: version: alias '*one' has no finished anchor before it"),
     ("version: 1", "version: [1",
      "2:6: not valid YAML: expected ',' or ']', but got ':'"),
+    ("sla: {tpot: 50ms,", "sla: {ttft: 1s,",
+     "31:13: sla.ttft: needs prefill servers, which give the first token, e.g. 'prefill: {gpu: H800, instances: 2}'"),
+    ("run:", "prefill: {gpu: H800, instances: 2, parallelism: {dp: 2, tp: 2}}\nrun:",
+     "33:49: prefill.parallelism: dp x tp = 2 x 2 = 4 but an instance has 8 GPUs"),
+    ("run:", "prefill: {gpu: H800, instances: 2, parallelism: {dp: 2, ep: 4}}\nrun:",
+     "33:61: prefill.parallelism.ep: must be 8, all GPUs of an instance with several ranks (got 4)"),
+    ("run:", "prefill: {gpu: H800, instances: 2, parallelism: {dp: 1, ep: 5}}\nrun:",
+     "33:61: prefill.parallelism.ep: must divide the 8 GPUs of an instance (got 5)"),
+    ("run:", "prefill: {gpu: H800, instances: 2, gpus_per_instance: 16}\nrun:",
+     "33:10: prefill.parallelism.tp: must be <= 8, the NVLink domain of H800 (got 16)"),
+    ("run:", "prefill: {gpu: H800, instances: 2, gpus_per_instance: 7}\nrun:",
+     "33:10: prefill.parallelism.tp: 64 query heads, a dense FFN of width 18,432 and experts of width 5,120 do not divide "
+     "over 7 GPUs; nearest that do: 4 and 8"),
+    ("run:", "prefill: {gpu: H800, instances: 2, chunk: 9000}\nrun:",
+     "33:43: prefill.chunk: must be <= 8,192, the tokens of a step (max_batched_tokens) (got 9000)"),
+    ("run:", "prefill: {gpu: H800, instances: 2, two_batch_overlap: true}\nrun:",
+     "33:55: prefill.two_batch_overlap: hides the flights between experts, and one rank has none; give 'dp' above 1"),
+    ("run:", "prefill: {gpu: H800, instances: 2, overlap: layer}\nrun:",
+     "33:45: prefill.overlap: must be one of none, layers (got 'layer'); did you mean 'layers'?"),
+    ("    process: poisson\n    request_rate: 180 req/s\n  input_len: {distribution: constant, value: 4096}\n  output_len: 512\n"
+     "  num_requests: 100", "    process: closed_loop\n  input_len: 4096\n  output_len: 512\n  num_requests: 100\n"
+     "prefill: {gpu: H800, instances: 2}",
+     "26:14: workload.arrival.process: closed_loop does not go through prefill servers: when a request ends would decide "
+     "when the next prompt comes; give a rate, e.g. {process: poisson, request_rate: 20 req/s}, or remove 'prefill'"),
 )
 # fmt: on
 

@@ -105,9 +105,15 @@ def test_a_key_in_the_wrong_place_is_told_its_place():
     assert str(caught.value).endswith("; it belongs to 'network.link.bandwidth'")
 
 
-def test_a_kind_of_deployment_that_is_a_key_elsewhere_is_told():
-    with pytest.raises(ScenarioError, match="unknown type 'pd_disaggregation'; afdsim calls it 'prefill'"):
-        load("small", overrides=["deployment.type=pd_disaggregation"])
+def test_a_kind_of_deployment_that_is_not_modelled_is_told():
+    with pytest.raises(ScenarioError, match="unknown type 'pipeline_parallel'; pipeline parallelism is not modelled"):
+        load("small", overrides=["deployment.type=pipeline_parallel"])
+
+
+def test_prefill_of_other_tools_is_told_its_key():
+    assert told("max_num_batched_tokens").endswith("; afdsim calls it 'prefill.max_batched_tokens'")
+    assert told("prefill.chunked_prefill_size").endswith("; afdsim calls it 'chunk'")
+    assert told("sla.ttft_slo").endswith("; afdsim calls it 'ttft'")
 
 
 def test_shares_of_memory_that_are_counted_otherwise_are_no_other_name():
