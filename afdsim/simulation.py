@@ -275,12 +275,12 @@ def _result(
     if found is not None:
         record = record.since(found[0])
         requests["counted"] &= outcome.arrived(requests, record.window)
-    gpus, requests = outcome.gpus(record, cell), prefilled.requests(requests, record)
-    tokens = prefilled.tokens(tokens, record)
+    gpus = prefilled.gpus(outcome.gpus(record, cell), record)
+    requests, tokens = prefilled.requests(requests, record), prefilled.tokens(tokens, record)
     run = metrics.Run(
         requests=requests,
         tokens=tokens,
-        gpus=prefilled.gpus(gpus, record),
+        gpus=gpus,
         links=outcome.links(record, cell),
         window=record.window,
         pools=prefilled.pools(outcome.pools(record, cell, dict(scenario.cost)), record, scenario.cost),

@@ -114,7 +114,7 @@ class Names:
 
 
 def columns(record: Record, cell: Cell, gpus: Columns) -> Columns:
-    """Return every culprit of every unit in a window; `gpus` are its GPUs (`outcome.gpus`)."""
+    """Return every culprit of every unit in a window; `gpus` are its GPUs (`outcome.gpus`), then any others."""
     rows = [row for row in _rows(record, cell, gpus) if row.gpu_s > 0]
     whole = zip(*rows, strict=True) if rows else ((),) * len(Row._fields)
     return {
@@ -148,7 +148,7 @@ def _charged(record: Record, cell: Cell) -> Iterator[tuple[Account, Array]]:
 def _slowest_ranks(record: Record, cell: Cell, gpus: Columns) -> Array:
     """GPU-seconds of every unit in which its other ranks waited inside an operation (u,)."""
     counts = [pool.ranks * pool.gpus_per_rank for pool in cell.pools for _ in pool.units]
-    more = np.asarray(gpus[CAUSES[IMBALANCE]], float) - np.repeat(record.causes[:, IMBALANCE], counts)
+    more = np.asarray(gpus[CAUSES[IMBALANCE]], float)[: sum(counts)] - np.repeat(record.causes[:, IMBALANCE], counts)
     return np.asarray(np.add.reduceat(more, np.cumsum([0, *counts[:-1]])))
 
 

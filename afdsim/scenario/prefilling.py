@@ -56,7 +56,7 @@ class Prefill(Part):
         if isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 1:
             gpus = 8  # its own fault is reported; a second one here would confuse
         given = given if {"dp", "tp"} & given.keys() else {"dp": 1, "tp": gpus, **given}
-        degree = given.get("dp", given.get("tp"))
+        degree: Any = given.get("dp", given.get("tp"))
         whole = isinstance(degree, int) and not isinstance(degree, bool) and degree > 0 and gpus % degree == 0
         rest = gpus // degree if whole else gpus
         found = {"dp": rest, "tp": rest, **given}

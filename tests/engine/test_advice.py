@@ -215,3 +215,32 @@ def test_advice_on_any_engine_fits(model, gpu, count, kind, input_len, share):
             checked(base.varied(changes))
     except AfdsimError:
         assume(False)
+
+
+def refused_prefill(**prefill):
+    """A scenario whose prefill servers do not fit, and why."""
+    asked = load("step3_prefill", overrides=["workload.duration=2s", "prefill.chunk=null"])
+    asked = asked.varied({f"prefill.{key}": value for key, value in prefill.items()})
+    with pytest.raises(CapacityError) as caught:
+        afdsim.simulate(asked)
+    return asked, caught.value
+
+
+def test_prefill_weights_that_do_not_fit_name_more_gpus_or_larger_ones():
+    asked, error = refused_prefill(gpu="H800", gpus_per_instance=4, parallelism={"dp": 1})
+
+    assert str(error).startswith("scenarios/step3_prefill.yaml") or "prefill.gpus_per_instance: prefill weights" in str(
+        error
+    )
+    assert [dict(each) for each in error.advice][:1] == [{"prefill.gpus_per_instance": 8}]
+    for changes in error.advice:
+        assert afdsim.simulate(asked.varied(changes)).summary["completed"] > 0
+
+
+def test_a_prompt_that_no_prefill_rank_holds_names_what_would():
+    share = {"gpu_memory_utilization": 0.35, "gpus_per_instance": 8, "parallelism": {"dp": 8}}
+    asked, error = refused_prefill(**share)
+
+    assert re.search(r"prefill\.gpus_per_instance: (a prompt of|prefill weights)", str(error))
+    assert {"prefill.gpu_memory_utilization"} <= {path for each in error.advice for path in each}
+    assert afdsim.simulate(asked.varied(error.advice[0])).summary["completed"] > 0

@@ -134,6 +134,31 @@ def test_engines_agree_bit_for_bit(kind, shape, lengths):
     assert equal(kernel.prefill.decoded, processes.prefill.decoded)
 
 
+CRASH = {"events": [{"at": "15ms", "target": "ffn[0]", "repair": "5ms"}], "detection": "1ms", "restart": "1ms"}
+LOST = CRASH | {"kv_cache": "lost"}
+VARIANTS = {
+    "every GPU a unit": {"run.granularity": "gpu"},
+    "drafts": {"deployment.mtp": {"draft": 1, "acceptance": 0.7}},
+    "a crash, computed again": {"failures": LOST | {"requests": "reprefill", "reprefill_rate": "1e6 tok/s"}},
+    "a crash, rejected": {"failures": LOST | {"requests": "reject"}},
+    "all at once": {"workload.arrival.request_rate": "inf"},
+    "a warm-up": {"run.warmup": "10ms"},
+    "jitter": {"variation": {"event": 0.1, "step": 0.05}},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_engines_agree_whatever_else_is_on(variant):
+    asked = scenario("afd", lengths=(300, 60)).varied(VARIANTS[variant])
+    kernel, processes = (run(asked, engine)[1] for engine in ("kernel", "processes"))
+
+    assert all(
+        equal(getattr(kernel.requests, name), getattr(processes.requests, name)) for name in kernel.requests.__slots__
+    )
+    assert equal(kernel.stays.request, processes.stays.request)
+    assert len(kernel.stays.request) > 0 or "failures" not in VARIANTS[variant]
+
+
 @given(st.sampled_from(sorted(KINDS)), shapes, st.sampled_from([(300, 1), (80, 2), (700, 9)]))
 def test_every_token_and_every_gap_is_counted_once(kind, shape, lengths):
     cell, record = run(scenario(kind, prefill=SERVERS | shape, lengths=lengths), "kernel")
@@ -200,3 +225,19 @@ def test_with_more_servers_than_prompts_nobody_waits():
 
     assert equal(own.start, record.requests.arrival)
     assert len(own.served.steps) == 150
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("trace", "count"), [("azure23_conv.csv", 19_366), ("mooncake_conversation.jsonl", 12_031)])
+def test_a_whole_trace_is_accounted_for(shared, trace, count):
+    servers = {"gpu": "H200", "instances": 6, "parallelism": {"dp": 4, "tp": 2}}
+    asked = load("azure_conversation", overrides=[f"workload.trace.path={shared / 'traces' / trace}"])
+    asked = asked.varied({"prefill": servers, "workload.trace.end": None, "deployment.max_num_seqs": 192})
+    cell = lower(asked, seed=0)
+    demand = demanded(asked, cell, 0)
+    done = served(lower_prefill(asked, cell), demand)
+
+    assert len(done.arrival) == count
+    assert not np.isnan(done.end).any()
+    assert np.isnan(done.ready).sum() == (done.output_len == 1).sum()
+    assert len(done.steps) < 2 * count
