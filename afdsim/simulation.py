@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -17,13 +17,16 @@ from afdsim.engine.blocks import Blocks
 from afdsim.engine.cell import Cell, lonely_step
 from afdsim.engine.crashes import failing
 from afdsim.engine.desk import Demand, Observer
+from afdsim.engine.fleet import LeastKv, LeastRequests, Member, PowerOfTwo, RoundRobin, Router, route
 from afdsim.engine.lowering import lower
 from afdsim.engine.record import Record
 from afdsim.engine.seats import FOREVER
 from afdsim.errors import CapacityError, ScenarioError, SimulationError
-from afdsim.results import blame, bottleneck, critical, metrics, outages, outcome
+from afdsim.results import blame, bottleneck, critical, metrics, outages, outcome, pooling
+from afdsim.results import cells as joining
 from afdsim.results.remarks import beyond, remarks, unmeasured
 from afdsim.results.result import Result, manifest
+from afdsim.results.steady import Load
 from afdsim.scenario.asked import (
     ClosedLoop,
     Constant,
@@ -35,7 +38,8 @@ from afdsim.scenario.asked import (
     UniformLength,
     Workload,
 )
-from afdsim.scenario.document import Scenario, Source, load, stream
+from afdsim.scenario.document import Scenario, Source, Streams, load, stream
+from afdsim.scenario.routing import Policy
 from afdsim.scenario.tree import Afd
 from afdsim.workload import laws as workload
 from afdsim.workload.traces import read_lengths, read_trace, spread
@@ -55,7 +59,7 @@ TURN = 1e-5
 COLUMNS = {"arrival": "arrivals", "input_len": "input_lengths", "output_len": "output_lengths"}
 
 
-def simulate(
+def simulate(  # noqa: PLR0913 - the whole line has three seams
     scenario: Source | Scenario,
     *,
     seed: int | None = None,
@@ -63,22 +67,35 @@ def simulate(
     network: Network | None = None,
     progress: Progress | None = None,
     observer: Observer = None,
+    router: Router | None = None,
 ) -> Result:
     """Run a scenario once. `seed` defaults to the first of the scenario's; `cost` and `network` replace the models.
 
     `observer` is called with every completed step and the start and finish of its operations (see `timeline`).
+    `router` takes the place of the policy of `router` in the scenario.
     """
     scenario = scenario if isinstance(scenario, Scenario) else load(scenario)
+    if observer is not None and scenario.router is not None:
+        raise SimulationError("a trace shows one cell: leave 'router' out of the scenario (--set router=null)")
     seed = scenario.run.seeds[0] if seed is None else seed
     try:
         cell = lower(scenario, seed=seed, cost=checked_cost(cost), network=checked_network(network))
         demand = demanded(scenario, cell, seed)
         engine, reason = chosen_engine(scenario, cell, demand)
         report = None if progress is None else lambda fraction: progress(fraction, scenario.name)
-        record = execute(cell, demand, engine, progress=report, observer=observer)
+        if scenario.router is None:
+            record = execute(cell, demand, engine, progress=report, observer=observer)
+            made = _single(scenario, cell, demand, record, engine)
+        else:
+            made = _fleet(scenario, cell, demand, (seed, engine), router=router, progress=report)
     except CapacityError as error:
         raise placed(error, scenario) from None
-    found = _result(scenario, cell, demand, record, (seed, engine, reason))
+    found = Result(
+        scenario=scenario,
+        run=made.run,
+        manifest=manifest(scenario, seed=seed, engine=engine, engine_reason=reason),
+        notes=made.notes,
+    )
     return _signed(found, cost, network, unmeasured(cell) if cost is None else ())
 
 
@@ -254,30 +271,42 @@ def placed(error: CapacityError, scenario: Scenario) -> CapacityError:
     return CapacityError(text, path=error.path, tokens=error.tokens, advice=error.advice)
 
 
-def _result(
-    scenario: Scenario,
-    cell: Cell,
-    demand: Demand,
-    record: Record,
-    how: tuple[int, Engine, str],
-) -> Result:
-    seed, name, reason = how
-    sla = scenario.sla
-    asked = None if sla is None else metrics.Sla(limits=sla.limits, percentile=sla.percentile)
+class Made(NamedTuple):
+    """What a run says, and what a reader should know."""
+
+    run: metrics.Run
+    notes: tuple[str, ...]
+
+
+def _single(scenario: Scenario, cell: Cell, demand: Demand, record: Record, engine: Engine) -> Made:
     requests, tokens = outcome.requests(record, cell), outcome.tokens(record, cell)
     found = None if demand.stop is None else outcome.loaded(requests, tokens, record, given=demand.given is not None)
+    notes = tuple(remarks(scenario, cell, demand, record))
     if found is not None:
         record = record.since(found[0])
         requests["counted"] &= outcome.arrived(requests, record.window)
+    return Made(_run(scenario, cell, record, (requests, tokens), (engine, found)), notes)
+
+
+def _run(
+    scenario: Scenario,
+    cell: Cell,
+    record: Record,
+    columns: tuple[metrics.Columns, metrics.Columns],
+    how: tuple[Engine, tuple[int, Load] | None],
+) -> metrics.Run:
+    """The run of one cell in the window of its record."""
+    (requests, tokens), (engine, found), sla = columns, how, scenario.sla
+    asked = None if sla is None else metrics.Sla(limits=sla.limits, percentile=sla.percentile)
     gpus = outcome.gpus(record, cell)
-    run = metrics.Run(
+    return metrics.Run(
         requests=requests,
         tokens=tokens,
         gpus=gpus,
         links=outcome.links(record, cell),
         window=record.window,
         pools=outcome.pools(record, cell, dict(scenario.cost)),
-        engine=metrics.Engine(name=name, steps=record.steps, events=record.events),
+        engine=metrics.Engine(name=engine, steps=record.steps, events=record.events),
         sla=asked,
         load=None if found is None else found[1],
         failures=outages.told(record, requests, tokens, asked),
@@ -287,12 +316,80 @@ def _result(
         waits=blame.waits(record, cell),
         critical=critical.told(record, cell),
     )
-    return Result(
-        scenario=scenario,
-        run=run,
-        manifest=manifest(scenario, seed=seed, engine=name, engine_reason=reason),
-        notes=tuple(remarks(scenario, cell, demand, record)),
-    )
+
+
+# fleets -------------------------------------------------------------------------------------------------------------
+
+
+def _fleet(
+    scenario: Scenario,
+    cell: Cell,
+    demand: Demand,
+    how: tuple[int, Engine],
+    *,
+    router: Router | None,
+    progress: Callable[[float], None] | None,
+) -> Made:
+    """Run cells behind a router, and put them side by side in one window."""
+    assert scenario.router is not None
+    (seed, engine), asked = how, scenario.router
+    cells = [drawing(cell, seed, number) for number in range(asked.replicas)]
+    demand = replace(demand, routed=True)
+    chosen = routing(asked.policy, seed) if router is None else router
+    records, places = route([member(each, demand, engine) for each in cells], demand, chosen, progress)
+    columns = [(outcome.requests(record, cell), outcome.tokens(record, cell)) for record in records]
+    widths = {pool.name: pool.gpus.instances for pool in cell.pools}
+    requests = joining.of_all([each for each, _ in columns], places, next(iter(widths.values())))
+    notes = [tuple(remarks(scenario, each, demand, record)) for each, record in zip(cells, records, strict=True)]
+    found = _loaded(demand, requests, [each for _, each in columns], records)
+    if found is not None:
+        records = tuple(record.since(found[0]) for record in records)
+        for own in (requests, *(each for each, _ in columns)):
+            own["counted"] &= outcome.arrived(own, records[0].window)
+    runs = [
+        _run(scenario, each, record, own, (engine, found))
+        for each, record, own in zip(cells, records, columns, strict=True)
+    ]
+    return Made(joining.joined(runs, requests, widths), tuple(pooling.notes(notes, range(len(notes)), "cell")))
+
+
+def _loaded(
+    demand: Demand, requests: metrics.Columns, tokens: Sequence[metrics.Columns], records: Sequence[Record]
+) -> tuple[int, Load] | None:
+    """Where the measurement of a fleet begins, and how its load stood."""
+    if demand.stop is None:
+        return None
+    every = {name: np.concatenate([np.asarray(own[name]) for own in tokens]) for name in tokens[0]}
+    return outcome.loaded(dict(requests), every, records[0], given=demand.given is not None)
+
+
+def drawing(cell: Cell, seed: int, number: int) -> Cell:
+    """The cell as number `number` of a fleet: with random factors and drafts of its own."""
+    streams = Streams(seed, number)
+    drafts = cell.drafts and replace(cell.drafts, stream=streams)
+    return replace(cell, variation=replace(cell.variation, stream=streams), drafts=drafts)
+
+
+def member(cell: Cell, demand: Demand, engine: Engine) -> Member:
+    """A cell of a fleet under an engine."""
+    if engine == "kernel":
+        return Blocks(cell, demand)
+    from afdsim.engine.clock import Run
+
+    return Run(cell, demand)
+
+
+def routing(policy: Policy, seed: int) -> Router:
+    """The router of a policy."""
+    match policy:
+        case "round_robin":
+            return RoundRobin()
+        case "least_requests":
+            return LeastRequests()
+        case "least_kv":
+            return LeastKv()
+        case "power_of_two":
+            return PowerOfTwo(lambda block: stream(seed, "router", block))
 
 
 def _signed(found: Result, cost: CostModel | None, network: Network | None, notes: Iterable[str]) -> Result:

@@ -27,4 +27,5 @@ desk          what both engines share of a run
 blocks        a run by the recurrence (engine `kernel`), block by block of steps
 processes     the turns of a schedule as SimPy processes
 clock         a run by the processes (engine `processes`) on the SimPy clock
+fleet         cells behind a router
 """

@@ -95,6 +95,7 @@ def memory(cell: Cell, asked: Asked, edges: Array) -> Memory:
             begin=zeros(units),
             end=zeros(units),
             idle=whole(units),
+            left=whole(1),
         ),
         flight=blank_flight(wiring),
         trace=blank_arrays(cell),
@@ -222,6 +223,6 @@ def blank_book(cell: Cell, asked: Asked) -> Book:
         next_filling=counts(0),
         rows=np.zeros((AHEAD, 5), dtype=np.int64),
         row_times=np.zeros(AHEAD),
-        count=counts(8),
-        clock=np.array([FOREVER if asked.warmup < 0 else asked.warmup, FOREVER, FOREVER, FOREVER, 0.0]),
+        count=counts(9),
+        clock=np.array([FOREVER if asked.warmup < 0 else asked.warmup, FOREVER, FOREVER, FOREVER, 0.0, FOREVER]),
     )

@@ -63,16 +63,48 @@ class Run:
 
     def execute(self) -> Record:
         """Run until everything that counts has ended, or the horizon."""
-        start = self.desk.begin(seats.populate)
-        self._idle = self.desk.memory.state.idle.tolist()
-        self._pipeline = Pipeline(self.env, self.cell, self, 0, start)
+        self.begin()
         try:
-            while self.desk.ends == FOREVER:
-                self.env.run(until=self._stop)
-                if self.desk.ends == FOREVER:
-                    self._fall(self._stopped)
+            self.advance(FOREVER)
         except StoppedEarly:
             self.desk.cut()
+        return self.record()
+
+    def begin(self) -> None:
+        """Let the first requests in, where there are any."""
+        start = self.desk.begin(seats.populate)
+        self._idle = self.desk.memory.state.idle.tolist()
+        if not self.desk.dozing:
+            self._pipeline = Pipeline(self.env, self.cell, self, 0, start)
+
+    def wake(self) -> None:
+        """Go on: somebody is known to come."""
+        start, self._stop = self.desk.wake(), self.env.event()
+        if not self.desk.parked:
+            self._idle = self.desk.memory.state.idle.tolist()
+            self.env.process(self._wake(self._skipped + 1, start))
+
+    def advance(self, until: float) -> None:
+        """Run as long as boundaries end before `until`, somebody is known to come, and the run has not ended."""
+        while self.desk.ends == FOREVER and not self.desk.dozing and self._reached(until):
+            if self.desk.ends == FOREVER and not self.desk.dozing:
+                self._fall(self._stopped)
+
+    def _reached(self, until: float) -> bool:
+        """Let happen what happens before `until`; returns whether the cell has stopped."""
+        if until == FOREVER:
+            self.env.run(until=self._stop)
+        while not self._stop.processed and self.env.peek() < until:
+            self.env.step()
+        return bool(self._stop.processed)
+
+    @property
+    def due(self) -> float:
+        """Before when nothing happens, if nobody comes."""
+        return FOREVER if self.desk.ends < FOREVER or self.desk.dozing else float(self.env.peek())
+
+    def record(self) -> Record:
+        """What the run leaves behind."""
         events = self._events + next(self.env._eid)  # SimPy's count of what it has scheduled
         return self.desk.record(steps=np.array(self._completed), events=events, traffic=self._traffic)
 
@@ -218,7 +250,7 @@ class Run:
         self._skipped = step
         self._pipeline.retired = True
         start = self.desk.park(self._traces[step])
-        if self.desk.parked:
+        if self.desk.parked or self.desk.dozing:
             self._stop.succeed()
         else:
             self._idle = self.desk.memory.state.idle.tolist()

@@ -21,7 +21,7 @@ from afdsim.engine.record import Boundaries, Record, Requests, Stays
 from afdsim.engine.recurrence import Supply
 from afdsim.engine.samples import taken
 from afdsim.engine.schedule import COMPUTE, Boundary
-from afdsim.engine.seats import FOREVER, NOBODY, Asked, Book
+from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, Asked, Book
 from afdsim.engine.standstill import Standstill, fragile, spend
 from afdsim.errors import CapacityError
 from afdsim.units import show_bytes
@@ -37,6 +37,10 @@ MOST_REFUSALS = 10_000
 """Requests in a row that may be too long for any rank before a closed loop gives up."""
 AHEAD = 4096
 """Requests of a closed loop that are drawn at least."""
+SUBMITTED = 64
+"""Requests of a router that there is room for at first, halved."""
+BLANK = [seats.JOINED, seats.SEAT, seats.NEXT, seats.NEXT_FRESH]
+"""Columns of a request that point to nobody at first."""
 SLICES = 500
 """Of the arrivals of an open loop whose warm-up is to be found."""
 
@@ -58,6 +62,8 @@ class Demand:
     """Simulated seconds after which the run stops."""
     failing: Failing | None = None
     """What may crash, and what then happens."""
+    routed: bool = False
+    """Whether a router hands in the requests of `source`, one by one: which of them come here is not known before."""
 
     @cached_property
     def edges(self) -> Array:
@@ -84,7 +90,8 @@ class Demand:
     def asked(self) -> Asked:
         """The same as numbers."""
         warmup = (-1.0 if self.warmup is None else self.warmup) if self.closed else self.given or 0.0
-        return Asked(self.closed, self.num_requests, self.concurrency, float(warmup), float(self.horizon))
+        counted = UNBOUNDED if self.routed else self.num_requests
+        return Asked(self.closed, counted, self.concurrency, float(warmup), float(self.horizon))
 
 
 class Desk:
@@ -97,6 +104,9 @@ class Desk:
         self.supply = Supply(0, np.zeros(1, dtype=np.int64))
         self.parked = False
         """Whether the run ended in a pause."""
+        self.dozing = False
+        """Whether the cell waits for a router."""
+        self._found_nothing: Trace | None = None
         self._paused = 0.0  # until when the latest pause lasted
         self.still: Standstill | None = None
         if demand.failing is not None:
@@ -136,7 +146,11 @@ class Desk:
     def begin(self, populate: Callable[..., Any]) -> float:
         """Draw the first requests and fill a closed loop; returns when the first step may begin."""
         asked = self.machine.asked
+        if self.demand.routed:
+            self.doze(None)
+            return 0.0
         self._lengths(asked.concurrency + 1 if asked.closed else asked.num_requests)
+        self.book.count[seats.KNOWN] = asked.num_requests
         if asked.closed:
             populate(self.machine.places, asked, self.book)
         self._steps(0)
@@ -147,8 +161,10 @@ class Desk:
     @property
     def short(self) -> bool:
         """Whether a step of a closed loop might need more requests than have been drawn."""
+        if not self.demand.closed:
+            return False
         left = self.supply.fitting[self.supply.drawn] - self.supply.fitting[self.book.count[seats.ISSUED]]
-        return self.demand.closed and bool(left < self.demand.concurrency)
+        return bool(left < self.demand.concurrency)
 
     def draw_more(self) -> None:
         """Draw a quarter more requests."""
@@ -177,8 +193,7 @@ class Desk:
     def _extend_requests(self, wanted: int, input_len: Array, output_len: Array) -> None:
         book, issued = self.book, self.book.count[seats.ISSUED]
         requests = extended(book.requests, wanted, 0)
-        blank = [seats.JOINED, seats.SEAT, seats.NEXT, seats.NEXT_FRESH]
-        requests[len(book.requests) :, blank] = NOBODY
+        requests[len(book.requests) :, BLANK] = NOBODY
         requests[:, seats.INPUT_LEN], requests[:, seats.OUTPUT_LEN] = input_len, output_len
         times = extended(book.times, wanted, NEVER)
         if not self.demand.closed:
@@ -238,14 +253,61 @@ class Desk:
         issued = self.book.count[seats.ISSUED]
         if self.demand.closed:
             return 0.0
-        return float(self.book.times[issued, seats.ARRIVAL]) if issued < self.demand.num_requests else FOREVER
+        return float(self.book.times[issued, seats.ARRIVAL]) if issued < self.book.count[seats.KNOWN] else FOREVER
 
     def park(self, trace: Trace) -> float:
         """Nothing is active in a step whose boundaries are over: returns when to start again, if before the horizon."""
-        now = self._opened(trace)
+        if self.demand.routed and self.next_arrival == FOREVER and not self.book.count[seats.QUEUE]:
+            self.doze(trace)
+            return self._opened(trace)
+        return self._awaken(trace)
+
+    def _awaken(self, trace: Trace | None) -> float:
+        now = 0.0 if trace is None else self._opened(trace)
         start = self._rest(now, self._awakes(now), trace)
         self.parked = self.ends < FOREVER
         return start
+
+    # by a router -----------------------------------------------------------------------------------------------------
+
+    def doze(self, trace: Trace | None) -> None:
+        """Nothing is in flight, and nobody is known to come; `trace`: of the step that found nothing to do."""
+        self.dozing, self._found_nothing = True, trace
+
+    def wake(self) -> float:
+        """Somebody is known to come: returns when to start again, if before the horizon."""
+        self.dozing = False
+        return self._awaken(self._found_nothing)
+
+    def submit(self, arrival: float, input_len: int, output_len: int) -> None:
+        """Take in a request that no other precedes."""
+        known = int(self.book.count[seats.KNOWN])
+        if known == len(self.book.requests):
+            self._extend_known(2 * max(known, SUBMITTED))
+        row = self.book.requests[known]
+        row[[seats.INPUT_LEN, seats.OUTPUT_LEN]] = input_len, output_len
+        self.book.times[known, seats.ARRIVAL] = arrival
+        if self.cell.drafts is not None:
+            row[seats.DRAWN] = self.cell.drafts.steps(known, output_len)
+        self.book.count[seats.KNOWN] = known + 1
+
+    def _extend_known(self, size: int) -> None:
+        book = self.book
+        requests = extended(book.requests, size, 0)
+        requests[len(book.requests) :, BLANK] = NOBODY
+        times = extended(book.times, size, NEVER)
+        chains = extended(book.next_filling, size * len(self.cell.windows), NOBODY)
+        self.memory = self.memory._replace(book=book._replace(requests=requests, times=times, next_filling=chains))
+
+    def dismiss(self, until: float) -> None:
+        """No more requests come: the run ends when those that are here have ended; if none is left, at `until`."""
+        asked = self.machine.asked._replace(num_requests=int(self.book.count[seats.KNOWN]))
+        self.machine = self.machine._replace(asked=asked)
+        if self.dozing:
+            now = 0.0 if self._found_nothing is None else self._opened(self._found_nothing)
+            ends = max(now, min(until, asked.horizon))
+            self.pause(ends, self._found_nothing)
+            self.book.clock[seats.ENDS_AT], self.parked, self.dozing = ends, True, False
 
     def _opened(self, trace: Trace) -> float:
         """When the last boundary of a step ended."""

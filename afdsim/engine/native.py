@@ -30,8 +30,8 @@ CALLED = {
     tables: ("between", "on_grid", "core_seconds", "measure", "head_seconds", "seconds"),
     recurrence: (
         "signed", "work", "sent_at", "note_senders", "note_binding", "holding", "take_in", "post_time", "line_up",
-        "weigh", "cross_over", "exchange_pairs", "exchange_all", "approach", "turn_page", "open_step", "run_list",
-        "lacks_prices", "note_idle", "after_opening",
+        "weigh", "cross_over", "exchange_pairs", "exchange_all", "approach", "turn_page", "begin_step", "open_step",
+        "run_list", "lacks_room", "lacks_prices", "note_idle", "after_opening",
     ),
 }  # fmt: skip
 """What the entry points call, callees first."""

@@ -53,13 +53,13 @@ ARRIVAL, ADMITTED, FIRST_TOKEN, FINISH, LOST, READY = range(6)
 its lost context is still being computed."""
 STEP, MICRO_BATCH, UNIT, TOKENS, GAPS = range(5)
 """Of a boundary that emitted tokens: how many, and for how many of its sequences it was not the first."""
-ISSUED, COUNT_COUNTED, OUTSTANDING, FINISHED, ACTIVE, QUEUE, BOUNDARIES, POPULATED = range(8)
+ISSUED, COUNT_COUNTED, OUTSTANDING, FINISHED, ACTIVE, QUEUE, BOUNDARIES, POPULATED, KNOWN = range(9)
 """Places in `Book.count`: requests issued, of these counted; counted and not ended; finished; running; waiting;
-boundary rows; whether the warm-up population of a closed loop is complete."""
-WARM_AT, ENDS_AT, STRIKES_AT, RETURNS_AT, OPENED_AT = range(5)
+boundary rows; whether the warm-up population of a closed loop is complete; requests whose arrival is known."""
+WARM_AT, ENDS_AT, STRIKES_AT, RETURNS_AT, OPENED_AT, PAUSES_AT = range(6)
 """Places in `Book.clock`: when the warm-up ended and when the run ended, infinite until then; when the cell will stop,
 when an instance is back for which it stops between two steps, infinite where neither is known; when the latest step had
-passed all its boundaries."""
+passed all its boundaries; before which no boundary may end as yet, because it is not known who arrives until then."""
 
 
 class Asked(NamedTuple):
@@ -239,7 +239,7 @@ def call(places: Places, book: Book, rank: int, here: int) -> None:
 def arrive(places: Places, asked: Asked, book: Book, now: float) -> None:
     """Seat every request of an open loop that has arrived by `now`, in order of arrival."""
     count, times = book.count, book.times
-    while count[ISSUED] < asked.num_requests and times[count[ISSUED], ARRIVAL] <= now:
+    while count[ISSUED] < count[KNOWN] and times[count[ISSUED], ARRIVAL] <= now:
         arrival = times[count[ISSUED], ARRIVAL]
         count[COUNT_COUNTED] += 1
         request = issue(places, book, arrival, arrival >= asked.warmup)

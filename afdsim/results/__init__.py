@@ -14,6 +14,7 @@ plot_parts           axes, colours, legends, files of figures
 plot                 figures of runs
 plot_sweep           figures of sweeps
 outcome              columns of a run, from its record
+cells                the cells behind a router as one run
 remarks              what a reader should know about a run
 result               the result: summary, frames, files
 header               what was simulated, as text

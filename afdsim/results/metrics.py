@@ -130,6 +130,8 @@ class Run:
     """Where the units of every pool stood still (`blame.waits`)."""
     critical: Mapping[str, Any] | None = None
     """What bound some steps (`critical.told`); None where none is whole."""
+    cells: Sequence[Mapping[str, Any]] = ()
+    """What every cell behind a router did (`afdsim.results.cells`); empty without one."""
 
     @property
     def duration(self) -> float:
@@ -238,10 +240,11 @@ def tgs(tokens: Columns, gpus: int, window: Window) -> float:
 def steps(tokens: Columns, window: Window) -> tuple[Floats, Floats]:
     """(tokens, seconds) of every whole step inside the window: from the last boundary of a step to that of the next.
 
-    A cut inside a step would look like noise: its micro-batches are not evenly spaced.
+    A cut inside a step would look like noise: its micro-batches are not evenly spaced. Of several cells it is the steps
+    of the one with the most boundaries.
     """
-    numbers, place = np.unique(column(tokens, "step"), return_inverse=True)
     times = column(tokens, "t_s")
+    numbers, place = np.unique(_numbers(tokens, times), return_inverse=True)
     first, last = np.full(len(numbers), math.inf), np.zeros(len(numbers))
     np.minimum.at(first, place, times)
     np.maximum.at(last, place, times)
@@ -249,6 +252,19 @@ def steps(tokens: Columns, window: Window) -> tuple[Floats, Floats]:
     seconds = np.diff(last, prepend=math.nan)
     whole = (first > window[0]) & (last <= window[1]) & ~np.isnan(seconds)
     return emitted[whole], seconds[whole]
+
+
+def _numbers(tokens: Columns, times: Floats) -> Floats:
+    """The step of every boundary; of several cells the one that the cell with the most boundaries was in."""
+    steps_ = column(tokens, "step")
+    if "cell" not in tokens or not len(steps_):
+        return steps_
+    cells = np.asarray(tokens["cell"])
+    own = cells == np.bincount(cells).argmax()
+    numbers, place = np.unique(steps_[own], return_inverse=True)
+    last = np.zeros(len(numbers))
+    np.maximum.at(last, place, times[own])
+    return np.searchsorted(last, times).astype(float)
 
 
 def request_throughput(requests: Columns, window: Window) -> float:

@@ -51,8 +51,11 @@ def together(every: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str,
     return found | {"afdsim": known(own)}
 
 
-def notes(every: Sequence[Sequence[str]], seeds: Sequence[int]) -> list[str]:
-    """Return the notes of several runs; of those that differ in their numbers only, the one that counts the most."""
+def notes(every: Sequence[Sequence[str]], seeds: Sequence[int], noun: str = "seed") -> list[str]:
+    """Return the notes of several runs; of those that differ in their numbers only, the one that counts the most.
+
+    `noun` is what the runs differ in.
+    """
     found: dict[tuple[str, int], dict[int, str]] = {}
     for seed, own in zip(seeds, every, strict=True):
         before = Counter[str]()
@@ -60,18 +63,18 @@ def notes(every: Sequence[Sequence[str]], seeds: Sequence[int]) -> list[str]:
             shape = _NUMBER.sub("#", note)
             found.setdefault((shape, before[shape]), {})[seed] = note
             before[shape] += 1
-    return [_most(by_seed, len(seeds)) for by_seed in found.values()]
+    return [_most(by_seed, len(seeds), noun) for by_seed in found.values()]
 
 
-def _most(by_seed: Mapping[int, str], seeds: int) -> str:
+def _most(by_seed: Mapping[int, str], seeds: int, noun: str) -> str:
     """Return one of the notes of several seeds that say the same in numbers, and which seed says it."""
     seed = max(by_seed, key=lambda each: _numbers(by_seed[each]))
     text, alike = by_seed[seed], len(set(by_seed.values())) == 1
     if alike and len(by_seed) == seeds:
         return text
     if alike:
-        return f"{text} (in {'seed ' + str(seed) if len(by_seed) == 1 else f'{len(by_seed)} of {seeds} seeds'})"
-    return f"{text} (in seed {seed}, the most of {len(by_seed)} seeds)"
+        return f"{text} (in {f'{noun} {seed}' if len(by_seed) == 1 else f'{len(by_seed)} of {seeds} {noun}s'})"
+    return f"{text} (in {noun} {seed}, the most of {len(by_seed)} {noun}s)"
 
 
 def _numbers(note: str) -> list[float]:

@@ -13,7 +13,7 @@ from afdsim import __version__
 from afdsim.engine.books import CAUSES
 from afdsim.results import blaming, metrics, outages
 from afdsim.results.bottleneck import ROUND_TRIP
-from afdsim.results.header import deployment_line, hanging, model_lines, network_line, straggler_lines
+from afdsim.results.header import deployment_line, hanging, model_lines, network_line, router_line, straggler_lines
 from afdsim.units import show_count, show_rate
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def terminal(
         page.causes(),
         page.blame(),
         page.marginal(),
+        page.cells(),
         page.failures(),
         page.verdict(),
         page.remarks(),
@@ -118,6 +119,15 @@ def terminal(
 
 
 _CONTENT = "result.json, scenario.yaml, requests, tokens, gpus, links, figures/"
+
+
+_OF_CELLS = {
+    "TPOT": "mean_tpot_ms",
+    "p99 TPOT": "p99_tpot_ms",
+    "queue": "mean_queue_ms",
+    "p99 queue (ms)": "p99_queue_ms",
+}
+"""Heads of the columns of cells, with keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +151,7 @@ class _Page:
         plural = "s" if len(self.runs) > 1 else ""
         first = f"afdsim {__version__}  {source or scenario.name}  {key}  seed{plural} {seeds}"
         lines = [self.ink.strong(first), *model_lines(scenario, self.runs[0].formats), deployment_line(scenario)]
-        return [*lines, *network_line(scenario), *straggler_lines(scenario)]
+        return [*lines, *router_line(scenario), *network_line(scenario), *straggler_lines(scenario)]
 
     def latencies(self) -> list[str]:
         """Return the table of percentiles, with the definitions below."""
@@ -265,6 +275,28 @@ class _Page:
             return []
         shown = sorted(busy) if len(busy) <= _MOST_ROWS else sorted({busy[0], busy[-1], *slow[: _MOST_ROWS - 2]})
         return [[f"  {target}[{index}]", *(f"{share:.1%}" for share in shares[index])] for index in shown]
+
+    def cells(self) -> list[str]:
+        """Say what every cell behind a router did; of many those with the longest waits and TPOT."""
+        cells = self.own.get("cells", ())
+        rows = [
+            [
+                f"cell[{number}]",
+                show_count(each["completed"]),
+                f"{each['tgs']:,.0f}" if "tgs" in each else "n/a",
+                *(f"{each[key]:,.4g}" if key in each else "n/a" for key in _OF_CELLS.values()),
+                *(f"{share:.1%}" for share in each["busy"].values()),
+            ]
+            for number, each in enumerate(cells)
+        ]
+        if not rows:
+            return []
+        busy = [f"{pool} busy" for pool in cells[0]["busy"]]
+        kept = sorted(range(len(rows)), key=lambda at: -cells[at].get("mean_queue_ms", 0.0))[:_MOST_ROWS]
+        shown = [rows[at] for at in sorted(kept)]
+        left = [f" and {len(rows) - len(shown)} more cells that wait less"] if len(shown) < len(rows) else []
+        head = ["cell", "finished", "tok/s/GPU", *_OF_CELLS, *busy]
+        return [self.ink.strong("Cells behind the router"), *table(head, shown, self.ink), *left]
 
     def failures(self) -> list[str]:
         """Say what crashed, how long all stood still, and whom it hit."""

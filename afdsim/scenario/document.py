@@ -23,7 +23,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from afdsim import units
 from afdsim.catalog import entries as catalog
 from afdsim.errors import ScenarioError
-from afdsim.scenario import asked, cabling, complaints, divisions, failing, leaves, tree, yamlfile
+from afdsim.scenario import asked, cabling, complaints, divisions, failing, leaves, routing, tree, yamlfile
 from afdsim.scenario.part import Fault, Part
 from afdsim.scenario.yamlfile import Document, Keys, Mark
 
@@ -50,6 +50,7 @@ class Scenario(Part):
     workload: asked.Workload
     sla: asked.Sla | None = None
     failures: failing.Failures | None = None
+    router: routing.Router | None = None
     cost: Mapping[tree.Gpu, Annotated[float, leaves.Amount("price", positive=False)]] = Field(default_factory=dict)
     run: tree.Run = tree.Run()
 
@@ -91,6 +92,8 @@ class Scenario(Part):
         if self.failures is not None:
             found = failing.misfits(self.failures, pools, deployment.type)
             yield from ((f"failures.{path}", text) for path, text in found)
+        if self.router is not None:
+            yield from routing.misfits(self.router, self.workload, self.failures is not None)
         arrival = self.workload.arrival
         if isinstance(arrival, asked.ClosedLoop) and (arrival.concurrency or 0) > deployment.slots:
             yield "workload.arrival.concurrency", f"must be <= {deployment.slots:,}, all slots of the deployment"
@@ -259,14 +262,18 @@ class Kind(IntEnum):
     acceptance = 12
     spike_attention = 13
     spike_ffn = 14
+    router = 15
 
 
-def stream(seed: int, kind: Kind | str, step: int = 0) -> np.random.Generator:
-    """Return the generator of one kind of draw at one step, independent of every other and of the order of events."""
+def stream(seed: int, kind: Kind | str, step: int = 0, cell: int = 0) -> np.random.Generator:
+    """Return the generator of one kind of draw at one step, independent of every other and of the order of events.
+
+    Behind a router every cell has generators of its own.
+    """
     import numpy as np
 
     number = Kind[kind] if isinstance(kind, str) else kind
-    return np.random.Generator(np.random.Philox(key=[seed, int(number)], counter=[0, 0, step, 0]))
+    return np.random.Generator(np.random.Philox(key=[seed, int(number)], counter=[0, 0, step, cell]))
 
 
 class Streams:
@@ -275,13 +282,13 @@ class Streams:
     The numbers are those of `stream`; take them before the same kind is asked for again.
     """
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, seed: int, cell: int = 0) -> None:
+        self._seed, self._cell = seed, cell
         self._generators: dict[str, tuple[np.random.Generator, dict[str, Any]]] = {}
 
     def __call__(self, kind: str, step: int = 0) -> np.random.Generator:
         if kind not in self._generators:
-            generator = stream(self._seed, kind, step)
+            generator = stream(self._seed, kind, step, self._cell)
             self._generators[kind] = generator, dict(generator.bit_generator.state)
             return generator
         generator, state = self._generators[kind]

@@ -70,7 +70,7 @@ ROWS = (
     ("  num_requests: 100", "  num_requests: 100\n  request_rate: 1 req/s",
      "31:3: workload.request_rate: unknown key 'request_rate' here; it belongs to 'workload.arrival.request_rate'"),
     ("version: 1", "version: 1\nzebra: 1",
-     "2:1: zebra: unknown key 'zebra' (known: version, name, model, precision, deployment, network, variation, workload, sla, failures, cost, run)"),
+     "2:1: zebra: unknown key 'zebra' (known: version, name, model, precision, deployment, network, variation, workload, sla, failures, router, cost, run)"),
     ("9us", "20",
      "21:14: network.link.latency: needs a unit, for example '20us' or '20ms'"),
     ("400Gbps", "400",
@@ -221,6 +221,9 @@ ROWS = (
     ("    latency: 9us", "    latency: 9us\n  nics_per_instance: {ffn: 4}\n"
      "failures: {events: [{at: 30s, target: 'ffn[0].nic[4]'}], requests: reject}",
      "23:39: failures.events[0].target: ffn instance 0 has NICs 0..3"),
+    ("run:", "router: {replicas: 0}\nrun:", "33:20: router.replicas: must be a whole number >= 1 (got 0)"),
+    ("run:", "router: {replicas: 2, policy: sticky}\nrun:",
+     "33:31: router.policy: must be one of round_robin, least_requests, least_kv, power_of_two (got 'sticky')"),
     ("run:", "failures: {events: [{at: 30s, target: 'ffn[0].fan[1]'}], requests: reject}\nrun:",
      "33:39: failures.events[0].target: must be 'attention[i]' or 'ffn[i]'; colocated: 'instance[i]'; a part of one: "
      "'ffn[0].gpu[3]', 'ffn[0].nic[2]' (got 'ffn[0].fan[1]')"),
@@ -263,7 +266,7 @@ ROWS = (
     ("version: 1", "version: 1\nextends: [a]",
      "2:10: extends: must be a file or the name of a shipped scenario (got a list)"),
     ("version: 1", "version: 1\n5: 1",
-     "2:1: 5: key '5' must be text, not a number\n2:1: 5: unknown key '5' (known: version, name, model, precision, deployment, network, variation, workload, sla, failures, cost, run)"),
+     "2:1: 5: key '5' must be text, not a number\n2:1: 5: unknown key '5' (known: version, name, model, precision, deployment, network, variation, workload, sla, failures, router, cost, run)"),
     ("version: 1", "version: !!int 1",
      "1:10: version: YAML tags (!...) are not used in scenarios"),
     ("version: 1", "version: *one",
@@ -385,6 +388,28 @@ def test_nesting_and_aliases_are_bounded(file):
 
 
 @pytest.mark.parametrize(
+    ("base", "more", "message"),
+    [
+        (
+            "small",
+            (),
+            "router: needs requests that arrive: in a closed_loop every cell has its own, so run one cell without 'router'",
+        ),
+        (
+            "step3_poisson",
+            ("failures={mtbf: {gpu: 1d}, requests: reject}",),
+            "router: and 'failures' do not go together yet: no router hears of a crash; run one cell without it",
+        ),
+    ],
+)
+def test_what_does_not_go_with_a_router_is_refused(base, more, message):
+    with pytest.raises(ScenarioError) as caught:
+        load(base, overrides=["router={replicas: 4}", *more])
+
+    assert str(caught.value) == f"--set router={{replicas: 4}}: {message}"
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         (
@@ -401,7 +426,7 @@ def test_nesting_and_aliases_are_bounded(file):
         ),
         (
             "netwrk.post=1us",
-            "--set netwrk.post=1us: netwrk.post: no such key 'netwrk' (has: version, name, model, precision, deployment, network, variation, workload, sla, failures, cost, run); did you mean 'network'?",
+            "--set netwrk.post=1us: netwrk.post: no such key 'netwrk' (has: version, name, model, precision, deployment, network, variation, workload, sla, failures, router, cost, run); did you mean 'network'?",
         ),
         ("model.name=1", "--set model.name=1: model.name: 'model' has no keys"),
         ("run.seeds=[1", "--set run.seeds=[1:1:3: not valid YAML: expected ',' or ']', but got '<stream end>'"),
