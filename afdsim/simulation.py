@@ -281,11 +281,11 @@ class Made(NamedTuple):
 def _single(scenario: Scenario, cell: Cell, demand: Demand, record: Record, engine: Engine) -> Made:
     requests, tokens = outcome.requests(record, cell), outcome.tokens(record, cell)
     found = None if demand.stop is None else outcome.loaded(requests, tokens, record, given=demand.given is not None)
-    notes = tuple(remarks(scenario, cell, demand, record))
     if found is not None:
         record = record.since(found[0])
         requests["counted"] &= outcome.arrived(requests, record.window)
-    return Made(_run(scenario, cell, record, (requests, tokens), (engine, found)), notes)
+    made = _run(scenario, cell, record, (requests, tokens), (engine, found))
+    return Made(made, tuple(remarks(scenario, cell, demand, record)))
 
 
 def _run(
@@ -340,7 +340,6 @@ def _fleet(
     columns = [(outcome.requests(record, cell), outcome.tokens(record, cell)) for record in records]
     widths = {pool.name: pool.gpus.instances for pool in cell.pools}
     requests = joining.of_all([each for each, _ in columns], places, next(iter(widths.values())))
-    notes = [tuple(remarks(scenario, each, demand, record)) for each, record in zip(cells, records, strict=True)]
     found = _loaded(demand, requests, [each for _, each in columns], records)
     if found is not None:
         records = tuple(record.since(found[0]) for record in records)
@@ -350,6 +349,7 @@ def _fleet(
         _run(scenario, each, record, own, (engine, found))
         for each, record, own in zip(cells, records, columns, strict=True)
     ]
+    notes = [tuple(remarks(scenario, each, demand, record)) for each, record in zip(cells, records, strict=True)]
     return Made(joining.joined(runs, requests, widths), tuple(pooling.notes(notes, range(len(notes)), "cell")))
 
 

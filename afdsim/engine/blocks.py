@@ -79,7 +79,8 @@ class Blocks:
         """Before when nothing happens, if nobody comes."""
         if self.desk.ends < FOREVER or self.desk.dozing:
             return FOREVER
-        return float(self.desk.memory.state.end.min()) if self.desk.memory.state.left[0] else 0.0
+        state = self.desk.memory.state
+        return float(state.end[: self.cell.seated].min()) if state.left[0] else 0.0
 
     def _block(self, first: int) -> tuple[int, int]:
         """Run a block of steps; returns why it ended and the step to go on with."""

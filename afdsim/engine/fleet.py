@@ -62,6 +62,7 @@ class Standing:
         self.now = 0.0
         """When the request arrives."""
         self._due, self._requests = FOREVER, 0
+        self._kv: float | None = 0.0
 
     @property
     def requests(self) -> int:
@@ -84,11 +85,9 @@ class Standing:
     def kv(self) -> float:
         """KV cache that is taken or waited for, over what there is; above 1 where more is waited for than is free."""
         desk = self._caught_up
-        places, book = desk.machine.places, desk.book
-        ranks = book.ranks[:, seats.KV_FREE]
-        waiting = sum(seats.need(places, book.requests, request) for request in _waiting(desk))
-        whole = places.kv_budget * len(ranks)
-        return float((whole - ranks.sum() + waiting) / whole)
+        if self._kv is None:
+            self._kv = _kv(desk)
+        return self._kv
 
     def take(self, request: Request) -> None:
         """Hand a request to the cell."""
@@ -111,8 +110,17 @@ class Standing:
 
     def _note(self) -> None:
         count = self._member.desk.book.count
-        self._due = self._member.due
+        self._due, self._kv = self._member.due, None
         self._requests = int(count[seats.ACTIVE] + count[seats.QUEUE] + count[seats.KNOWN] - count[seats.ISSUED])
+
+
+def _kv(desk: Desk) -> float:
+    """KV cache of a cell that is taken or waited for, over what there is."""
+    places, book = desk.machine.places, desk.book
+    ranks = book.ranks[:, seats.KV_FREE]
+    waiting = sum(seats.need(places, book.requests, request) for request in _waiting(desk))
+    whole = places.kv_budget * len(ranks)
+    return float((whole - ranks.sum() + waiting) / whole)
 
 
 def _waiting(desk: Desk) -> list[int]:

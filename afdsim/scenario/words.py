@@ -28,6 +28,8 @@ _KERNELS = tuple(f"{pool}.kernels" for pool in _POOLS)
 _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("faults fault_injection outages crashes", ("failures",)),
     ("mttr", ("failures.repair",)),
+    ("router_policy routing_policy load_balancer load_balancing global_scheduler", ("router.policy",)),
+    ("replicas num_replicas replica cluster_num_replicas data_parallel_replicas", ("router.replicas",)),
     # workload
     ("isl input_length prompt_len random_input_len", ("workload.input_len",)),
     ("context_len context_length prompt_tokens", ("workload.input_len",)),
@@ -121,16 +123,6 @@ _TOPICS: tuple[tuple[str, str], ...] = (
         "preemption preemption_mode recompute watermark watermark_blocks_fraction",
         "preemption is not modelled: KV cache is reserved in full at admission, and what does not fit waits; "
         "'deployment.max_num_seqs' limits a rank",
-    ),
-    (
-        "router router_policy routing_policy load_balancer load_balancing global_scheduler admission_policy",
-        "a router is not modelled: one cell is simulated, and in it a request joins the rank and micro-batch with the "
-        "fewest sequences; 'workload.arrival' is what reaches the cell",
-    ),
-    (
-        "replicas num_replicas replica cluster_num_replicas data_parallel_replicas",
-        "several replicas are not modelled: a replica is a whole deployment, and one is simulated; divide the load "
-        "('workload.arrival') by their number, and multiply GPUs and tokens/s by it",
     ),
     (
         "autoscaling autoscaler max_replicas min_replicas scale_up scale_down",

@@ -61,10 +61,8 @@ def test_a_word_is_answered_in_a_file_an_override_and_an_axis(word):
 
 
 def test_a_replica_is_a_whole_deployment():
-    assert told("deployment.replicas") == (
-        "deployment.replicas: unknown key 'replicas'; several replicas are not modelled: a replica is a whole "
-        "deployment, and one is simulated; divide the load ('workload.arrival') by their number, and multiply GPUs and "
-        "tokens/s by it"
+    assert (
+        told("deployment.replicas") == "deployment.replicas: unknown key 'replicas'; afdsim calls it 'router.replicas'"
     )
 
 
