@@ -5,6 +5,7 @@ schedule      a step of a cell as a static list of turns
 variation     jitter and stragglers of a run, from keyed streams
 drafts        tokens that speculation drafts and accepts
 seats         who sits in which micro-batch: continuous batching, admission, KV accounting
+turnover      the boundary of a lane: who leaves, gives blocks back, joins
 tables        seconds as the engines look them up, and what a lane's membership costs
 passes        operators of one GPU of each role in a pass: what shares of peak count
 faults        what crashes when, and how long the cell stands still

@@ -23,6 +23,7 @@ from afdsim.engine.schedule import COMPUTE, INDEX, Boundary
 from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, Asked, Book, Places
 from afdsim.engine.standstill import Standstill, fragile, spend
 from afdsim.engine.tables import Now, Priced
+from afdsim.engine.turnover import full
 from afdsim.errors import CapacityError
 from afdsim.units import show_bytes
 from afdsim.workload.laws import RequestSource
@@ -178,7 +179,7 @@ class Desk:
     def _extend_requests(self, wanted: int, input_len: Array, output_len: Array) -> None:
         book, issued = self.book, self.book.count[seats.ISSUED]
         requests = extended(book.requests, wanted, 0)
-        blank = [seats.JOINED, seats.SEAT, seats.NEXT, seats.NEXT_FRESH]
+        blank = [seats.JOINED, seats.SEAT, seats.NEXT, seats.NEXT_FRESH, seats.CLAIMS_AT]
         requests[len(book.requests) :, blank] = NOBODY
         requests[:, seats.INPUT_LEN], requests[:, seats.OUTPUT_LEN] = input_len, output_len
         times = extended(book.times, wanted, NEVER)
@@ -200,21 +201,22 @@ class Desk:
 
     def _fits(self, context: Array) -> Array:
         places = self.machine.places
-        total = np.full(len(context), places.kv_fixed)
+        total, block = np.full(len(context), places.kv_fixed), places.keeping.block
         for per_token, window in zip(places.kv_per_token, places.windows, strict=True):
-            total += per_token * np.minimum(context, window)
+            total += per_token * (-(np.minimum(context, window) // -block) * block)
         return total <= places.kv_budget
 
     @property
     def full(self) -> bool:
         """Whether a step might not find room for its boundaries."""
-        return bool(self.book.count[seats.BOUNDARIES] + len(self.book.lanes) > len(self.book.rows))
+        return bool(full(self.machine.places, self.book))
 
     def extend_rows(self) -> None:
-        """Double the room for boundaries."""
+        """Double the room for boundaries, and for stays that end early."""
         book, size = self.book, 2 * max(len(self.book.rows), len(self.book.lanes))
         rows, times = extended(book.rows, size, 0), extended(book.row_times, size, 0.0)
-        self.memory = self.memory._replace(book=book._replace(rows=rows, row_times=times))
+        stays = extended(book.stays, size if self.cell.keeping.grows else 0, 0)
+        self.memory = self.memory._replace(book=book._replace(rows=rows, row_times=times, stays=stays))
 
     def price(self) -> None:
         """Have the seconds of the micro-batches as large as they are now."""
@@ -270,7 +272,7 @@ class Desk:
         """When somebody may join, if nobody sits now."""
         if not self.book.count[seats.QUEUE]:
             return max(now, self.next_arrival)
-        if self.still is None:
+        if self.still is None and not self.cell.keeping.grows:
             return now
         arrives = FOREVER if self.demand.closed else max(now, self.next_arrival)
         return min(earliest(self.book, now), arrives)
@@ -352,10 +354,10 @@ class Desk:
         edges, slices = self._sliced()
         own = self.book.ranks[:, seats.OWN].reshape(self.cell.seated, self.cell.ranks)
         longest = self.memory.now.longest[:, None]
-        stays = [] if self.still is None else self.still.stays
+        stays = self.book.stays[: self.book.count[seats.STAYS]].tolist()
         return Record(
             requests=self._requests(),
-            stays=Stays.of(stays),
+            stays=Stays.of(stays if self.still is None else self.still.stays),
             outages=None if self.still is None else tuple(self.still.log),
             unfelt=() if self.still is None else tuple(self.still.outages.unfelt),
             boundaries=self._rows(),
@@ -384,7 +386,7 @@ class Desk:
         whole, times = self.book.requests[:issued], self.book.times[:issued]
         short = {
             name: whole[:, getattr(seats, name.upper())].astype(np.int32)
-            for name in ("input_len", "output_len", "context", "joined", "seat", "needs")
+            for name in ("input_len", "output_len", "context", "joined", "seat", "needs", "preempted")
         }
         flags = {name: whole[:, getattr(seats, name.upper())].astype(bool) for name in ("counted", "refused")}
         real = {
@@ -468,6 +470,7 @@ def places(cell: Cell) -> Places:
         kv_budget=float(np.floor(cell.deployment.kv_budget)),
         kv_fixed=fixed,
         kv_per_token=np.array(per_token),
+        keeping=cell.keeping,
     )
 
 
@@ -563,26 +566,27 @@ def blank_book(cell: Cell, asked: Asked) -> Book:
     m, windows = cell.micro_batches, len(cell.windows)
     ranks, lanes = cell.seated * cell.ranks, cell.seated * m
     slots = np.tile(np.array(cell.deployment.micro_batch_slots), ranks)
-    nobody = np.full((ranks * m, 6), NOBODY, dtype=np.int64)
+    nobody = np.full((ranks * m, 7), NOBODY, dtype=np.int64)
     nobody[:, [seats.BATCH, seats.TAKEN, seats.SEQUENCES]] = 0
     nobody[:, seats.CROWD] = np.where(slots > 0, 0, UNBOUNDED)
     row = np.zeros((lanes, 6), dtype=np.int64)
     row[:, seats.FRESH] = NOBODY
-    held = np.zeros((ranks, 2))
+    held = np.zeros((ranks, 3))
     held[:, seats.KV_FREE] = places(cell).kv_budget
     return Book(
         seats=nobody,
         lanes=row,
-        buckets=np.full((lanes * seats.RING, 3), NOBODY, dtype=np.int64),
+        buckets=np.full((lanes * seats.RING, 4), NOBODY, dtype=np.int64),
         ranks=held,
         queues=np.full((ranks, 2), NOBODY, dtype=np.int64),
         contexts=np.zeros((windows, ranks * m), dtype=np.int64),
         growing=np.zeros((windows, ranks * m), dtype=np.int64),
-        requests=np.zeros((0, 11), dtype=np.int64),
+        requests=np.zeros((0, 16), dtype=np.int64),
         times=np.zeros((0, 6)),
         next_filling=counts(0),
         rows=np.zeros((AHEAD, 5), dtype=np.int64),
         row_times=np.zeros(AHEAD),
-        count=counts(8),
+        stays=np.zeros((AHEAD if cell.keeping.grows else 0, 6), dtype=np.int64),
+        count=counts(9),
         clock=np.array([FOREVER if asked.warmup < 0 else asked.warmup, FOREVER, FOREVER, FOREVER, 0.0]),
     )

@@ -11,15 +11,20 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from afdsim.cluster import network
-from afdsim.engine import books, recurrence, schedule, seats, tables
+from afdsim.engine import books, recurrence, schedule, seats, tables, turnover
 
-ROOMS = (schedule, seats, books, network, tables, recurrence)
+ROOMS = (schedule, seats, turnover, books, network, tables, recurrence)
 """Whose sources the machine code depends on."""
 CALLED = {
     seats: (
-        "need", "tokens_of", "steps_of", "pace_of", "growth", "gained", "issue", "append", "crowd", "queue", "emptiest",
-        "fewest", "call", "welcome", "arrive", "refill", "emit", "first_tokens", "grow", "stand_up", "leave",
-        "stops", "sit_down", "join", "turn_over",
+        "tokens_of", "steps_of", "pace_of", "growth", "gained", "kept", "need", "written", "takes", "issue", "append",
+        "crowd", "queue", "emptiest", "fewest", "call", "welcome", "put_back", "uncall", "shed", "arrive", "refill",
+        "emit", "first_tokens", "grow", "link", "unlink", "schedule", "recompute", "copied", "stand_up", "leave",
+        "stops", "sit_down", "join",
+    ),
+    turnover: (
+        "full", "hand_out", "remove_leaving", "remove_filling", "remove_claim", "strike_out", "preempt", "fill",
+        "claim", "turn_over",
     ),
     books: ("settle", "held_in", "book", "close"),
     network: (

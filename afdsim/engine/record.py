@@ -33,6 +33,8 @@ class Requests:
     """rank x micro-batches + micro-batch, -1 until one is given."""
     needs: Array
     """Decode steps that it takes where a step may yield several tokens, 0 until drawn; elsewhere 0 for ever."""
+    preempted: Array
+    """How often it gave its blocks back before its end."""
     counted: Array
     refused: Array
     lost: Array
@@ -49,7 +51,7 @@ class Requests:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stays:
-    """Where requests sat before an outage made them leave, with at least one token there; a row a request and outage.
+    """Where requests sat before an outage or a lack of blocks made them leave, with at least one token; a row each.
 
     The tokens of such a stay are out at the boundaries `joined` + 1 to `joined` + `steps` of its seat's lane.
     """

@@ -53,7 +53,6 @@ from afdsim.engine.schedule import (
 )
 from afdsim.engine.seats import (
     ACTIVE,
-    BOUNDARIES,
     ENDS_AT,
     FOREVER,
     ISSUED,
@@ -65,10 +64,10 @@ from afdsim.engine.seats import (
     Book,
     Places,
     stops,
-    turn_over,
 )
 from afdsim.engine.seats import ROWS as LARGEST
 from afdsim.engine.tables import Now, Priced, Tables, head_seconds, measure, seconds
+from afdsim.engine.turnover import full, turn_over
 
 Values = Any
 Index = Any
@@ -415,7 +414,7 @@ def run_steps(
         shift = INDEX(step - span[0]) * noise.compute_stride
         wires = INDEX(step - span[0]) * noise.wire_stride
         if not opened:
-            if book.count[BOUNDARIES] + len(book.lanes) > len(book.rows):
+            if full(machine.places, book):
                 return MORE_ROWS, step
             left = supply.fitting[supply.drawn] - supply.fitting[book.count[ISSUED]]
             if asked.closed and left < asked.concurrency:

@@ -7,7 +7,8 @@ leaving a lane at a step, fresh in a lane) are chained through request ids; -1 e
 
 A rank has one queue and one KV cache for all its micro-batches. The first in it is *called* as soon as a place and KV
 cache are free, to the micro-batch with the fewest sequences, and joins at the next boundary of that one. So
-micro-batches stay alike however scarce the cache is, and nobody overtakes.
+micro-batches stay alike however scarce the cache is, and nobody overtakes. A sequence holds the blocks that it may come
+to need, or those that it fills (`turnover` has what happens when there are no more).
 
 Contexts are counted in tokens x `scale`: 1, or more where a step may yield a fraction of a token (drafts).
 """
@@ -32,30 +33,35 @@ RING = 1024
 """Buckets of future steps per lane; a request that leaves later stays in its bucket for another round."""
 
 # columns
-BATCH, TAKEN, SEQUENCES, CROWD, CALLED, LAST_CALLED = range(6)
+BATCH, TAKEN, SEQUENCES, CROWD, CALLED, LAST_CALLED, YOUNGEST = range(7)
 """Of a seat: running; these and those called to it; these and those of the rank's queue that are counted here; the same
-and FULL more where it has no place left, which is where arrivals look; first and last that are called."""
+and FULL more where it has no place left, which is where arrivals look; first and last that are called; who joined last
+of those that run, where blocks grow."""
 HEAD, LAST_WAITING = range(2)
 """Of a rank: first and last in its queue."""
 FRESH, FRESH_COUNT, ROWS, RANK_ROWS, PACE, OWED = range(6)
 """Of a lane: first of those that joined at the latest boundary, and how many; batch of the largest rank;
 sequences of all ranks; fixed-point tokens that a step yields; those that have not made a whole one yet."""
-LEAVING, LAST_LEAVING, FILLING = range(3)
+LEAVING, LAST_LEAVING, FILLING, CLAIMING = range(4)
 """Of (lane, step modulo RING): first and last that leave; first (request x windows + window) whose context fills its
-window."""
-KV_FREE, OWN = range(2)
-"""Of a rank: bytes; attention seconds that it alone would have needed, inside the window."""
+window; first that needs another block (where blocks grow)."""
+KV_FREE, OWN, COPIED = range(3)
+"""Of a rank: bytes; attention seconds that it alone would have needed, inside the window; when its link to host memory
+is free."""
 INPUT_LEN, OUTPUT_LEN, CONTEXT, JOINED, SEAT, COUNTED, REFUSED, DRAWN, NEEDS, NEXT, NEXT_FRESH = range(11)
+CLAIMS_AT, NEXT_CLAIM, OLDER, YOUNGER, PREEMPTED = range(11, 16)
 """Of a request: lengths; context at its first step; that step; its seat; whether it counts; whether no rank could ever
-hold it; decode steps it will need with drafts (0 without), and the same once it sits; next of the lists it is in."""
+hold it; decode steps it will need with drafts (0 without), and the same once it sits; next of the lists it is in. Where
+blocks grow: step in which it needs another one (or NOBODY), next of those that do; who joined its seat before and after
+it; how often it was preempted."""
 ARRIVAL, ADMITTED, FIRST_TOKEN, FINISH, LOST, READY = range(6)
 """Times of a request, NaN until they happen. LOST: a crash has ended it; READY: before which it may not join, because
-its lost context is still being computed."""
+its lost context is still being computed, or comes back from host memory; infinite while it lies there."""
 STEP, MICRO_BATCH, UNIT, TOKENS, GAPS = range(5)
 """Of a boundary that emitted tokens: how many, and for how many of its sequences it was not the first."""
-ISSUED, COUNT_COUNTED, OUTSTANDING, FINISHED, ACTIVE, QUEUE, BOUNDARIES, POPULATED = range(8)
+ISSUED, COUNT_COUNTED, OUTSTANDING, FINISHED, ACTIVE, QUEUE, BOUNDARIES, POPULATED, STAYS = range(9)
 """Places in `Book.count`: requests issued, of these counted; counted and not ended; finished; running; waiting;
-boundary rows; whether the warm-up population of a closed loop is complete."""
+boundary rows; whether the warm-up population of a closed loop is complete; rows of stays."""
 WARM_AT, ENDS_AT, STRIKES_AT, RETURNS_AT, OPENED_AT = range(5)
 """Places in `Book.clock`: when the warm-up ended and when the run ended, infinite until then; when the cell will stop,
 when an instance is back for which it stops between two steps, infinite where neither is known; when the latest step had
@@ -73,6 +79,25 @@ class Asked(NamedTuple):
     horizon: float
 
 
+class Keeping(NamedTuple):
+    """How KV cache is given out."""
+
+    block: int
+    """Tokens."""
+    grows: bool
+    """Whether a sequence holds the blocks that it fills, not those that it may come to need."""
+    swaps: bool
+    """Whether the context of a preempted request goes to host memory; else it is computed again."""
+    pace: float
+    """Bytes per second of the link to host memory, or tokens per second at which a context is computed again."""
+    queries: int
+    """Tokens that a sequence writes in a step: one, and its drafts."""
+
+
+RESERVED = Keeping(1, False, False, FOREVER, 1)
+"""A block is a token, and all that a request may come to need is held from its admission on."""
+
+
 class Places(NamedTuple):
     """What a deployment offers; constant."""
 
@@ -88,6 +113,7 @@ class Places(NamedTuple):
     kv_fixed: float
     """Bytes that a sequence takes whatever its context (linear attention)."""
     kv_per_token: Values  # w
+    keeping: Keeping
 
 
 class Book(NamedTuple):
@@ -105,17 +131,40 @@ class Book(NamedTuple):
     next_filling: Values  # request x windows + w
     rows: Values  # boundary, column
     row_times: Values  # boundary
+    stays: Values  # those that were preempted: request, seat, first step, steps, context at that, tokens
     count: Values
     clock: Values
 
 
+def kept(places: Places, tokens: int) -> float:
+    """Bytes of KV cache that a sequence of so many tokens fills, in whole blocks; a window has blocks of its own."""
+    total, block = places.kv_fixed, places.keeping.block
+    for w in range(len(places.windows)):
+        seen = min(tokens, places.windows[w])
+        total += places.kv_per_token[w] * ((seen + block - 1) // block * block)
+    return total
+
+
 def need(places: Places, requests: Values, request: int) -> float:
     """Bytes of KV cache that a request may come to need."""
-    context = requests[request, INPUT_LEN] + requests[request, OUTPUT_LEN]
-    total = places.kv_fixed
-    for w in range(len(places.windows)):
-        total += places.kv_per_token[w] * min(context, places.windows[w])
-    return total
+    return kept(places, requests[request, INPUT_LEN] + requests[request, OUTPUT_LEN])
+
+
+def written(places: Places, requests: Values, request: int, k: int) -> int:
+    """Tokens that a sequence has room for in its k-th step: its context, and what the step writes, drafts included."""
+    most: int = requests[request, INPUT_LEN] + requests[request, OUTPUT_LEN]
+    if k >= steps_of(requests, request):
+        return most
+    ahead = ((k - 1) * pace_of(places, requests, request) + places.scale - 1) // places.scale
+    tokens: int = min(most, requests[request, CONTEXT] + ahead + places.keeping.queries)
+    return tokens
+
+
+def takes(places: Places, requests: Values, request: int) -> float:
+    """Bytes of KV cache that a request is given when it is called."""
+    if places.keeping.grows:
+        return kept(places, written(places, requests, request, 1))
+    return need(places, requests, request)
 
 
 def tokens_of(requests: Values, request: int) -> int:
@@ -223,7 +272,7 @@ def call(places: Places, book: Book, rank: int, here: int) -> None:
     seats, requests, queues = book.seats, book.requests, book.queues
     while queues[rank, HEAD] != NOBODY:
         request = queues[rank, HEAD]
-        wanted = need(places, requests, request)
+        wanted = takes(places, requests, request)
         seat = fewest(places, seats, rank, here)
         if seat == NOBODY or wanted > book.ranks[rank, KV_FREE]:
             return
@@ -234,6 +283,35 @@ def call(places: Places, book: Book, rank: int, here: int) -> None:
         requests[request, SEAT] = seat
         append(requests, seats, seat, CALLED, request)
         seats[seat, TAKEN] += 1
+
+
+def put_back(places: Places, book: Book, request: int) -> None:
+    """Send a request from its place to the head of its rank's queue; it goes on counting at its seat."""
+    requests, queues, seat = book.requests, book.queues, book.requests[request, SEAT]
+    rank = seat // places.micro_batches
+    if queues[rank, HEAD] == NOBODY:
+        queues[rank, LAST_WAITING] = request
+    requests[request, NEXT] = queues[rank, HEAD]
+    queues[rank, HEAD] = request
+    book.seats[seat, TAKEN] -= 1
+
+
+def uncall(places: Places, book: Book, seat: int) -> int:
+    """Send the last that is called to a seat back to the queue, without its KV cache; returns who that is."""
+    requests, seats = book.requests, book.seats
+    request, before = seats[seat, CALLED], NOBODY
+    while request != seats[seat, LAST_CALLED]:
+        request, before = requests[request, NEXT], request
+    if before == NOBODY:
+        seats[seat, CALLED] = NOBODY
+    else:
+        requests[before, NEXT] = NOBODY
+    seats[seat, LAST_CALLED] = before
+    book.ranks[seat // places.micro_batches, KV_FREE] += takes(places, requests, request)
+    put_back(places, book, request)
+    if places.keeping.swaps and not math.isnan(book.times[request, READY]):
+        book.times[request, READY] = FOREVER
+    return int(request)
 
 
 def arrive(places: Places, asked: Asked, book: Book, now: float) -> None:
@@ -277,30 +355,28 @@ def populate(places: Places, asked: Asked, book: Book) -> None:
         request, place = book.seats[seat, CALLED], 0
         while request != NOBODY:
             age = (2 * place + 1) * requests[request, OUTPUT_LEN] // (2 * book.seats[seat, TAKEN])
+            young = takes(places, requests, request)
             requests[request, CONTEXT] += age
+            book.ranks[seat // places.micro_batches, KV_FREE] -= takes(places, requests, request) - young
             request = requests[request, NEXT]
             place += 1
+    for rank in range(len(book.ranks)):
+        shed(places, book, rank)
     book.count[POPULATED] = 1
 
 
+def shed(places: Places, book: Book, rank: int) -> None:
+    """Let the last that are called wait, without their age, where those that have one no longer fit together."""
+    while book.ranks[rank, KV_FREE] < 0.0:
+        fullest = rank * places.micro_batches
+        for seat in range(fullest, fullest + places.micro_batches):
+            if book.seats[seat, TAKEN] >= book.seats[fullest, TAKEN]:
+                fullest = seat
+        request = uncall(places, book, fullest)
+        book.requests[request, CONTEXT] = book.requests[request, INPUT_LEN]
+
+
 # the boundary of a lane ----------------------------------------------------------------------------------------------
-
-
-def turn_over(places: Places, asked: Asked, book: Book, lane: int, step: int, now: float) -> None:
-    """The boundary of a lane before `step`: tokens are out, requests leave and join."""
-    if now > asked.horizon:
-        book.clock[ENDS_AT] = asked.horizon
-        return
-    if not asked.closed:
-        arrive(places, asked, book, now)
-    emit(places, book, lane, step, now)
-    first_tokens(book, lane, now)
-    grow(places, book, lane, step)
-    leave(places, asked, book, lane, step, now)
-    if book.count[OUTSTANDING] == 0 and book.count[COUNT_COUNTED] >= asked.num_requests:
-        book.clock[ENDS_AT] = now
-        return
-    join(places, book, lane, step, now)
 
 
 def emit(places: Places, book: Book, lane: int, step: int, now: float) -> None:
@@ -393,6 +469,8 @@ def stand_up(places: Places, book: Book, lane: int, request: int, now: float) ->
         if grows == steps:
             book.growing[w, seat] -= pace
     book.ranks[seat // places.micro_batches, KV_FREE] += need(places, requests, request)
+    if places.keeping.grows:
+        unlink(book, request)
     book.times[request, FINISH] = now
     count[ACTIVE] -= 1
     count[FINISHED] += 1
@@ -411,6 +489,8 @@ def join(places: Places, book: Book, lane: int, step: int, now: float) -> None:
         seats[seat, CALLED] = NOBODY
         while request != NOBODY:
             following = requests[request, NEXT]
+            if book.times[request, READY] == FOREVER:
+                book.times[request, READY] = copied(places, book, request, now)
             if book.times[request, READY] > now:
                 append(requests, seats, seat, CALLED, request)
             else:
@@ -418,6 +498,19 @@ def join(places: Places, book: Book, lane: int, step: int, now: float) -> None:
                 if math.isnan(book.times[request, ADMITTED]):
                     book.times[request, ADMITTED] = now
             request = following
+
+
+def recompute(book: Book, request: int, since: float, pace: float) -> None:
+    """Let a request wait until its context, computed again from `since` on, is there."""
+    book.times[request, READY] = since + book.requests[request, CONTEXT] / pace
+
+
+def copied(places: Places, book: Book, request: int, since: float) -> float:
+    """When the blocks that a context fills have gone over the link to host memory, one copy after the other."""
+    rank = book.requests[request, SEAT] // places.micro_batches
+    seconds = kept(places, book.requests[request, CONTEXT]) / places.keeping.pace
+    book.ranks[rank, COPIED] = max(since, book.ranks[rank, COPIED]) + seconds
+    return float(book.ranks[rank, COPIED])
 
 
 def stops(clock: Values) -> bool:
@@ -452,3 +545,44 @@ def sit_down(places: Places, book: Book, lane: int, request: int, step: int) -> 
     requests[request, NEXT_FRESH] = lanes[lane, FRESH]
     lanes[lane, FRESH] = request
     append(requests, book.buckets, lane * RING + (step + steps) % RING, LEAVING, request)
+    if places.keeping.grows:
+        link(book, request)
+        schedule(places, book, lane, request, step)
+
+
+def link(book: Book, request: int) -> None:
+    """Note who joined a seat last."""
+    requests, seats, seat = book.requests, book.seats, book.requests[request, SEAT]
+    last = seats[seat, YOUNGEST]
+    requests[request, OLDER], requests[request, YOUNGER] = last, NOBODY
+    if last != NOBODY:
+        requests[last, YOUNGER] = request
+    seats[seat, YOUNGEST] = request
+
+
+def unlink(book: Book, request: int) -> None:
+    """Whoever joined before a request and after it are neighbours now."""
+    requests, older, younger = book.requests, book.requests[request, OLDER], book.requests[request, YOUNGER]
+    if older != NOBODY:
+        requests[older, YOUNGER] = younger
+    if younger != NOBODY:
+        requests[younger, OLDER] = older
+    else:
+        book.seats[requests[request, SEAT], YOUNGEST] = older
+
+
+def schedule(places: Places, book: Book, lane: int, request: int, step: int) -> None:
+    """Note in which step after `step`, for which it has its blocks, a sequence needs another one."""
+    requests, keeping = book.requests, places.keeping
+    k, steps = step - requests[request, JOINED] + 1, steps_of(requests, request)
+    held = (written(places, requests, request, k) + keeping.block - 1) // keeping.block * keeping.block
+    requests[request, CLAIMS_AT] = NOBODY
+    if k == steps or requests[request, INPUT_LEN] + requests[request, OUTPUT_LEN] <= held:
+        return
+    left = held - requests[request, CONTEXT] - keeping.queries
+    first = left * places.scale // pace_of(places, requests, request) + 2
+    claims_at = requests[request, JOINED] + min(first, steps) - 1
+    bucket = lane * RING + claims_at % RING
+    requests[request, CLAIMS_AT] = claims_at
+    requests[request, NEXT_CLAIM] = book.buckets[bucket, CLAIMING]
+    book.buckets[bucket, CLAIMING] = request

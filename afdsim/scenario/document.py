@@ -23,7 +23,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from afdsim import units
 from afdsim.catalog import entries as catalog
 from afdsim.errors import ScenarioError
-from afdsim.scenario import asked, cabling, complaints, divisions, failing, leaves, tree, yamlfile
+from afdsim.scenario import asked, cabling, caching, complaints, divisions, failing, leaves, tree, yamlfile
 from afdsim.scenario.part import Fault, Part
 from afdsim.scenario.yamlfile import Document, Keys, Mark
 
@@ -48,6 +48,7 @@ class Scenario(Part):
     network: tree.Network = tree.Network()
     variation: tree.Variation = tree.Variation()
     workload: asked.Workload
+    kv_cache: caching.KvCache | None = None
     sla: asked.Sla | None = None
     failures: failing.Failures | None = None
     cost: Mapping[tree.Gpu, Annotated[float, leaves.Amount("price", positive=False)]] = Field(default_factory=dict)
@@ -91,6 +92,8 @@ class Scenario(Part):
         if self.failures is not None:
             found = failing.misfits(self.failures, pools, deployment.type)
             yield from ((f"failures.{path}", text) for path, text in found)
+        if self.failures is not None and self.kv_cache is not None and self.kv_cache.policy == "grow":
+            yield "kv_cache.policy", "grow is not modelled together with failures; write 'policy: reserve'"
         arrival = self.workload.arrival
         if isinstance(arrival, asked.ClosedLoop) and (arrival.concurrency or 0) > deployment.slots:
             yield "workload.arrival.concurrency", f"must be <= {deployment.slots:,}, all slots of the deployment"
