@@ -21,7 +21,7 @@ from afdsim.engine.lowering import lower
 from afdsim.engine.record import Record
 from afdsim.engine.seats import FOREVER
 from afdsim.errors import CapacityError, ScenarioError, SimulationError
-from afdsim.results import bottleneck, metrics, outages, outcome
+from afdsim.results import bottleneck, caching, metrics, outages, outcome
 from afdsim.results.remarks import beyond, remarks, unmeasured
 from afdsim.results.result import Result, manifest
 from afdsim.scenario.asked import (
@@ -276,6 +276,7 @@ def _result(
         sla=asked,
         load=None if found is None else found[1],
         failures=outages.told(record, requests, tokens, asked),
+        kv_cache=caching.told(scenario, record),
         bounds=None if (means := outcome.mean_step(record, cell)) is None else bottleneck.bounds(cell, means),
         ranks=outcome.ranks(record, cell, gpus),
     )

@@ -10,7 +10,7 @@ from afdsim.engine.native import compiled
 from afdsim.engine.record import Record
 from afdsim.engine.recurrence import DONE, ENDED, IDLE, MORE_PRICES, MORE_REQUESTS, MORE_ROWS, STOPPED, Noise
 from afdsim.engine.schedule import INDEX
-from afdsim.engine.seats import FOREVER
+from afdsim.engine.seats import FOREVER, KV_FREE
 from afdsim.errors import StoppedEarly
 
 Array = np.ndarray
@@ -50,6 +50,7 @@ class Blocks:
         desk = self.desk
         noise, steps = self._factors(first)
         why, step = self._run(desk.machine, desk.memory, desk.supply, noise, (first, first + steps), self._opened)
+        assert desk.book.ranks[:, KV_FREE].min() >= 0.0, "KV cache is overdrawn"
         self._opened = why == MORE_PRICES
         if step > first:
             self._completed.append((first, int(step)))

@@ -180,6 +180,7 @@ class Run:
         machine, memory = self.desk.machine, self.desk.memory
         lane = unit * self.cell.micro_batches + each.micro_batch
         turn_over(machine.places, machine.asked, memory.book, lane, step, span[1])
+        assert memory.book.ranks[:, seats.KV_FREE].min() >= 0.0, "KV cache is overdrawn"
         if self.desk.ends == FOREVER:
             measure(machine.places, machine.tables, memory.book, memory.now, lane)
             self._known[lane].clear()

@@ -5,6 +5,7 @@ intervals            how sure a figure of one run is
 steady               whether an open loop was steady and carried its load
 metrics              statistics of a run, as definitions
 outages              what crashes did to a run
+caching              who was preempted for want of KV cache
 summary              a run as one tree of numbers
 pooling              the same of several seeds
 plot_axes            axes that show themselves, and how they are written

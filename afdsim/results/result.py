@@ -420,6 +420,7 @@ def _scalars(run: Run) -> dict[str, Any]:
         "bounds": run.bounds and asdict(run.bounds),
         "ranks": run.ranks and asdict(run.ranks),
         **({} if run.failures is None else {"failures": run.failures}),
+        **({} if run.kv_cache is None else {"kv_cache": run.kv_cache}),
     }
 
 
@@ -438,6 +439,7 @@ def _run(scalars: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> Run:
         bounds=scalars["bounds"] and Bounds(**scalars["bounds"]),
         ranks=_ranks(scalars.get("ranks")),  # older folders have none
         failures=scalars.get("failures"),
+        kv_cache=scalars.get("kv_cache"),
     )
 
 

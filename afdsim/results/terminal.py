@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from afdsim import __version__
 from afdsim.engine.books import CAUSES
-from afdsim.results import metrics, outages
+from afdsim.results import caching, metrics, outages
 from afdsim.results.bottleneck import ROUND_TRIP
 from afdsim.results.header import deployment_line, hanging, model_lines, network_line, straggler_lines
 from afdsim.units import show_count, show_rate
@@ -108,6 +108,7 @@ def terminal(
         page.over_time(),
         page.causes(),
         page.failures(),
+        page.kv_cache(),
         page.verdict(),
         page.remarks(),
         [f"Saved {saved}/  ({_CONTENT})"] if saved is not None else [],
@@ -263,6 +264,11 @@ class _Page:
         rows = outages.rows(found)
         lines = hanging("Failures: ", "; ".join(outages.sentences(found, self.own.get("lost", 0))))
         return [*lines, *(table(outages.HEAD, rows, self.ink) if rows else [])]
+
+    def kv_cache(self) -> list[str]:
+        """Say how KV cache in blocks was given out, and whom that preempted."""
+        found = self.own.get("kv_cache")
+        return [] if found is None else hanging("KV cache: ", "; ".join(caching.sentences(found)))
 
     def verdict(self) -> list[str]:
         """Hold the SLA limit by limit, and say whether an open loop kept up."""

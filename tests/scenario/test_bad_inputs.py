@@ -49,6 +49,20 @@ run:
 # old text -> new text, then the message; several lines of message are several faults
 # fmt: off
 ROWS = (
+    ("cost: {H800", "kv_cache: {policy: grow}\ncost: {H800",
+     "32:11: kv_cache.reprefill_rate: required key is missing with 'policy: grow', e.g. '20000 tok/s'; or write "
+     "'preemption: swap'"),
+    ("cost: {H800", "kv_cache: {preemption: swap}\ncost: {H800",
+     "32:24: kv_cache.preemption: belongs to 'policy: grow': nobody is preempted where all is reserved; remove it"),
+    ("cost: {H800", "kv_cache: {policy: grow, preemption: swap, reprefill_rate: 9 tok/s}\ncost: {H800",
+     "32:60: kv_cache.reprefill_rate: belongs to 'preemption: recompute'; remove it (or set it to null)"),
+    ("cost: {H800", "kv_cache: {policy: grow, reprefill_rate: 9 tok/s, host_bandwidth: 9 GB/s}\ncost: {H800",
+     "32:67: kv_cache.host_bandwidth: belongs to 'preemption: swap'; remove it (or set it to null)"),
+    ("cost: {H800", "kv_cache: {block: 0}\ncost: {H800",
+     "32:19: kv_cache.block: must be a whole number >= 1 (got 0)"),
+    ("cost: {H800", "kv_cache: {policy: grow, preemption: swap}\nfailures: {mtbf: {gpu: 1h}, requests: reject}\n"
+     "cost: {H800",
+     "32:20: kv_cache.policy: grow is not modelled together with failures; write 'policy: reserve'"),
     ("  output_len:", "  otput_len:",
      "29:3: workload.otput_len: unknown key 'otput_len'; did you mean 'output_len'?"),
     ("  input_len: {distribution: constant, value: 4096}", "  input_len: 9\n  isl: 4096",

@@ -1,0 +1,49 @@
+"""What became of KV cache in blocks: whom it preempted, and what that cost.
+
+Counts are of the whole run, as those of crashes are: a request that is preempted in the warm-up is one too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from afdsim.engine.record import Record
+from afdsim.scenario.document import Scenario
+from afdsim.units import show_many
+
+SUMMED: Final = frozenset({"preemptions", "requests_preempted", "tokens_recomputed", "tokens_swapped"})
+"""Figures that are added up over several seeds."""
+
+
+def told(scenario: Scenario, record: Record) -> dict[str, Any] | None:
+    """Return what is said of a KV cache in blocks as a tree of numbers; None where a scenario asks for none."""
+    asked = scenario.kv_cache
+    if asked is None:
+        return None
+    found: dict[str, Any] = {"block": asked.block, "policy": asked.policy}
+    if asked.policy == "reserve":
+        return found
+    price, stays = asked.preemption or "recompute", record.stays
+    return found | {
+        "preemption": price,
+        "preemptions": len(stays.request),
+        "requests_preempted": len(np.unique(stays.request)),
+        "tokens_swapped" if price == "swap" else "tokens_recomputed": int((stays.context + stays.tokens).sum()),
+    }
+
+
+def sentences(found: Mapping[str, Any]) -> list[str]:
+    """Say how KV cache was given out, and who had to give it back."""
+    size = show_many(found["block"], "token")
+    if found["policy"] == "reserve":
+        return [f"blocks of {size}, reserved for the whole answer"]
+    parts = [f"blocks of {size} that grow with the context"]
+    if not found["preemptions"]:
+        return [*parts, "nobody was preempted"]
+    who = f"{show_many(found['preemptions'], 'preemption')} of {show_many(found['requests_preempted'], 'request')}"
+    again, moved = found.get("tokens_recomputed"), found.get("tokens_swapped")
+    what = f"{again:,} tokens of context computed again" if moved is None else f"{moved:,} tokens went to host memory"
+    return [*parts, who, what]
