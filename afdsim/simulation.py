@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -38,6 +39,7 @@ from afdsim.scenario.asked import (
 from afdsim.scenario.document import Scenario, Source, load, stream
 from afdsim.scenario.tree import Afd
 from afdsim.workload import laws as workload
+from afdsim.workload.prefixes import Prefixes
 from afdsim.workload.traces import read_lengths, read_trace, spread
 
 Progress = Callable[[float, str], None]
@@ -111,7 +113,16 @@ def demanded(scenario: Scenario, cell: Cell, seed: int) -> Demand:
         warmup=(scenario.run.warmup or None) if closed else scenario.run.warmup,
         horizon=scenario.run.stop.max_sim_time or FOREVER,
         failing=failing(scenario, cell, seed),
+        prefixes=_prefixes(scenario, seed),
     )
+
+
+def _prefixes(scenario: Scenario, seed: int) -> Prefixes | None:
+    asked = scenario.workload.prefix
+    if asked is None:
+        return None
+    streams = partial(stream, seed)
+    return Prefixes(groups=asked.groups, tokens=asked.tokens, zipf=asked.zipf, stream=streams)
 
 
 def counted(scenario: Scenario, source: workload.RequestSource) -> int:

@@ -9,24 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from afdsim.cluster.colocated import Colocated
-from afdsim.cluster.deployment import Afd
 from afdsim.cluster.network import Wiring
-from afdsim.engine import seats
+from afdsim.engine import prefixes, seats
 from afdsim.engine.books import AWAY, BUSY, DOWN, NO_WORK, WAIT_PEER, WIDTH, Ledger, Trace, settle
+from afdsim.engine.capacity import fits, places, too_long
 from afdsim.engine.cell import Cell
 from afdsim.engine.faults import Failing
 from afdsim.engine.interruption import earliest
 from afdsim.engine.record import Boundaries, Record, Requests, Stays
 from afdsim.engine.recurrence import Flight, Machine, Memory, State, Supply
 from afdsim.engine.schedule import COMPUTE, INDEX, Boundary
-from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, Asked, Book, Places
+from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, Asked, Book
 from afdsim.engine.standstill import Standstill, fragile, spend
 from afdsim.engine.tables import Now, Priced
 from afdsim.engine.turnover import full
-from afdsim.errors import CapacityError
-from afdsim.units import show_bytes
 from afdsim.workload.laws import RequestSource
+from afdsim.workload.prefixes import Prefixes
 
 Array = np.ndarray
 Progress = Callable[[float], None] | None
@@ -60,6 +58,8 @@ class Demand:
     """Simulated seconds after which the run stops."""
     failing: Failing | None = None
     """What may crash, and what then happens."""
+    prefixes: Prefixes | None = None
+    """Which prompts begin alike."""
 
     @cached_property
     def edges(self) -> Array:
@@ -164,7 +164,7 @@ class Desk:
         wanted = max(wanted, AHEAD) if closed else wanted
         while True:
             input_len, output_len = self.demand.source.columns(wanted)
-            fitting = np.concatenate([[0], np.cumsum(self._fits(input_len + output_len))])
+            fitting = np.concatenate([[0], np.cumsum(fits(self.machine.places, input_len + output_len))])
             if not closed or fitting[wanted] - fitting[book.count[seats.ISSUED]] >= self.demand.concurrency:
                 break
             if (
@@ -182,6 +182,8 @@ class Desk:
         blank = [seats.JOINED, seats.SEAT, seats.NEXT, seats.NEXT_FRESH, seats.CLAIMS_AT]
         requests[len(book.requests) :, blank] = NOBODY
         requests[:, seats.INPUT_LEN], requests[:, seats.OUTPUT_LEN] = input_len, output_len
+        if self.demand.prefixes is not None:
+            requests[:, seats.GROUP] = self.demand.prefixes.first(wanted)
         times = extended(book.times, wanted, NEVER)
         if not self.demand.closed:
             times[issued:, seats.ARRIVAL] = self.demand.source.times(wanted)[issued:]
@@ -198,13 +200,6 @@ class Desk:
         left[known] += requests[known, seats.INPUT_LEN] - requests[known, seats.CONTEXT]
         for request in range(first, len(requests)):
             requests[request, seats.DRAWN] = drafts.steps(request, int(left[request]))
-
-    def _fits(self, context: Array) -> Array:
-        places = self.machine.places
-        total, block = np.full(len(context), places.kv_fixed), places.keeping.block
-        for per_token, window in zip(places.kv_per_token, places.windows, strict=True):
-            total += per_token * (-(np.minimum(context, window) // -block) * block)
-        return total <= places.kv_budget
 
     @property
     def full(self) -> bool:
@@ -359,6 +354,7 @@ class Desk:
             requests=self._requests(),
             stays=Stays.of(stays if self.still is None else self.still.stays),
             outages=None if self.still is None else tuple(self.still.log),
+            prefixes=self.book.prefixes.tally.tolist(),
             unfelt=() if self.still is None else tuple(self.still.outages.unfelt),
             boundaries=self._rows(),
             edges=edges,
@@ -386,7 +382,7 @@ class Desk:
         whole, times = self.book.requests[:issued], self.book.times[:issued]
         short = {
             name: whole[:, getattr(seats, name.upper())].astype(np.int32)
-            for name in ("input_len", "output_len", "context", "joined", "seat", "needs", "preempted")
+            for name in ("input_len", "output_len", "context", "joined", "seat", "needs", "preempted", "group", "hit")
         }
         flags = {name: whole[:, getattr(seats, name.upper())].astype(bool) for name in ("counted", "refused")}
         real = {
@@ -408,16 +404,6 @@ def _inside(ledger: Ledger, edges: Array) -> Array:
     covered = np.maximum(edges[1:, np.newaxis] - np.maximum(ledger.begin, edges[:-1, np.newaxis]), 0.0)
     share: Array = np.divide(covered, length, out=np.zeros_like(covered), where=length > 0)
     return share[..., np.newaxis]
-
-
-def too_long(deployment: Afd | Colocated, context: int) -> CapacityError:
-    """No request of a closed loop fits; `context` is the need of one of them."""
-    return CapacityError(
-        f"no request fits: {context:,} tokens need {show_bytes(deployment.kv_cache.reserved(context))} of KV cache, "
-        f"an attention rank has {show_bytes(deployment.kv_budget)}",
-        path="workload.input_len",
-        tokens=context,
-    )
 
 
 def extended(column: Array, size: int, blank: Any) -> Array:
@@ -454,23 +440,6 @@ def machine(cell: Cell, asked: Asked) -> Machine:
         seated=cell.seated,
         drawn=cell.variation.units.astype(INDEX),
         paired=cell.variation.pairs.astype(INDEX),
-    )
-
-
-def places(cell: Cell) -> Places:
-    """What the deployment offers to requests; KV bytes are affine in the context as far as each window goes."""
-    windows = [UNBOUNDED if window is None else window for window in cell.windows]
-    fixed, per_token = cell.deployment.kv_cache.law(cell.windows)
-    return Places(
-        micro_batches=cell.micro_batches,
-        ranks=cell.ranks,
-        scale=cell.scale,
-        slots=np.array(cell.deployment.micro_batch_slots),
-        windows=np.array(windows, dtype=np.int64),
-        kv_budget=float(np.floor(cell.deployment.kv_budget)),
-        kv_fixed=fixed,
-        kv_per_token=np.array(per_token),
-        keeping=cell.keeping,
     )
 
 
@@ -581,12 +550,13 @@ def blank_book(cell: Cell, asked: Asked) -> Book:
         queues=np.full((ranks, 2), NOBODY, dtype=np.int64),
         contexts=np.zeros((windows, ranks * m), dtype=np.int64),
         growing=np.zeros((windows, ranks * m), dtype=np.int64),
-        requests=np.zeros((0, 16), dtype=np.int64),
+        requests=np.zeros((0, 18), dtype=np.int64),
         times=np.zeros((0, 6)),
         next_filling=counts(0),
         rows=np.zeros((AHEAD, 5), dtype=np.int64),
         row_times=np.zeros(AHEAD),
         stays=np.zeros((AHEAD if cell.keeping.grows else 0, 6), dtype=np.int64),
+        prefixes=prefixes.blank(ranks, cell.keeping.groups),
         count=counts(9),
         clock=np.array([FOREVER if asked.warmup < 0 else asked.warmup, FOREVER, FOREVER, FOREVER, 0.0]),
     )

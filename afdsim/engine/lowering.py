@@ -38,10 +38,11 @@ def _in_blocks(found: Afd | Colocated, scenario: Scenario) -> Afd | Colocated:
 
 def _keeping(scenario: Scenario, cell: Cell) -> Keeping:
     """How a scenario has KV cache given out."""
-    asked = scenario.kv_cache
+    asked, prefix = scenario.kv_cache, scenario.workload.prefix
     if asked is None:
         return cell.keeping
     swaps = asked.preemption == "swap"
     copies = asked.host_bandwidth or host_link(cell.deployment.attention.gpu)
     pace = copies if swaps else asked.reprefill_rate or FOREVER
-    return Keeping(asked.block, asked.policy == "grow", swaps, pace, cell.queries)
+    alike = (0, 0) if prefix is None else (prefix.tokens, prefix.groups)
+    return Keeping(asked.block, asked.policy == "grow", swaps, pace, cell.queries, *alike)

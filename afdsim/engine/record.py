@@ -35,6 +35,10 @@ class Requests:
     """Decode steps that it takes where a step may yield several tokens, 0 until drawn; elsewhere 0 for ever."""
     preempted: Array
     """How often it gave its blocks back before its end."""
+    group: Array
+    """Of prompts that begin alike."""
+    hit: Array
+    """Tokens of its prompt that it found in the KV cache of its rank when it was last called."""
     counted: Array
     refused: Array
     lost: Array
@@ -95,6 +99,8 @@ class Record:
     stays: Stays
     outages: tuple[tuple[Outage, Hit], ...] | None
     """When the cell stood still and whom that hit, in order; None where nothing may crash."""
+    prefixes: list[int]
+    """Tokens of prefixes that were asked for, those of them that were there, and prefixes that went."""
     unfelt: tuple[float, ...]
     """When instances crashed that were away while the others went on."""
     boundaries: Boundaries

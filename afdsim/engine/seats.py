@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from afdsim.engine.prefixes import Prefixes, evict, here, let_go, spare_beside, touch
+
 Values = Any
 """An array: integers and floats apart, a row a thing, a column a field."""
 
@@ -49,11 +51,12 @@ KV_FREE, OWN, COPIED = range(3)
 """Of a rank: bytes; attention seconds that it alone would have needed, inside the window; when its link to host memory
 is free."""
 INPUT_LEN, OUTPUT_LEN, CONTEXT, JOINED, SEAT, COUNTED, REFUSED, DRAWN, NEEDS, NEXT, NEXT_FRESH = range(11)
-CLAIMS_AT, NEXT_CLAIM, OLDER, YOUNGER, PREEMPTED = range(11, 16)
+CLAIMS_AT, NEXT_CLAIM, OLDER, YOUNGER, PREEMPTED, GROUP, HIT = range(11, 18)
 """Of a request: lengths; context at its first step; that step; its seat; whether it counts; whether no rank could ever
 hold it; decode steps it will need with drafts (0 without), and the same once it sits; next of the lists it is in. Where
 blocks grow: step in which it needs another one (or NOBODY), next of those that do; who joined its seat before and after
-it; how often it was preempted."""
+it; how often it was preempted. Where prompts begin alike: its group; tokens of that which were there when it was
+called."""
 ARRIVAL, ADMITTED, FIRST_TOKEN, FINISH, LOST, READY = range(6)
 """Times of a request, NaN until they happen. LOST: a crash has ended it; READY: before which it may not join, because
 its lost context is still being computed, or comes back from host memory; infinite while it lies there."""
@@ -92,9 +95,12 @@ class Keeping(NamedTuple):
     """Bytes per second of the link to host memory, or tokens per second at which a context is computed again."""
     queries: int
     """Tokens that a sequence writes in a step: one, and its drafts."""
+    prefix: int
+    """Tokens with which the prompts of a group begin alike, and whose blocks are shared; 0: none."""
+    groups: int
 
 
-RESERVED = Keeping(1, False, False, FOREVER, 1)
+RESERVED = Keeping(1, False, False, FOREVER, 1, 0, 0)
 """A block is a token, and all that a request may come to need is held from its admission on."""
 
 
@@ -132,6 +138,7 @@ class Book(NamedTuple):
     rows: Values  # boundary, column
     row_times: Values  # boundary
     stays: Values  # those that were preempted: request, seat, first step, steps, context at that, tokens
+    prefixes: Prefixes
     count: Values
     clock: Values
 
@@ -205,6 +212,61 @@ def gained(places: Places, requests: Values, request: int, w: int) -> int:
     return inside
 
 
+# KV cache ------------------------------------------------------------------------------------------------------------
+
+
+def shares(places: Places, requests: Values, request: int) -> int:
+    """Tokens of a prompt whose blocks it shares with others of its group."""
+    alike: int = min(places.keeping.prefix, requests[request, INPUT_LEN])
+    return alike // places.keeping.block * places.keeping.block
+
+
+def worth(places: Places, tokens: int) -> float:
+    """Bytes of so many tokens in whole blocks, where every window holds all of them."""
+    total = 0.0
+    for w in range(len(places.windows)):
+        total += places.kv_per_token[w] * tokens
+    return total
+
+
+def grant(places: Places, book: Book, request: int) -> bool:
+    """Give a request the KV cache that it takes, if its rank has it; prefixes that nobody shares make room."""
+    requests, rank = book.requests, book.requests[request, SEAT] // places.micro_batches
+    wanted, shared, spare = takes(places, requests, request), shares(places, requests, request), 0
+    group = requests[request, GROUP]
+    if shared > 0:
+        wanted -= worth(places, min(shared, here(book.prefixes, rank, group)))
+        spare = spare_beside(book.prefixes, rank, group)
+    elif places.keeping.prefix > 0:
+        spare = book.prefixes.spare[rank]
+    if wanted > book.ranks[rank, KV_FREE] + worth(places, spare):
+        return False
+    if shared > 0:
+        requests[request, HIT] = shared - touch(book.prefixes, rank, group, shared)
+    while wanted > book.ranks[rank, KV_FREE]:
+        make_room(places, book, rank)
+    book.ranks[rank, KV_FREE] -= wanted
+    return True
+
+
+def make_room(places: Places, book: Book, rank: int) -> bool:
+    """Let a rank forget the prefix that nobody has shared for longest; returns whether there was one."""
+    if places.keeping.prefix == 0:
+        return False
+    tokens = evict(book.prefixes, rank)
+    book.ranks[rank, KV_FREE] += worth(places, tokens)
+    return tokens > 0
+
+
+def give_back(places: Places, book: Book, request: int, held: float) -> None:
+    """Give back the bytes that a request holds; its prefix stays until its rank needs the room."""
+    requests, rank = book.requests, book.requests[request, SEAT] // places.micro_batches
+    shared = shares(places, requests, request)
+    book.ranks[rank, KV_FREE] += held - worth(places, shared)
+    if shared > 0:
+        let_go(book.prefixes, rank, requests[request, GROUP])
+
+
 # arrivals ------------------------------------------------------------------------------------------------------------
 
 
@@ -272,11 +334,9 @@ def call(places: Places, book: Book, rank: int, here: int) -> None:
     seats, requests, queues = book.seats, book.requests, book.queues
     while queues[rank, HEAD] != NOBODY:
         request = queues[rank, HEAD]
-        wanted = takes(places, requests, request)
         seat = fewest(places, seats, rank, here)
-        if seat == NOBODY or wanted > book.ranks[rank, KV_FREE]:
+        if seat == NOBODY or not grant(places, book, request):
             return
-        book.ranks[rank, KV_FREE] -= wanted
         queues[rank, HEAD] = requests[request, NEXT]
         crowd(places, seats, requests[request, SEAT], -1)
         crowd(places, seats, seat, 1)
@@ -307,7 +367,7 @@ def uncall(places: Places, book: Book, seat: int) -> int:
     else:
         requests[before, NEXT] = NOBODY
     seats[seat, LAST_CALLED] = before
-    book.ranks[seat // places.micro_batches, KV_FREE] += takes(places, requests, request)
+    give_back(places, book, request, takes(places, requests, request))
     put_back(places, book, request)
     if places.keeping.swaps and not math.isnan(book.times[request, READY]):
         book.times[request, READY] = FOREVER
@@ -376,128 +436,7 @@ def shed(places: Places, book: Book, rank: int) -> None:
         book.requests[request, CONTEXT] = book.requests[request, INPUT_LEN]
 
 
-# the boundary of a lane ----------------------------------------------------------------------------------------------
-
-
-def emit(places: Places, book: Book, lane: int, step: int, now: float) -> None:
-    """Note the tokens that the step before has produced in a lane."""
-    lanes, rows, count = book.lanes, book.rows, book.count
-    unit, j = lane // places.micro_batches, lane % places.micro_batches
-    sequences = 0
-    for rank in range(unit * places.ranks, (unit + 1) * places.ranks):
-        sequences += book.seats[rank * places.micro_batches + j, BATCH]
-    if sequences == 0:
-        return
-    owed = lanes[lane, OWED] + lanes[lane, PACE]
-    tokens = owed // places.scale
-    lanes[lane, OWED] = owed - tokens * places.scale
-    row = count[BOUNDARIES]
-    rows[row, STEP], rows[row, MICRO_BATCH], rows[row, UNIT] = step, j, unit
-    rows[row, TOKENS], rows[row, GAPS] = tokens, sequences - lanes[lane, FRESH_COUNT]
-    book.row_times[row] = now
-    count[BOUNDARIES] = row + 1
-
-
-def first_tokens(book: Book, lane: int, now: float) -> None:
-    """The requests that joined a lane at the boundary before have their first token."""
-    request = book.lanes[lane, FRESH]
-    while request != NOBODY:
-        if math.isnan(book.times[request, FIRST_TOKEN]):
-            book.times[request, FIRST_TOKEN] = now
-        request = book.requests[request, NEXT_FRESH]
-    book.lanes[lane, FRESH] = NOBODY
-    book.lanes[lane, FRESH_COUNT] = 0
-
-
-def grow(places: Places, book: Book, lane: int, step: int) -> None:
-    """Every sequence of a lane has read a step's tokens more, as far as its window goes."""
-    requests, windows = book.requests, len(places.windows)
-    unit, j = lane // places.micro_batches, lane % places.micro_batches
-    for rank in range(unit * places.ranks, (unit + 1) * places.ranks):
-        seat = rank * places.micro_batches + j
-        for w in range(windows):
-            book.contexts[w, seat] += book.growing[w, seat]
-    bucket = lane * RING + step % RING
-    entry, kept = book.buckets[bucket, FILLING], NOBODY
-    while entry != NOBODY:
-        following = book.next_filling[entry]
-        request, w = entry // windows, entry % windows
-        grows, pace = growth(places, requests, request, w), pace_of(places, requests, request)
-        if requests[request, JOINED] + grows == step:
-            seat = requests[request, SEAT]
-            book.growing[w, seat] -= pace
-            book.contexts[w, seat] -= grows * pace - gained(places, requests, request, w)  # drafts overshoot
-        else:
-            book.next_filling[entry] = kept
-            kept = entry
-        entry = following
-    book.buckets[bucket, FILLING] = kept
-
-
-def leave(places: Places, asked: Asked, book: Book, lane: int, step: int, now: float) -> None:
-    """Let the requests of a lane go that have no token left; a closed loop refills their seats."""
-    requests = book.requests
-    bucket = lane * RING + step % RING
-    request = book.buckets[bucket, LEAVING]
-    book.buckets[bucket, LEAVING] = NOBODY
-    while request != NOBODY:
-        following = requests[request, NEXT]
-        if requests[request, JOINED] + steps_of(requests, request) == step:
-            stand_up(places, book, lane, request, now)
-            if asked.closed:
-                refill(places, asked, book, requests[request, SEAT], now)
-        else:
-            append(requests, book.buckets, bucket, LEAVING, request)
-        request = following
-    cold = asked.closed and asked.warmup < 0 and book.clock[WARM_AT] > now
-    if cold and book.count[FINISHED] >= asked.concurrency:
-        book.clock[WARM_AT] = now
-
-
-def stand_up(places: Places, book: Book, lane: int, request: int, now: float) -> None:
-    """Free what a finished request held."""
-    seats, requests, count = book.seats, book.requests, book.count
-    seat, start, steps = requests[request, SEAT], requests[request, CONTEXT], steps_of(requests, request)
-    pace = pace_of(places, requests, request)
-    seats[seat, BATCH] -= 1
-    seats[seat, TAKEN] -= 1
-    crowd(places, seats, seat, -1)
-    book.lanes[lane, PACE] -= pace
-    for w in range(len(places.windows)):
-        grows = growth(places, requests, request, w)
-        book.contexts[w, seat] -= min(start, places.windows[w]) * places.scale + gained(places, requests, request, w)
-        if grows == steps:
-            book.growing[w, seat] -= pace
-    book.ranks[seat // places.micro_batches, KV_FREE] += need(places, requests, request)
-    if places.keeping.grows:
-        unlink(book, request)
-    book.times[request, FINISH] = now
-    count[ACTIVE] -= 1
-    count[FINISHED] += 1
-    if requests[request, COUNTED]:
-        count[OUTSTANDING] -= 1
-
-
-def join(places: Places, book: Book, lane: int, step: int, now: float) -> None:
-    """Call whom the ranks of a lane have room for, and let those in that are called to it."""
-    seats, requests = book.seats, book.requests
-    unit, j = lane // places.micro_batches, lane % places.micro_batches
-    for rank in range(unit * places.ranks, (unit + 1) * places.ranks):
-        call(places, book, rank, j)
-        seat = rank * places.micro_batches + j
-        request = seats[seat, CALLED]
-        seats[seat, CALLED] = NOBODY
-        while request != NOBODY:
-            following = requests[request, NEXT]
-            if book.times[request, READY] == FOREVER:
-                book.times[request, READY] = copied(places, book, request, now)
-            if book.times[request, READY] > now:
-                append(requests, seats, seat, CALLED, request)
-            else:
-                sit_down(places, book, lane, request, step)
-                if math.isnan(book.times[request, ADMITTED]):
-                    book.times[request, ADMITTED] = now
-            request = following
+# what others ask ------------------------------------------------------------------------------------------------------
 
 
 def recompute(book: Book, request: int, since: float, pace: float) -> None:
@@ -517,72 +456,3 @@ def stops(clock: Values) -> bool:
     """Whether the cell stops in the step whose boundaries are over: it crashed before their end, or means to."""
     crashed: bool = clock[OPENED_AT] > clock[STRIKES_AT]
     return crashed or clock[OPENED_AT] >= clock[RETURNS_AT]
-
-
-def sit_down(places: Places, book: Book, lane: int, request: int, step: int) -> None:
-    """Let a request take part from `step` on."""
-    requests, count, lanes = book.requests, book.count, book.lanes
-    seat, windows = requests[request, SEAT], len(places.windows)
-    start, steps = requests[request, CONTEXT], steps_of(requests, request)
-    pace = pace_of(places, requests, request)
-    requests[request, JOINED] = step
-    requests[request, NEEDS] = requests[request, DRAWN]
-    book.seats[seat, BATCH] += 1
-    count[QUEUE] -= 1
-    count[ACTIVE] += 1
-    lanes[lane, PACE] += pace
-    lanes[lane, OWED] += tokens_of(requests, request) * places.scale - pace * steps  # what rounding leaves over
-    for w in range(windows):
-        book.contexts[w, seat] += min(start, places.windows[w]) * places.scale
-        grows = growth(places, requests, request, w)
-        if grows > 0:
-            book.growing[w, seat] += pace
-        if 0 < grows < steps:
-            bucket = lane * RING + (step + grows) % RING
-            book.next_filling[request * windows + w] = book.buckets[bucket, FILLING]
-            book.buckets[bucket, FILLING] = request * windows + w
-    lanes[lane, FRESH_COUNT] += 1
-    requests[request, NEXT_FRESH] = lanes[lane, FRESH]
-    lanes[lane, FRESH] = request
-    append(requests, book.buckets, lane * RING + (step + steps) % RING, LEAVING, request)
-    if places.keeping.grows:
-        link(book, request)
-        schedule(places, book, lane, request, step)
-
-
-def link(book: Book, request: int) -> None:
-    """Note who joined a seat last."""
-    requests, seats, seat = book.requests, book.seats, book.requests[request, SEAT]
-    last = seats[seat, YOUNGEST]
-    requests[request, OLDER], requests[request, YOUNGER] = last, NOBODY
-    if last != NOBODY:
-        requests[last, YOUNGER] = request
-    seats[seat, YOUNGEST] = request
-
-
-def unlink(book: Book, request: int) -> None:
-    """Whoever joined before a request and after it are neighbours now."""
-    requests, older, younger = book.requests, book.requests[request, OLDER], book.requests[request, YOUNGER]
-    if older != NOBODY:
-        requests[older, YOUNGER] = younger
-    if younger != NOBODY:
-        requests[younger, OLDER] = older
-    else:
-        book.seats[requests[request, SEAT], YOUNGEST] = older
-
-
-def schedule(places: Places, book: Book, lane: int, request: int, step: int) -> None:
-    """Note in which step after `step`, for which it has its blocks, a sequence needs another one."""
-    requests, keeping = book.requests, places.keeping
-    k, steps = step - requests[request, JOINED] + 1, steps_of(requests, request)
-    held = (written(places, requests, request, k) + keeping.block - 1) // keeping.block * keeping.block
-    requests[request, CLAIMS_AT] = NOBODY
-    if k == steps or requests[request, INPUT_LEN] + requests[request, OUTPUT_LEN] <= held:
-        return
-    left = held - requests[request, CONTEXT] - keeping.queries
-    first = left * places.scale // pace_of(places, requests, request) + 2
-    claims_at = requests[request, JOINED] + min(first, steps) - 1
-    bucket = lane * RING + claims_at % RING
-    requests[request, CLAIMS_AT] = claims_at
-    requests[request, NEXT_CLAIM] = book.buckets[bucket, CLAIMING]
-    book.buckets[bucket, CLAIMING] = request

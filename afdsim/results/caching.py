@@ -14,7 +14,10 @@ from afdsim.engine.record import Record
 from afdsim.scenario.document import Scenario
 from afdsim.units import show_many
 
-SUMMED: Final = frozenset({"preemptions", "requests_preempted", "tokens_recomputed", "tokens_swapped"})
+SUMMED: Final = frozenset(
+    {"preemptions", "requests_preempted", "tokens_recomputed", "tokens_swapped"}
+    | {"prefix_tokens_asked", "prefix_tokens_hit", "prefixes_evicted"}
+)
 """Figures that are added up over several seeds."""
 
 
@@ -24,6 +27,10 @@ def told(scenario: Scenario, record: Record) -> dict[str, Any] | None:
     if asked is None:
         return None
     found: dict[str, Any] = {"block": asked.block, "policy": asked.policy}
+    if scenario.workload.prefix is not None:
+        wanted, hit, evicted = record.prefixes
+        found |= {"prefix_tokens_asked": wanted, "prefix_tokens_hit": hit, "prefixes_evicted": evicted}
+        found["prefix_hit_rate"] = hit / wanted if wanted else None
     if asked.policy == "reserve":
         return found
     price, stays = asked.preemption or "recompute", record.stays
@@ -39,11 +46,21 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     """Say how KV cache was given out, and who had to give it back."""
     size = show_many(found["block"], "token")
     if found["policy"] == "reserve":
-        return [f"blocks of {size}, reserved for the whole answer"]
-    parts = [f"blocks of {size} that grow with the context"]
+        return [f"blocks of {size}, reserved for the whole answer", *_prefixes(found)]
+    return [f"blocks of {size} that grow with the context", *_preempted(found), *_prefixes(found)]
+
+
+def _prefixes(found: Mapping[str, Any]) -> list[str]:
+    if "prefix_hit_rate" not in found:
+        return []
+    shared = f"{found['prefix_hit_rate']:.1%} of {found['prefix_tokens_asked']:,} tokens of prefixes were there"
+    return [f"{shared}, prefixes evicted {found['prefixes_evicted']:,} times"]
+
+
+def _preempted(found: Mapping[str, Any]) -> list[str]:
     if not found["preemptions"]:
-        return [*parts, "nobody was preempted"]
+        return ["nobody was preempted"]
     who = f"{show_many(found['preemptions'], 'preemption')} of {show_many(found['requests_preempted'], 'request')}"
     again, moved = found.get("tokens_recomputed"), found.get("tokens_swapped")
     what = f"{again:,} tokens of context computed again" if moved is None else f"{moved:,} tokens went to host memory"
-    return [*parts, who, what]
+    return [who, what]

@@ -26,6 +26,8 @@ def requests(record: Record, cell: Cell) -> Columns:
     more = {} if record.outages is None else {"lost_s": table.lost}
     if cell.keeping.grows:
         more["preemptions"] = table.preempted
+    if cell.keeping.prefix:
+        more |= {"prefix": table.group, "prefix_hit": table.hit}
     seat = np.array(table.seat, dtype=np.int32)
     rank = np.where(seat >= 0, seat // cell.micro_batches, np.int32(-1))
     dp = cell.deployment.attention.dp

@@ -92,6 +92,8 @@ class Scenario(Part):
         if self.failures is not None:
             found = failing.misfits(self.failures, pools, deployment.type)
             yield from ((f"failures.{path}", text) for path, text in found)
+        if self.workload.prefix is not None:
+            yield from (("workload.prefix", text) for text in self._unshared())
         if self.failures is not None and self.kv_cache is not None and self.kv_cache.policy == "grow":
             yield "kv_cache.policy", "grow is not modelled together with failures; write 'policy: reserve'"
         arrival = self.workload.arrival
@@ -102,6 +104,18 @@ class Scenario(Part):
             yield from cabling.misfits(self.network, deployment)
         else:
             yield from _colocated_faults(self.model, deployment, self.network)
+
+    def _unshared(self) -> Iterator[str]:
+        """Yield why prompts that begin alike could not share blocks."""
+        from afdsim.catalog.llm import kept
+
+        if self.kv_cache is None:
+            yield "is shared in the blocks of a KV cache; add 'kv_cache: {}'"
+        if self.failures is not None:
+            yield "is not modelled together with failures; remove one of them (or set it to null)"
+        mixers = (mixer for layer in catalog.llm(self.model).layers for mixer in layer.mixers)
+        if any(kept(mixer) is not None for mixer in mixers):
+            yield "is not modelled of layers that keep a window or a state, which this model has; remove it"
 
     @cached_property
     def key(self) -> str:
@@ -262,6 +276,7 @@ class Kind(IntEnum):
     acceptance = 12
     spike_attention = 13
     spike_ffn = 14
+    prefixes = 21
 
 
 def stream(seed: int, kind: Kind | str, step: int = 0) -> np.random.Generator:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afdsim.engine import seats
+from afdsim.catalog.llm import kept
+from afdsim.engine import prefixes, seats
 from afdsim.engine.lowering import deployment
 from afdsim.results import outcome as columns
 from afdsim.results.result import Result
@@ -54,22 +55,37 @@ def growing(draw: st.DrawFn) -> Scenario:
     arrival = draw(st.sampled_from([{"process": "closed_loop"}, *OPEN]))
     lengths = {"input_len": input_len, "output_len": output_len}
     workload = {"arrival": arrival, "num_requests": draw(st.integers(10, 40)), **lengths}
+    if not windowed(scenario) and draw(st.booleans()):
+        workload["prefix"] = {"groups": draw(st.integers(1, 6)), "tokens": longest // 5, "zipf": 1}
     asked = {"block": draw(st.sampled_from([1, 4, 16, 50])), "policy": "grow", **draw(st.sampled_from(PRICES))}
     scenario = scenario.varied({"workload": workload, "kv_cache": asked})
     scenario = scenario.vary("deployment.max_num_seqs", draw(st.integers(4, 12)))
     return scarce(scenario, 2 * longest * draw(st.sampled_from([1.05, 1.3, 2.0, 5.0])))
 
 
+def windowed(scenario: Scenario) -> bool:
+    """Whether some layers keep a window of the context, or a state: their blocks cannot be shared."""
+    return any(kept(mixer) is not None for layer in deployment(scenario).llm.layers for mixer in layer.mixers)
+
+
 def blocks_held(office: Office) -> np.ndarray:
-    """Bytes by rank of those that run and of those that are called, each counted again."""
+    """Bytes by rank of those that run, of those that are called, and of prefixes once, all counted again."""
     book, places = office.book, office.places
-    held = np.zeros(len(book.ranks))
+    held = book.prefixes.entries[:, :, prefixes.TOKENS].sum(axis=1) * seats.worth(places, 1)
     for request in running(office):
         k = office.step - int(book.requests[request, seats.JOINED])  # `step` is the next one
-        held[rank_of(office, request)] += seats.kept(places, seats.written(places, book.requests, request, k))
+        own = seats.kept(places, seats.written(places, book.requests, request, k))
+        held[rank_of(office, request)] += own - beginning(office, request)
     for request in (each for called in office.called for each in called):
-        held[rank_of(office, request)] += seats.takes(places, book.requests, request)
+        own = seats.takes(places, book.requests, request)
+        held[rank_of(office, request)] += own - beginning(office, request)
     return held
+
+
+def beginning(office: Office, request: int) -> float:
+    """Bytes of a sequence that it shares."""
+    keeping, prompt = office.places.keeping, int(office.book.requests[request, seats.INPUT_LEN])
+    return seats.worth(office.places, min(keeping.prefix, prompt) // keeping.block * keeping.block)
 
 
 def running(office: Office) -> list[int]:
@@ -134,7 +150,7 @@ def assert_same_times(one: Outcome, other: Outcome) -> None:
 
 @given(growing())
 def test_with_memory_to_spare_growing_is_reserving(scenario):
-    scenario = scenario.vary("deployment.gpu_memory_utilization", 0.9)
+    scenario = scenario.vary("workload.prefix", None).vary("deployment.gpu_memory_utilization", 0.9)
     grown, reserved = run(scenario), run(scenario.vary("kv_cache", None))
 
     assert_same_times(grown, reserved)
@@ -143,6 +159,7 @@ def test_with_memory_to_spare_growing_is_reserving(scenario):
 
 @given(growing())
 def test_reserved_blocks_of_one_token_are_what_was_without_blocks(scenario):
+    scenario = scenario.vary("workload.prefix", None)
     reserved = run(scenario.vary("kv_cache", {"block": 1, "policy": "reserve"}))
 
     assert_same_times(reserved, run(scenario.vary("kv_cache", None)))
@@ -150,7 +167,7 @@ def test_reserved_blocks_of_one_token_are_what_was_without_blocks(scenario):
 
 @given(growing())
 def test_reserved_blocks_are_never_more_than_there_are(scenario):
-    office = Office(scenario.vary("kv_cache", {"block": 16}))
+    office = Office(scenario.vary("workload.prefix", None).vary("kv_cache", {"block": 16}))
     while office.open:
         office.turn()
         held = np.zeros(len(office.book.ranks))
