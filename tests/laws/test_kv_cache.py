@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afdsim.catalog.llm import kept
 from afdsim.engine import prefixes, seats
 from afdsim.engine.lowering import deployment
 from afdsim.results import outcome as columns
@@ -29,6 +28,7 @@ PRICES = [
     {"preemption": "swap", "host_bandwidth": "10 MB/s"},
 ]
 
+DRAFTS = st.sampled_from([None, None, {"draft": 2, "acceptance": 0.6}])
 OPEN = [{"process": "poisson", "request_rate": rate} for rate in ("200 req/s", "20000 req/s", "inf req/s")]
 
 
@@ -55,17 +55,27 @@ def growing(draw: st.DrawFn) -> Scenario:
     arrival = draw(st.sampled_from([{"process": "closed_loop"}, *OPEN]))
     lengths = {"input_len": input_len, "output_len": output_len}
     workload = {"arrival": arrival, "num_requests": draw(st.integers(10, 40)), **lengths}
-    if not windowed(scenario) and draw(st.booleans()):
-        workload["prefix"] = {"groups": draw(st.integers(1, 6)), "tokens": longest // 5, "zipf": 1}
     asked = {"block": draw(st.sampled_from([1, 4, 16, 50])), "policy": "grow", **draw(st.sampled_from(PRICES))}
     scenario = scenario.varied({"workload": workload, "kv_cache": asked})
     scenario = scenario.vary("deployment.max_num_seqs", draw(st.integers(4, 12)))
     return scarce(scenario, 2 * longest * draw(st.sampled_from([1.05, 1.3, 2.0, 5.0])))
 
 
-def windowed(scenario: Scenario) -> bool:
-    """Whether some layers keep a window of the context, or a state: their blocks cannot be shared."""
-    return any(kept(mixer) is not None for layer in deployment(scenario).llm.layers for mixer in layer.mixers)
+@st.composite
+def alike(draw: st.DrawFn) -> Scenario:
+    """Prompts that begin alike in some ways, on ranks that hold a few of them and no more than a prefix or two beside."""
+    law = {"distribution": "lognormal", "mean": 90, "cv": 0.5, "max": 200}
+    workload = {
+        "arrival": draw(st.sampled_from([{"process": "closed_loop"}, *OPEN])),
+        "num_requests": draw(st.integers(20, 60)),
+        "input_len": draw(st.sampled_from([100, law])),
+        "output_len": draw(st.sampled_from([60, {"distribution": "uniform", "min": 1, "max": 120}])),
+        "prefix": {"groups": draw(st.integers(1, 9)), "tokens": 70, "zipf": draw(st.sampled_from([0, 1]))},
+    }
+    asked = {"block": draw(st.sampled_from([1, 16])), "policy": "grow", **draw(st.sampled_from(PRICES))}
+    scenario = tiny(2, attention=draw(st.integers(1, 2)), deployment__num_microbatches=draw(st.integers(1, 3)))
+    scenario = scenario.varied({"workload": workload, "kv_cache": asked, "deployment.mtp": draw(DRAFTS)})
+    return scarce(scenario.vary("deployment.max_num_seqs", draw(st.integers(3, 9))), draw(st.integers(350, 900)))
 
 
 def blocks_held(office: Office) -> np.ndarray:
@@ -99,7 +109,7 @@ def rank_of(office: Office, request: int) -> int:
     return int(office.book.requests[request, seats.SEAT]) // office.places.micro_batches
 
 
-@given(growing())
+@given(st.one_of(growing(), alike()))
 def test_blocks_are_never_more_than_there_are_and_all_are_given_back(scenario):
     office = Office(scenario)
     while office.open:
@@ -112,7 +122,7 @@ def test_blocks_are_never_more_than_there_are_and_all_are_given_back(scenario):
         assert (office.book.ranks[:, seats.KV_FREE] == office.places.kv_budget - held).all()
 
 
-@given(growing())
+@given(st.one_of(growing(), alike()))
 def test_both_engines_agree_and_every_token_comes_once(scenario):
     kernel, processes = run(scenario), run(scenario, "processes")
 
