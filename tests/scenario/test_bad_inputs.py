@@ -58,6 +58,10 @@ ROWS = (
      "32:60: kv_cache.reprefill_rate: belongs to 'preemption: recompute'; remove it (or set it to null)"),
     ("cost: {H800", "kv_cache: {policy: grow, reprefill_rate: 9 tok/s, host_bandwidth: 9 GB/s}\ncost: {H800",
      "32:67: kv_cache.host_bandwidth: belongs to 'preemption: swap'; remove it (or set it to null)"),
+    ("  num_requests: 100", "  num_requests: 100\n  prefix: {groups: 4, tokens: 64}",
+     "31:11: workload.prefix: is shared in the blocks of a KV cache; add 'kv_cache: {}'"),
+    ("  num_requests: 100", "  num_requests: 100\n  prefix: {groups: 200000, tokens: 64}",
+     "31:20: workload.prefix.groups: must be <= 100,000: every rank has a place for each (got 200000)"),
     ("cost: {H800", "kv_cache: {block: 0}\ncost: {H800",
      "32:19: kv_cache.block: must be a whole number >= 1 (got 0)"),
     ("cost: {H800", "kv_cache: {policy: grow, preemption: swap}\nfailures: {mtbf: {gpu: 1h}, requests: reject}\n"
