@@ -122,6 +122,45 @@ def test_blocks_are_never_more_than_there_are_and_all_are_given_back(scenario):
         assert (office.book.ranks[:, seats.KV_FREE] == office.places.kv_budget - held).all()
 
 
+def test_the_count_of_blocks_can_fail():
+    office = Office(pair(reprefill_rate="10 tok/s"))
+    office.turn()
+    office.book.ranks[0, seats.KV_FREE] += 1.0
+
+    assert (office.book.ranks[:, seats.KV_FREE] != office.places.kv_budget - blocks_held(office)).all()
+
+
+@given(st.one_of(growing(), alike()))
+def test_seats_queues_and_sums_are_those_of_who_is_there(scenario):
+    office = Office(scenario)
+    while office.open:
+        office.turn()
+        book, sitting = office.book, running(office)
+        called, waiting = list(map(len, office.called)), list(map(len, office.waiting))
+        batch = np.bincount(book.requests[sitting, seats.SEAT], minlength=len(book.seats))
+
+        assert (book.seats[:, seats.BATCH] == batch).all()
+        assert (book.seats[:, seats.TAKEN] == batch + called).all()
+        assert book.seats[:, seats.SEQUENCES].sum() == batch.sum() + sum(called) + sum(waiting)
+        assert book.count[seats.ACTIVE] == batch.sum()
+        assert book.count[seats.QUEUE] == sum(called) + sum(waiting)
+        assert ((book.lanes[:, seats.OWED] >= 0) & (book.lanes[:, seats.OWED] < office.places.scale)).all()
+        if office.desk.ends == seats.FOREVER:  # else the lanes behind the last one have not turned over
+            assert np.array_equal(book.contexts, contexts_read(office, sitting))
+
+
+def contexts_read(office: Office, sitting: list[int]) -> np.ndarray:
+    """Sums of the contexts of those that sit, by window and seat."""
+    found, places, requests = np.zeros_like(office.book.contexts), office.places, office.book.requests
+    for request in sitting:
+        row = requests[request]
+        taken = office.step - 1 - int(row[seats.JOINED])
+        read = int(row[seats.CONTEXT]) * places.scale + taken * int(seats.pace_of(places, requests, request))
+        for w, window in enumerate(map(int, places.windows)):
+            found[w, row[seats.SEAT]] += min(read, window * places.scale)
+    return found
+
+
 @given(st.one_of(growing(), alike()))
 def test_both_engines_agree_and_every_token_comes_once(scenario):
     kernel, processes = run(scenario), run(scenario, "processes")
