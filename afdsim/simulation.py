@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,12 +18,12 @@ from afdsim.engine.blocks import Blocks
 from afdsim.engine.cell import Cell, lonely_step
 from afdsim.engine.crashes import failing
 from afdsim.engine.desk import Demand, Observer
-from afdsim.engine.fleet import LeastKv, LeastRequests, Member, PowerOfTwo, RoundRobin, Router, route
+from afdsim.engine.fleet import LeastKv, LeastRequests, Member, PowerOfTwo, PrefixAffinity, RoundRobin, Router, route
 from afdsim.engine.lowering import lower
 from afdsim.engine.record import Record
 from afdsim.engine.seats import FOREVER
 from afdsim.errors import CapacityError, ScenarioError, SimulationError
-from afdsim.results import blame, bottleneck, critical, metrics, outages, outcome, pooling
+from afdsim.results import blame, bottleneck, caching, critical, metrics, outages, outcome, pooling
 from afdsim.results import cells as joining
 from afdsim.results.remarks import beyond, remarks, unmeasured
 from afdsim.results.result import Result, manifest
@@ -42,6 +43,7 @@ from afdsim.scenario.document import Scenario, Source, Streams, load, stream
 from afdsim.scenario.routing import Policy
 from afdsim.scenario.tree import Afd
 from afdsim.workload import laws as workload
+from afdsim.workload.prefixes import Prefixes
 from afdsim.workload.traces import read_lengths, read_trace, spread
 
 Progress = Callable[[float, str], None]
@@ -128,7 +130,16 @@ def demanded(scenario: Scenario, cell: Cell, seed: int) -> Demand:
         warmup=(scenario.run.warmup or None) if closed else scenario.run.warmup,
         horizon=scenario.run.stop.max_sim_time or FOREVER,
         failing=failing(scenario, cell, seed),
+        prefixes=_prefixes(scenario, seed),
     )
+
+
+def _prefixes(scenario: Scenario, seed: int) -> Prefixes | None:
+    asked = scenario.workload.prefix
+    if asked is None:
+        return None
+    streams = partial(stream, seed)
+    return Prefixes(groups=asked.groups, tokens=asked.tokens, zipf=asked.zipf, stream=streams)
 
 
 def counted(scenario: Scenario, source: workload.RequestSource) -> int:
@@ -310,6 +321,7 @@ def _run(
         sla=asked,
         load=None if found is None else found[1],
         failures=outages.told(record, requests, tokens, asked),
+        kv_cache=caching.told(scenario, record),
         bounds=None if (means := outcome.mean_step(record, cell)) is None else bottleneck.bounds(cell, means),
         ranks=outcome.ranks(record, cell, gpus),
         blame=blame.columns(record, cell, gpus),
@@ -388,6 +400,8 @@ def routing(policy: Policy, seed: int) -> Router:
             return LeastRequests()
         case "least_kv":
             return LeastKv()
+        case "prefix_affinity":
+            return PrefixAffinity()
         case "power_of_two":
             return PowerOfTwo(lambda block: stream(seed, "router", block))
 

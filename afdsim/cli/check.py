@@ -111,7 +111,7 @@ def _check_scenario(what: str, overrides: tuple[str, ...], *, strict: bool) -> N
 
 def _demand_room(scenario: Scenario, length: int | None) -> None:
     """Raise what is short of memory: weights, or a request of `length` tokens."""
-    from afdsim.engine.desk import too_long
+    from afdsim.engine.capacity import too_long
     from afdsim.engine.lowering import deployment
     from afdsim.simulation import placed
 

@@ -20,7 +20,7 @@ from afdsim.engine.recurrence import (
     Noise,
 )
 from afdsim.engine.schedule import INDEX
-from afdsim.engine.seats import FOREVER, PAUSES_AT
+from afdsim.engine.seats import FOREVER, KV_FREE, PAUSES_AT
 from afdsim.errors import StoppedEarly
 
 Array = np.ndarray
@@ -86,6 +86,7 @@ class Blocks:
         """Run a block of steps; returns why it ended and the step to go on with."""
         desk, noise = self.desk, self._factors(first)
         why, step = self._run(desk.machine, desk.memory, desk.supply, noise, (first, self._until), self._opened)
+        assert desk.book.ranks[:, KV_FREE].min() >= 0.0, "KV cache is overdrawn"
         self._opened = why == MORE_PRICES
         if step > first:
             self._completed.append((first, int(step)))

@@ -23,6 +23,7 @@ from afdsim.engine.samples import keep
 from afdsim.engine.schedule import TOKENS, Boundary, Source
 from afdsim.engine.seats import FOREVER
 from afdsim.engine.tables import head_seconds, measure, seconds
+from afdsim.engine.turnover import turn_over
 from afdsim.errors import StoppedEarly
 
 
@@ -212,7 +213,8 @@ class Run:
             self.desk.extend_rows()
         machine, memory = self.desk.machine, self.desk.memory
         lane = unit * self.cell.micro_batches + each.micro_batch
-        seats.turn_over(machine.places, machine.asked, memory.book, lane, step, span[1])
+        turn_over(machine.places, machine.asked, memory.book, lane, step, span[1])
+        assert memory.book.ranks[:, seats.KV_FREE].min() >= 0.0, "KV cache is overdrawn"
         if self.desk.ends == FOREVER:
             measure(machine.places, machine.tables, memory.book, memory.now, lane)
             self._known[lane].clear()

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from afdsim.cluster.colocated import Colocated
-from afdsim.cluster.deployment import Afd
 from afdsim.engine import culprits, seats
 from afdsim.engine.blank import machine, memory
 from afdsim.engine.books import AWAY, BLOCK, BUSY, DOWN, NO_WORK, WAIT_PEER, Ledger, Trace, clear, forget, settle
+from afdsim.engine.capacity import fits, too_long
 from afdsim.engine.cell import Cell
 from afdsim.engine.faults import Failing
 from afdsim.engine.interruption import earliest
@@ -23,9 +22,9 @@ from afdsim.engine.samples import taken
 from afdsim.engine.schedule import COMPUTE, Boundary
 from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, Asked, Book
 from afdsim.engine.standstill import Standstill, fragile, spend
-from afdsim.errors import CapacityError
-from afdsim.units import show_bytes
+from afdsim.engine.turnover import full
 from afdsim.workload.laws import RequestSource
+from afdsim.workload.prefixes import Prefixes
 
 Array = np.ndarray
 Progress = Callable[[float], None] | None
@@ -39,7 +38,7 @@ AHEAD = 4096
 """Requests of a closed loop that are drawn at least."""
 SUBMITTED = 64
 """Requests of a router that there is room for at first, halved."""
-BLANK = [seats.JOINED, seats.SEAT, seats.NEXT, seats.NEXT_FRESH]
+BLANK = [seats.JOINED, seats.SEAT, seats.NEXT, seats.NEXT_FRESH, seats.CLAIMS_AT]
 """Columns of a request that point to nobody at first."""
 SLICES = 500
 """Of the arrivals of an open loop whose warm-up is to be found."""
@@ -64,6 +63,8 @@ class Demand:
     """What may crash, and what then happens."""
     routed: bool = False
     """Whether a router hands in the requests of `source`, one by one: which of them come here is not known before."""
+    prefixes: Prefixes | None = None
+    """Which prompts begin alike."""
 
     @cached_property
     def edges(self) -> Array:
@@ -178,7 +179,7 @@ class Desk:
         wanted = max(wanted, AHEAD) if closed else wanted
         while True:
             input_len, output_len = self.demand.source.columns(wanted)
-            fitting = np.concatenate([[0], np.cumsum(self._fits(input_len + output_len))])
+            fitting = np.concatenate([[0], np.cumsum(fits(self.machine.places, input_len + output_len))])
             if not closed or fitting[wanted] - fitting[book.count[seats.ISSUED]] >= self.demand.concurrency:
                 break
             if (
@@ -195,6 +196,8 @@ class Desk:
         requests = extended(book.requests, wanted, 0)
         requests[len(book.requests) :, BLANK] = NOBODY
         requests[:, seats.INPUT_LEN], requests[:, seats.OUTPUT_LEN] = input_len, output_len
+        if self.demand.prefixes is not None:
+            requests[:, seats.GROUP] = self.demand.prefixes.first(wanted)
         times = extended(book.times, wanted, NEVER)
         if not self.demand.closed:
             times[issued:, seats.ARRIVAL] = self.demand.source.times(wanted)[issued:]
@@ -212,23 +215,17 @@ class Desk:
         for request in range(first, len(requests)):
             requests[request, seats.DRAWN] = drafts.steps(request, int(left[request]))
 
-    def _fits(self, context: Array) -> Array:
-        places = self.machine.places
-        total = np.full(len(context), places.kv_fixed)
-        for per_token, window in zip(places.kv_per_token, places.windows, strict=True):
-            total += per_token * np.minimum(context, window)
-        return total <= places.kv_budget
-
     @property
     def full(self) -> bool:
         """Whether a step might not find room for its boundaries."""
-        return bool(self.book.count[seats.BOUNDARIES] + len(self.book.lanes) > len(self.book.rows))
+        return bool(full(self.machine.places, self.book))
 
     def extend_rows(self) -> None:
-        """Double the room for boundaries."""
+        """Double the room for boundaries, and for stays that end early."""
         book, size = self.book, 2 * max(len(self.book.rows), len(self.book.lanes))
         rows, times = extended(book.rows, size, 0), extended(book.row_times, size, 0.0)
-        self.memory = self.memory._replace(book=book._replace(rows=rows, row_times=times))
+        stays = extended(book.stays, size if self.cell.keeping.grows else 0, 0)
+        self.memory = self.memory._replace(book=book._replace(rows=rows, row_times=times, stays=stays))
 
     def price(self) -> None:
         """Have the seconds of the micro-batches as large as they are now."""
@@ -279,13 +276,15 @@ class Desk:
         self.dozing = False
         return self._awaken(self._found_nothing)
 
-    def submit(self, arrival: float, input_len: int, output_len: int) -> None:
-        """Take in a request that no other precedes."""
+    def submit(self, arrival: float, input_len: int, output_len: int, group: int) -> None:
+        """Take in a request that no other precedes; `group` of prompts that begin alike, if any do."""
         known = int(self.book.count[seats.KNOWN])
         if known == len(self.book.requests):
             self._extend_known(2 * max(known, SUBMITTED))
         row = self.book.requests[known]
-        row[[seats.INPUT_LEN, seats.OUTPUT_LEN]] = input_len, output_len
+        row[seats.INPUT_LEN], row[seats.OUTPUT_LEN] = input_len, output_len
+        if group != NOBODY:
+            row[seats.GROUP] = group
         self.book.times[known, seats.ARRIVAL] = arrival
         if self.cell.drafts is not None:
             row[seats.DRAWN] = self.cell.drafts.steps(known, output_len)
@@ -331,7 +330,7 @@ class Desk:
         """When somebody may join, if nobody sits now."""
         if not self.book.count[seats.QUEUE]:
             return max(now, self.next_arrival)
-        if self.still is None:
+        if self.still is None and not self.cell.keeping.grows:
             return now
         arrives = FOREVER if self.demand.closed else max(now, self.next_arrival)
         return min(earliest(self.book, now), arrives)
@@ -424,11 +423,12 @@ class Desk:
         edges, slices, blame = self._sliced()
         own = self.book.ranks[:, seats.OWN].reshape(self.cell.seated, self.cell.ranks)
         longest = self.memory.now.longest[:, None]
-        stays = [] if self.still is None else self.still.stays
+        stays = self.book.stays[: self.book.count[seats.STAYS]].tolist()
         return Record(
             requests=self._requests(),
-            stays=Stays.of(stays),
+            stays=Stays.of(stays if self.still is None else self.still.stays),
             outages=None if self.still is None else tuple(self.still.log),
+            prefixes=self.book.prefixes.tally.tolist(),
             unfelt=() if self.still is None else tuple(self.still.outages.unfelt),
             boundaries=self._rows(),
             edges=edges,
@@ -465,7 +465,7 @@ class Desk:
         whole, times = self.book.requests[:issued], self.book.times[:issued]
         short = {
             name: whole[:, getattr(seats, name.upper())].astype(np.int32)
-            for name in ("input_len", "output_len", "context", "joined", "seat", "needs")
+            for name in ("input_len", "output_len", "context", "joined", "seat", "needs", "preempted", "group", "hit")
         }
         flags = {name: whole[:, getattr(seats, name.upper())].astype(bool) for name in ("counted", "refused")}
         real = {
@@ -487,16 +487,6 @@ def _inside(ledger: Ledger, edges: Array) -> Array:
     covered = np.maximum(edges[1:, np.newaxis] - np.maximum(ledger.begin, edges[:-1, np.newaxis]), 0.0)
     share: Array = np.divide(covered, length, out=np.zeros_like(covered), where=length > 0)
     return share[..., np.newaxis]
-
-
-def too_long(deployment: Afd | Colocated, context: int) -> CapacityError:
-    """No request of a closed loop fits; `context` is the need of one of them."""
-    return CapacityError(
-        f"no request fits: {context:,} tokens need {show_bytes(deployment.kv_cache.reserved(context))} of KV cache, "
-        f"an attention rank has {show_bytes(deployment.kv_budget)}",
-        path="workload.input_len",
-        tokens=context,
-    )
 
 
 def extended(column: Array, size: int, blank: Any) -> Array:

@@ -52,6 +52,8 @@ class Request(NamedTuple):
     """Seconds."""
     input_len: int
     output_len: int
+    group: int = NOBODY
+    """Of prompts that begin alike; NOBODY where none do."""
 
 
 class Standing:
@@ -92,7 +94,7 @@ class Standing:
     def take(self, request: Request) -> None:
         """Hand a request to the cell."""
         desk = self._member.desk
-        desk.submit(*request[1:])
+        desk.submit(request.arrival, request.input_len, request.output_len, request.group)
         if desk.dozing:
             self._member.wake()
         self._note()
@@ -118,7 +120,7 @@ def _kv(desk: Desk) -> float:
     """KV cache of a cell that is taken or waited for, over what there is."""
     places, book = desk.machine.places, desk.book
     ranks = book.ranks[:, seats.KV_FREE]
-    waiting = sum(seats.need(places, book.requests, request) for request in _waiting(desk))
+    waiting = sum(seats.takes(places, book.requests, request) for request in _waiting(desk))
     whole = places.kv_budget * len(ranks)
     return float((whole - ranks.sum() + waiting) / whole)
 
@@ -182,8 +184,18 @@ class PowerOfTwo:
         return min((cells[first], cells[other]), key=lambda cell: cell.requests).number
 
 
+class PrefixAffinity:
+    """To the cell of the group of prompts that begin alike, unless it is many requests ahead of the one with fewest."""
+
+    def choose(self, request: Request, cells: Sequence[Standing]) -> int:
+        home, least = cells[request.group % len(cells)], min(cells, key=lambda cell: cell.requests)
+        return home.number if home.requests - least.requests <= LOYAL else least.number
+
+
 DRAWN = 4096
 """Requests whose cells are drawn at a time."""
+LOYAL = 32
+"""Requests by which the cell of a group may be ahead; assumed."""
 
 
 class Routed(NamedTuple):
@@ -202,7 +214,8 @@ def route(members: Sequence[Member], demand: Demand, router: Router, told: Calla
     chosen = np.zeros(demand.num_requests, dtype=np.int64)
     for member in members:
         member.begin()
-    columns = (arrivals.tolist(), *(column.tolist() for column in lengths))
+    groups = np.full(demand.num_requests, NOBODY) if demand.prefixes is None else demand.prefixes.first(len(arrivals))
+    columns = (arrivals.tolist(), *(column.tolist() for column in lengths), groups.tolist())
     for number, row in enumerate(zip(*columns, strict=True)):
         request = Request(number, *row)
         for standing in standings:

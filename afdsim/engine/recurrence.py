@@ -55,7 +55,6 @@ from afdsim.engine.schedule import (
 )
 from afdsim.engine.seats import (
     ACTIVE,
-    BOUNDARIES,
     ENDS_AT,
     FOREVER,
     ISSUED,
@@ -69,10 +68,10 @@ from afdsim.engine.seats import (
     Book,
     Places,
     stops,
-    turn_over,
 )
 from afdsim.engine.seats import ROWS as LARGEST
 from afdsim.engine.tables import Now, Priced, Tables, head_seconds, measure, seconds
+from afdsim.engine.turnover import full, turn_over
 
 Values = Any
 Index = Any
@@ -482,9 +481,9 @@ def note_idle(idle: Values, lanes: Values, micro_batches: int) -> None:
                 idle[unit] = 0
 
 
-def lacks_room(asked: Asked, book: Book, supply: Supply) -> int:
+def lacks_room(places: Places, asked: Asked, book: Book, supply: Supply) -> int:
     """What the boundaries of a step may need that is not there."""
-    if book.count[BOUNDARIES] + len(book.lanes) > len(book.rows):
+    if full(places, book):
         return MORE_ROWS
     if asked.closed and supply.fitting[supply.drawn] - supply.fitting[book.count[ISSUED]] < asked.concurrency:
         return MORE_REQUESTS
@@ -511,7 +510,7 @@ def run_steps(
         wires = INDEX(step - noise.first) * noise.wire_stride
         if not opened:
             if memory.state.left[0] == 0:
-                why = lacks_room(machine.asked, book, supply)
+                why = lacks_room(machine.places, machine.asked, book, supply)
                 if why != DONE:
                     return why, step
                 begin_step(machine, memory)

@@ -7,6 +7,7 @@ metrics              statistics of a run, as definitions
 blame                whom the GPUs waited for
 critical             the critical path of a step, and slack
 outages              what crashes did to a run
+caching              who was preempted for want of KV cache
 summary              a run as one tree of numbers
 pooling              the same of several seeds
 plot_axes            axes that show themselves, and how they are written

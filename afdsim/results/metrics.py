@@ -124,6 +124,8 @@ class Run:
     """Of the first pool; None where they are alike."""
     failures: Mapping[str, Any] | None = None
     """What crashes did (`afdsim.results.outages`); None where nothing may crash."""
+    kv_cache: Mapping[str, Any] | None = None
+    """What KV cache in blocks did (`afdsim.results.caching`); None where it is not asked for."""
     blame: Columns = field(default_factory=dict)
     """One row per unit and culprit (`blame.Row`); nothing where nobody noted it."""
     waits: Mapping[str, Any] = field(default_factory=dict)

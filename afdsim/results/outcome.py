@@ -23,7 +23,11 @@ Columns = dict[str, Array]
 def requests(record: Record, cell: Cell) -> Columns:
     """One row per request; NaN and NA-like -1 where nothing happened."""
     table = record.requests
-    crash = {} if record.outages is None else {"lost_s": table.lost}
+    more = {} if record.outages is None else {"lost_s": table.lost}
+    if cell.keeping.grows:
+        more["preemptions"] = table.preempted
+    if cell.keeping.prefix:
+        more |= {"prefix": table.group, "prefix_hit": table.hit}
     seat = np.array(table.seat, dtype=np.int32)
     rank = np.where(seat >= 0, seat // cell.micro_batches, np.int32(-1))
     dp = cell.deployment.attention.dp
@@ -33,7 +37,7 @@ def requests(record: Record, cell: Cell) -> Columns:
         "admitted_s": table.admitted,
         "first_token_s": table.first_token,
         "finish_s": table.finish,
-        **crash,
+        **more,
         "input_len": np.array(table.input_len, dtype=np.int64),
         "output_len": np.array(table.output_len, dtype=np.int64),
         "instance": np.where(rank >= 0, rank // dp, np.int32(-1)),

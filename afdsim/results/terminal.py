@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from afdsim import __version__
 from afdsim.engine.books import CAUSES
-from afdsim.results import blaming, metrics, outages
+from afdsim.results import blaming, caching, metrics, outages
 from afdsim.results.bottleneck import ROUND_TRIP
 from afdsim.results.header import deployment_line, hanging, model_lines, network_line, router_line, straggler_lines
 from afdsim.units import show_count, show_rate
@@ -111,6 +111,7 @@ def terminal(
         page.marginal(),
         page.cells(),
         page.failures(),
+        page.kv_cache(),
         page.verdict(),
         page.remarks(),
         [f"Saved {saved}/  ({_CONTENT})"] if saved is not None else [],
@@ -306,6 +307,11 @@ class _Page:
         rows = outages.rows(found)
         lines = hanging("Failures: ", "; ".join(outages.sentences(found, self.own.get("lost", 0))))
         return [*lines, *(table(outages.HEAD, rows, self.ink) if rows else [])]
+
+    def kv_cache(self) -> list[str]:
+        """Say how KV cache in blocks was given out, and whom that preempted."""
+        found = self.own.get("kv_cache")
+        return [] if found is None else hanging("KV cache: ", "; ".join(caching.sentences(found)))
 
     def verdict(self) -> list[str]:
         """Hold the SLA limit by limit, and say whether an open loop kept up."""

@@ -6,6 +6,7 @@ part          what every map of keys is
 asked         keys of what is asked: workload and SLA
 tree          every other key: type, range, default
 cabling       NICs that a network names and GPUs share, and whether a deployment has them
+caching       KV cache in blocks: what a request holds, and what preemption costs
 failing       crashes and repairs: what fails, and what then happens
 routing       a router in front of several cells
 divisions     what does not divide over GPUs, and the nearest degrees that do

@@ -13,6 +13,8 @@ from afdsim import units
 from afdsim.scenario.leaves import Amount, Choice, Flag, Real, Text, got
 from afdsim.scenario.part import Fault, Length, Part, Sigma, Time
 
+MOST_GROUPS = 100_000
+"""Of prompts that begin alike."""
 Rate = Annotated[float, Amount("rate")]
 
 
@@ -135,6 +137,26 @@ class Trace(Part):
             yield "path", f"no such file '{self.path}'"
 
 
+class Prefix(Part):
+    """Prompts that begin alike: every request belongs to one of some groups, drawn from the seed.
+
+    Blocks of a prefix that is on a rank are counted once. That saves memory there, no prefill time: a prompt's KV cache
+    comes from elsewhere.
+    """
+
+    groups: Length
+    """Prefixes in all: system prompts, tenants, documents."""
+    tokens: Length
+    """Tokens at the beginning of the prompts of a group, part of `input_len`; a shorter prompt is all prefix."""
+    zipf: Sigma = 0.0
+    """Exponent of how often groups are asked for; 0: all alike."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that every rank can look at every group."""
+        if self.groups > MOST_GROUPS:
+            yield "groups", f"must be <= {MOST_GROUPS:,}: every rank has a place for each {got(self.groups)}"
+
+
 Arrival = Annotated[ClosedLoop | Poisson | Constant | Gamma | Replay, Field(discriminator="process")]
 Lengths = Annotated[ConstantLength | LognormalLength | UniformLength, Field(discriminator="distribution")]
 
@@ -150,6 +172,7 @@ class Workload(Part):
     """Requests of an open loop, those that are counted of a closed one; with a trace: the first ones, default all."""
     duration: Annotated[float, Amount("time")] | None = None
     """How long requests arrive, in place of `num_requests`; for open loops."""
+    prefix: Prefix | None = None
     trace: Trace | None = None
     """Where lengths come from, and with 'process: trace' arrivals; with another process they are that law's."""
 

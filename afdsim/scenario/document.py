@@ -23,7 +23,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from afdsim import units
 from afdsim.catalog import entries as catalog
 from afdsim.errors import ScenarioError
-from afdsim.scenario import asked, cabling, complaints, divisions, failing, leaves, routing, tree, yamlfile
+from afdsim.scenario import asked, cabling, caching, complaints, divisions, failing, leaves, routing, tree, yamlfile
 from afdsim.scenario.part import Fault, Part
 from afdsim.scenario.yamlfile import Document, Keys, Mark
 
@@ -48,6 +48,7 @@ class Scenario(Part):
     network: tree.Network = tree.Network()
     variation: tree.Variation = tree.Variation()
     workload: asked.Workload
+    kv_cache: caching.KvCache | None = None
     sla: asked.Sla | None = None
     failures: failing.Failures | None = None
     router: routing.Router | None = None
@@ -92,8 +93,7 @@ class Scenario(Part):
         if self.failures is not None:
             found = failing.misfits(self.failures, pools, deployment.type)
             yield from ((f"failures.{path}", text) for path, text in found)
-        if self.router is not None:
-            yield from routing.misfits(self.router, self.workload, self.failures is not None)
+        yield from self._apart()
         arrival = self.workload.arrival
         if isinstance(arrival, asked.ClosedLoop) and (arrival.concurrency or 0) > deployment.slots:
             yield "workload.arrival.concurrency", f"must be <= {deployment.slots:,}, all slots of the deployment"
@@ -102,6 +102,27 @@ class Scenario(Part):
             yield from cabling.misfits(self.network, deployment)
         else:
             yield from _colocated_faults(self.model, deployment, self.network)
+
+    def _apart(self) -> Iterator[Fault]:
+        """Yield what does not go together, whatever the deployment."""
+        if self.router is not None:
+            yield from routing.misfits(self.router, self.workload, self.failures is not None)
+        if self.workload.prefix is not None:
+            yield from (("workload.prefix", text) for text in self._unshared())
+        if self.failures is not None and self.kv_cache is not None and self.kv_cache.policy == "grow":
+            yield "kv_cache.policy", "grow is not modelled together with failures; write 'policy: reserve'"
+
+    def _unshared(self) -> Iterator[str]:
+        """Yield why prompts that begin alike could not share blocks."""
+        from afdsim.catalog.llm import kept
+
+        if self.kv_cache is None:
+            yield "is shared in the blocks of a KV cache; add 'kv_cache: {}'"
+        if self.failures is not None:
+            yield "is not modelled together with failures; remove one of them (or set it to null)"
+        mixers = (mixer for layer in catalog.llm(self.model).layers for mixer in layer.mixers)
+        if any(kept(mixer) is not None for mixer in mixers):
+            yield "is not modelled of layers that keep a window or a state, which this model has; remove it"
 
     @cached_property
     def key(self) -> str:
@@ -263,6 +284,7 @@ class Kind(IntEnum):
     spike_attention = 13
     spike_ffn = 14
     router = 15
+    prefixes = 21
 
 
 def stream(seed: int, kind: Kind | str, step: int = 0, cell: int = 0) -> np.random.Generator:

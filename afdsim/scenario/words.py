@@ -40,6 +40,12 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("max_concurrency num_users", ("workload.arrival.concurrency",)),
     ("dataset dataset_path trace_file trace_path", ("workload.trace.path",)),
     ("time_scale_factor rate_scale", ("workload.trace.time_scale",)),
+    ("prefix_caching prefix_cache radix_cache prefix_sharing", ("workload.prefix",)),
+    ("prefix_len random_prefix_len", ("workload.prefix.tokens",)),
+    ("num_prefixes", ("workload.prefix.groups",)),
+    # KV cache
+    ("block_size page_size kv_block_size", ("kv_cache.block",)),
+    ("preemption_mode recompute", ("kv_cache.preemption",)),
     # deployment
     ("batch_size max_batch_size a_batch_size decode_bs", ("deployment.max_num_seqs",)),
     ("batch_size_cap max_running_requests", ("deployment.max_num_seqs",)),
@@ -99,8 +105,8 @@ _TOPICS: tuple[tuple[str, str], ...] = (
         "prefill is not modelled, so a step has no token budget; 'deployment.max_num_seqs' limits its sequences",
     ),
     (
-        "prefix_caching prefix_cache radix_cache prefix_sharing hash_ids",
-        "prefix caches are not modelled: every request holds its own KV cache, 'workload.input_len' tokens at first",
+        "hash_ids",
+        "shared blocks of a trace are not modelled; 'workload.prefix' draws groups of prompts that begin alike",
     ),
     (
         "kv_transfer kv_transfer_config kv_connector kv_transfer_bandwidth disaggregation_transfer_backend",
@@ -117,12 +123,13 @@ _TOPICS: tuple[tuple[str, str], ...] = (
     ),
     (
         "swap_space cpu_offload_gb cpu_offload kv_offload kv_offloading_size hierarchical_cache hicache lmcache",
-        "swapping and offloading are not modelled: KV caches stay in HBM; 'deployment.max_num_seqs' limits how many",
+        "offloading is not modelled: KV caches stay in HBM, but for those of preempted requests with "
+        "'kv_cache.preemption'; 'deployment.max_num_seqs' limits how many",
     ),
     (
-        "preemption preemption_mode recompute watermark watermark_blocks_fraction",
-        "preemption is not modelled: KV cache is reserved in full at admission, and what does not fit waits; "
-        "'deployment.max_num_seqs' limits a rank",
+        "watermark watermark_blocks_fraction",
+        "a watermark is not modelled: as in version 1 of vLLM a request joins when its blocks are free, and who came "
+        "last makes room where 'kv_cache.policy' lets contexts grow",
     ),
     (
         "autoscaling autoscaler max_replicas min_replicas scale_up scale_down",
@@ -158,8 +165,8 @@ _TOPICS: tuple[tuple[str, str], ...] = (
         "sequences; 'deployment.max_num_seqs' limits a rank",
     ),
     (
-        "block_size page_size kv_block_size num_blocks num_gpu_blocks_override total_kv_blocks",
-        "blocks of the KV cache are not modelled: it is counted in tokens; 'deployment.max_num_seqs' limits a rank",
+        "num_blocks num_gpu_blocks_override total_kv_blocks",
+        "a number of blocks is not modelled: it follows from 'deployment.gpu_memory_utilization' and 'kv_cache.block'",
     ),
     (
         "tokenizer tokenizer_mode detokenizer async_scheduling",

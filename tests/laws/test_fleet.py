@@ -22,6 +22,7 @@ from tests.cases import tiny
 from tests.golden_cells import CELLS
 from tests.laws.test_colocated import engines, tensors
 from tests.laws.test_equivalence import deployments
+from tests.laws.test_kv_cache import alike, growing
 
 COLUMNS = ("arrival", "admitted", "first_token", "finish", "input_len", "output_len", "joined", "seat", "counted")
 
@@ -29,7 +30,7 @@ COLUMNS = ("arrival", "admitted", "first_token", "finish", "input_len", "output_
 @st.composite
 def open_loops(draw: st.DrawFn) -> Scenario:
     """Any small deployment of any kind whose requests arrive."""
-    scenario = draw(st.one_of(deployments(), engines(), tensors()))
+    scenario = draw(st.one_of(deployments(), engines(), tensors(), growing(), alike()))
     assume(scenario.workload.arrival.process != "closed_loop")
     return scenario
 
@@ -135,6 +136,17 @@ class Own:
         return tuple(column[:n] for column in self._lengths)
 
 
+class OwnGroups:
+    """Which of them begin alike."""
+
+    def __init__(self, demand: Demand, chosen: np.ndarray) -> None:
+        assert demand.prefixes is not None
+        self._groups = demand.prefixes.first(demand.num_requests)[chosen]
+
+    def first(self, count: int) -> np.ndarray:
+        return self._groups[:count]
+
+
 @given(open_loops(), st.integers(2, 3))
 def test_cells_in_turn_are_runs_of_their_own(scenario, cells):
     made = fleet(scenario, cells)
@@ -145,6 +157,8 @@ def test_cells_in_turn_are_runs_of_their_own(scenario, cells):
         own = np.flatnonzero(found.chosen == number)
         assume(len(own))
         demand = replace(made.demand, source=Own(made.demand, own), num_requests=len(own), routed=False)
+        if demand.prefixes is not None:
+            demand = replace(demand, prefixes=OwnGroups(made.demand, own))
         alone = execute(cell, demand, engine)
 
         assert np.array_equal(alone.requests.finish, record.requests.finish, equal_nan=True)

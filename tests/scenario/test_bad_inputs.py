@@ -49,6 +49,24 @@ run:
 # old text -> new text, then the message; several lines of message are several faults
 # fmt: off
 ROWS = (
+    ("cost: {H800", "kv_cache: {policy: grow}\ncost: {H800",
+     "32:11: kv_cache.reprefill_rate: required key is missing with 'policy: grow', e.g. '20000 tok/s'; or write "
+     "'preemption: swap'"),
+    ("cost: {H800", "kv_cache: {preemption: swap}\ncost: {H800",
+     "32:24: kv_cache.preemption: belongs to 'policy: grow': nobody is preempted where all is reserved; remove it"),
+    ("cost: {H800", "kv_cache: {policy: grow, preemption: swap, reprefill_rate: 9 tok/s}\ncost: {H800",
+     "32:60: kv_cache.reprefill_rate: belongs to 'preemption: recompute'; remove it (or set it to null)"),
+    ("cost: {H800", "kv_cache: {policy: grow, reprefill_rate: 9 tok/s, host_bandwidth: 9 GB/s}\ncost: {H800",
+     "32:67: kv_cache.host_bandwidth: belongs to 'preemption: swap'; remove it (or set it to null)"),
+    ("  num_requests: 100", "  num_requests: 100\n  prefix: {groups: 4, tokens: 64}",
+     "31:11: workload.prefix: is shared in the blocks of a KV cache; add 'kv_cache: {}'"),
+    ("  num_requests: 100", "  num_requests: 100\n  prefix: {groups: 200000, tokens: 64}",
+     "31:20: workload.prefix.groups: must be <= 100,000: every rank has a place for each (got 200000)"),
+    ("cost: {H800", "kv_cache: {block: 0}\ncost: {H800",
+     "32:19: kv_cache.block: must be a whole number >= 1 (got 0)"),
+    ("cost: {H800", "kv_cache: {policy: grow, preemption: swap}\nfailures: {mtbf: {gpu: 1h}, requests: reject}\n"
+     "cost: {H800",
+     "32:20: kv_cache.policy: grow is not modelled together with failures; write 'policy: reserve'"),
     ("  output_len:", "  otput_len:",
      "29:3: workload.otput_len: unknown key 'otput_len'; did you mean 'output_len'?"),
     ("  input_len: {distribution: constant, value: 4096}", "  input_len: 9\n  isl: 4096",
@@ -70,7 +88,7 @@ ROWS = (
     ("  num_requests: 100", "  num_requests: 100\n  request_rate: 1 req/s",
      "31:3: workload.request_rate: unknown key 'request_rate' here; it belongs to 'workload.arrival.request_rate'"),
     ("version: 1", "version: 1\nzebra: 1",
-     "2:1: zebra: unknown key 'zebra' (known: version, name, model, precision, deployment, network, variation, workload, sla, failures, router, cost, run)"),
+     "2:1: zebra: unknown key 'zebra' (known: version, name, model, precision, deployment, network, variation, workload, kv_cache, sla, failures, router, cost, run)"),
     ("9us", "20",
      "21:14: network.link.latency: needs a unit, for example '20us' or '20ms'"),
     ("400Gbps", "400",
@@ -223,7 +241,7 @@ ROWS = (
      "23:39: failures.events[0].target: ffn instance 0 has NICs 0..3"),
     ("run:", "router: {replicas: 0}\nrun:", "33:20: router.replicas: must be a whole number >= 1 (got 0)"),
     ("run:", "router: {replicas: 2, policy: sticky}\nrun:",
-     "33:31: router.policy: must be one of round_robin, least_requests, least_kv, power_of_two (got 'sticky')"),
+     "33:31: router.policy: must be one of round_robin, least_requests, least_kv, power_of_two, prefix_affinity (got 'sticky')"),
     ("run:", "failures: {events: [{at: 30s, target: 'ffn[0].fan[1]'}], requests: reject}\nrun:",
      "33:39: failures.events[0].target: must be 'attention[i]' or 'ffn[i]'; colocated: 'instance[i]'; a part of one: "
      "'ffn[0].gpu[3]', 'ffn[0].nic[2]' (got 'ffn[0].fan[1]')"),
@@ -266,7 +284,7 @@ ROWS = (
     ("version: 1", "version: 1\nextends: [a]",
      "2:10: extends: must be a file or the name of a shipped scenario (got a list)"),
     ("version: 1", "version: 1\n5: 1",
-     "2:1: 5: key '5' must be text, not a number\n2:1: 5: unknown key '5' (known: version, name, model, precision, deployment, network, variation, workload, sla, failures, router, cost, run)"),
+     "2:1: 5: key '5' must be text, not a number\n2:1: 5: unknown key '5' (known: version, name, model, precision, deployment, network, variation, workload, kv_cache, sla, failures, router, cost, run)"),
     ("version: 1", "version: !!int 1",
      "1:10: version: YAML tags (!...) are not used in scenarios"),
     ("version: 1", "version: *one",
@@ -426,7 +444,7 @@ def test_what_does_not_go_with_a_router_is_refused(base, more, message):
         ),
         (
             "netwrk.post=1us",
-            "--set netwrk.post=1us: netwrk.post: no such key 'netwrk' (has: version, name, model, precision, deployment, network, variation, workload, sla, failures, router, cost, run); did you mean 'network'?",
+            "--set netwrk.post=1us: netwrk.post: no such key 'netwrk' (has: version, name, model, precision, deployment, network, variation, workload, kv_cache, sla, failures, router, cost, run); did you mean 'network'?",
         ),
         ("model.name=1", "--set model.name=1: model.name: 'model' has no keys"),
         ("run.seeds=[1", "--set run.seeds=[1:1:3: not valid YAML: expected ',' or ']', but got '<stream end>'"),

@@ -70,9 +70,9 @@ def test_a_latency_that_no_sla_can_limit_is_told():
     assert told("sla.ttft").startswith("sla.ttft: unknown key 'ttft'; prefill is not modelled, so there is no time to")
 
 
-@pytest.mark.parametrize("word", ["enable_prefix_caching", "enable-prefix-caching", "--no-enable-prefix-caching"])
+@pytest.mark.parametrize("word", ["enable_lora", "enable-lora", "--no-enable-lora"])
 def test_a_flag_is_the_word_that_it_switches(word):
-    assert words.hint(word, "", lambda _: True) == f"; {words.ABSENT['prefix_caching']}"
+    assert words.hint(word, "", lambda _: True) == f"; {words.ABSENT['lora']}"
 
 
 @pytest.mark.parametrize(
