@@ -30,7 +30,9 @@ from afdsim.scenario.asked import (
     ConstantLength,
     Gamma,
     LognormalLength,
+    Mmpp,
     Poisson,
+    RateCurve,
     Replay,
     UniformLength,
     Workload,
@@ -38,6 +40,7 @@ from afdsim.scenario.asked import (
 from afdsim.scenario.document import Scenario, Source, load, stream
 from afdsim.scenario.tree import Afd
 from afdsim.workload import laws as workload
+from afdsim.workload import rates
 from afdsim.workload.traces import read_lengths, read_trace, spread
 
 Progress = Callable[[float, str], None]
@@ -52,7 +55,12 @@ LOADING, COMPILING = 0.6, 20.0
 TURN = 1e-5
 """Seconds of a turn of one unit, or of a copy, by processes."""
 
-COLUMNS = {"arrival": "arrivals", "input_len": "input_lengths", "output_len": "output_lengths"}
+COLUMNS = {
+    "arrival": "arrivals",
+    "state": "arrival_states",
+    "input_len": "input_lengths",
+    "output_len": "output_lengths",
+}
 
 
 def simulate(
@@ -171,6 +179,8 @@ def _arrivals(asked: Workload) -> workload.Arrivals:
             return workload.ConstantRate(rate=rate)
         case Gamma() as gamma:
             return workload.Gamma(rate=gamma.request_rate, burstiness=gamma.shape)
+        case Mmpp() | RateCurve() as law:
+            return _changing(law)
         case Replay():
             trace = asked.trace
             assert trace is not None, "the schema demands a trace"
@@ -183,6 +193,13 @@ def _arrivals(asked: Workload) -> workload.Arrivals:
                 skip_bad_rows=trace.skip_bad_rows,
             )
             return spread(recorded) if trace.spread else recorded
+
+
+def _changing(law: Mmpp | RateCurve) -> rates.Modulated | rates.RateCurve:
+    if isinstance(law, Mmpp):
+        return rates.Modulated(states=tuple(rates.State(rate=each.rate, dwell=each.dwell) for each in law.states))
+    points = tuple(rates.Point(at=each.at, rate=each.rate) for each in law.points)
+    return rates.RateCurve(points=points, period=law.period)
 
 
 def _lengths(law: ConstantLength | LognormalLength | UniformLength | None) -> workload.Lengths | None:

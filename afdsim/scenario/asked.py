@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -59,6 +60,73 @@ class Gamma(Part):
             yield "burstiness", "give one of burstiness and cv: burstiness (gamma shape) = 1/cv^2"
         if self.burstiness is None and self.cv is None:
             yield "", "process gamma needs burstiness (the gamma shape) or cv (= 1/sqrt(burstiness))"
+
+
+class Burst(Part):
+    """A state of bursty arrivals."""
+
+    rate: Annotated[float, Amount("rate", positive=False)]
+    """While it lasts; '0 req/s' is silence."""
+    dwell: Annotated[float, Amount("time")]
+    """Mean of the exponential time that it lasts."""
+
+
+class Mmpp(Part):
+    """Bursts: Poisson arrivals whose rate is that of a state, and the states follow one another in a circle (MMPP)."""
+
+    process: Literal["mmpp"]
+    states: tuple[Burst, ...]
+    """Two or more, for example on and off. Which one it begins with is drawn by the time that each lasts."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that there are bursts, and that somebody comes."""
+        if len(self.states) < 2:
+            yield "states", f"must be two or more, else write 'process: poisson' {got(len(self.states))}"
+        yield from _finite(self.states, "states")
+
+
+class Point(Part):
+    """A rate at a time of a curve."""
+
+    at: Time
+    rate: Annotated[float, Amount("rate", positive=False)]
+
+
+class RateCurve(Part):
+    """Poisson arrivals whose rate changes evenly from point to point: a day with 'period: 24h', or a ramp without."""
+
+    process: Literal["rate_curve"]
+    points: tuple[Point, ...]
+    """In order of time, the first at 0s; two at one time are a jump."""
+    period: Annotated[float, Amount("time")] | None = None
+    """After which the curve begins again, to which it leads from the last point; default: the last rate stays."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check the order of the points, and that the rate does not end at 0."""
+        times = [point.at for point in self.points]
+        if times[:1] != [0.0]:
+            yield "points", "must begin at 0s, for example {at: 0s, rate: 2 req/s}"
+        for place, (before, after) in enumerate(pairwise(times), start=1):
+            if after < before:
+                yield f"points.{place}.at", f"must be >= {units.show_time(before)}, that of the point before"
+        yield from _finite(self.points, "points")
+        if self.period is not None and times and self.period < times[-1]:
+            yield (
+                "period",
+                f"must be >= {units.show_time(times[-1])}, the last point {got(units.show_time(self.period))}",
+            )
+        if self.period is None and times and not self.points[-1].rate:
+            last = len(times) - 1
+            yield f"points.{last}.rate", "must be > 0: the last rate stays, unless a period is given"
+
+
+def _finite(rates: Sequence[Burst | Point], key: str) -> Iterator[Fault]:
+    """Check that rates are finite and not all 0."""
+    for place, each in enumerate(rates):
+        if math.isinf(each.rate):
+            yield f"{key}.{place}.rate", "must be finite; all at once is 'process: poisson, request_rate: inf'"
+    if rates and not any(each.rate for each in rates):
+        yield key, "must have a rate > 0"
 
 
 class Replay(Part):
@@ -135,7 +203,7 @@ class Trace(Part):
             yield "path", f"no such file '{self.path}'"
 
 
-Arrival = Annotated[ClosedLoop | Poisson | Constant | Gamma | Replay, Field(discriminator="process")]
+Arrival = Annotated[ClosedLoop | Poisson | Constant | Gamma | Mmpp | RateCurve | Replay, Field(discriminator="process")]
 Lengths = Annotated[ConstantLength | LognormalLength | UniformLength, Field(discriminator="distribution")]
 
 
@@ -189,7 +257,9 @@ class Workload(Part):
                 )
             case Replay() if self.duration is not None:
                 yield "duration", "of a trace is told by trace.start and trace.end"
-            case ClosedLoop() | Poisson() | Constant() | Gamma() if not told and self.trace is None:
+            case ClosedLoop() | Poisson() | Constant() | Gamma() | Mmpp() | RateCurve() if (
+                not told and self.trace is None
+            ):
                 yield "num_requests", "required key is missing"
             case _ if None not in (self.num_requests, self.duration):
                 yield "duration", "and num_requests both tell when arrivals end; remove one (or set it to null)"

@@ -259,6 +259,8 @@ class Kind(IntEnum):
     acceptance = 12
     spike_attention = 13
     spike_ffn = 14
+    arrival_states = 20
+    classes = 21
 
 
 def stream(seed: int, kind: Kind | str, step: int = 0) -> np.random.Generator:

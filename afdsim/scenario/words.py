@@ -37,7 +37,9 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("qps rate rps arrival_rate", ("workload.arrival.request_rate",)),
     ("max_concurrency num_users", ("workload.arrival.concurrency",)),
     ("dataset dataset_path trace_file trace_path", ("workload.trace.path",)),
-    ("time_scale_factor rate_scale", ("workload.trace.time_scale",)),
+    ("time_scale_factor", ("workload.trace.time_scale",)),
+    ("ramp_up_strategy ramp_up_start_rps ramp_up_end_rps ramp", ("workload.arrival.points",)),
+    ("bursts on_off mmpp_states", ("workload.arrival.states",)),
     # deployment
     ("batch_size max_batch_size a_batch_size decode_bs", ("deployment.max_num_seqs",)),
     ("batch_size_cap max_running_requests", ("deployment.max_num_seqs",)),
@@ -83,6 +85,10 @@ _TOPICS: tuple[tuple[str, str], ...] = (
         "ttft time_to_first_token mean_ttft_ms ttft_slo slo_ttft target_ttft first_token",
         "prefill is not modelled, so there is no time to first token; 'sla.e2el' limits arrival to last token, "
         "'sla.queue' the wait for a seat",
+    ),
+    (
+        "rate_scale speedup_ratio replay_speed",
+        "a rate of replay is not modelled as such: 'workload.trace.time_scale' is 1 over it, 0.5 replays twice as fast",
     ),
     (
         "itl inter_token_latency",

@@ -15,6 +15,8 @@ from typing import Any, Final, TypeAlias, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from afdsim.workload.rates import Modulated, RateCurve, TimeChange
+
 Ints: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
 Stream: TypeAlias = Callable[[str, int], np.random.Generator]
@@ -186,7 +188,7 @@ class Recorded:
 
 
 OpenLoop: TypeAlias = Poisson | ConstantRate | Gamma | Trace
-Arrivals: TypeAlias = ClosedLoop | OpenLoop
+Arrivals: TypeAlias = ClosedLoop | OpenLoop | Modulated | RateCurve
 
 
 def arrivals(law: OpenLoop, rng: np.random.Generator, n: int) -> Floats:
@@ -220,7 +222,7 @@ class RequestSource:
     """Requests by index, drawn in blocks when first asked for: endless for laws, `size` long for a trace.
 
     Lengths of None are those of the trace that gives the arrivals. `streams` gives the generator of a column:
-    "arrival", "input_len" or "output_len".
+    "arrival", "state" (of bursts), "input_len" or "output_len".
     """
 
     def __init__(
@@ -239,7 +241,7 @@ class RequestSource:
         self.notes = () if self.file is None else self.file.notes
         self._input = _Column(_lengths("input_len", arrival, input_len, streams))
         self._output = _Column(_lengths("output_len", arrival, output_len, streams))
-        self._arrival = None if isinstance(arrival, ClosedLoop) else _Column(_times(arrival, streams("arrival")))
+        self._arrival = None if isinstance(arrival, ClosedLoop) else _Column(_times(arrival, streams))
 
     def lengths(self, request: int) -> tuple[int, int]:
         """(input, output) tokens of a request."""
@@ -310,7 +312,16 @@ def _lengths(
     return lambda _: draw(law, rng, BLOCK)
 
 
-def _times(law: OpenLoop, rng: np.random.Generator) -> Callable[[int], Floats]:
+def _times(
+    law: OpenLoop | Modulated | RateCurve, streams: Callable[[str], np.random.Generator]
+) -> Callable[[int], Floats]:
+    if isinstance(law, Modulated | RateCurve):
+        change, even = TimeChange(law, streams("state")), _one_by_one(Poisson(rate=1.0), streams("arrival"))
+        return lambda number: change(even(number))
+    return _one_by_one(law, streams("arrival"))
+
+
+def _one_by_one(law: OpenLoop, rng: np.random.Generator) -> Callable[[int], Floats]:
     clock = 0.0
 
     def block(number: int) -> Floats:
