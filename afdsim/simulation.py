@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -110,16 +111,24 @@ def demanded(scenario: Scenario, cell: Cell, seed: int) -> Demand:
     """What the workload of a scenario asks of a deployment."""
     source = requested(scenario, seed)
     law = source.law
-    closed = isinstance(law, workload.ClosedLoop)
-    return Demand(
+    closed, warmup = isinstance(law, workload.ClosedLoop), scenario.run.warmup
+    demand = Demand(
         source=source,
         closed=closed,
         num_requests=counted(scenario, source),
         concurrency=(law.concurrency or cell.deployment.slots) if isinstance(law, workload.ClosedLoop) else 0,
-        warmup=(scenario.run.warmup or None) if closed else scenario.run.warmup,
+        warmup=(warmup or None) if closed else warmup,
         horizon=scenario.run.stop.max_sim_time or FOREVER,
         failing=failing(scenario, cell, seed),
     )
+    if demand.stop is None:
+        return demand
+    return replace(demand, overloaded=partial(outcome.overloaded, cell=cell, **_judged_as(demand)))
+
+
+def _judged_as(demand: Demand) -> dict[str, bool]:
+    """How the load of an open loop is to be judged."""
+    return {"given": demand.given is not None, "changing": isinstance(demand.source.law, rates.RateCurve)}
 
 
 def counted(scenario: Scenario, source: workload.RequestSource) -> int:
@@ -277,10 +286,10 @@ def _result(
     sla = scenario.sla
     asked = None if sla is None else metrics.Sla(limits=sla.limits, percentile=sla.percentile)
     requests, tokens = outcome.requests(record, cell), outcome.tokens(record, cell)
-    found = None if demand.stop is None else outcome.loaded(requests, tokens, record, given=demand.given is not None)
+    found = None if demand.stop is None else outcome.loaded(requests, tokens, record, **_judged_as(demand))
     if found is not None:
         record = record.since(found[0])
-        requests["counted"] &= outcome.arrived(requests, record.window)
+        requests["counted"] &= outcome.arrived(requests, record.window, ended=record.overloaded)
     gpus = outcome.gpus(record, cell)
     run = metrics.Run(
         requests=requests,

@@ -21,6 +21,7 @@ recurrence    whole steps over flat arrays, for machine code
 native        machine code of those, kept on disk
 standstill    what an outage makes of books, resources and requests
 desk          what both engines share of a run
+closing       whether an open loop goes on after its last arrival
 blocks        a run by the recurrence (engine `kernel`), block by block of steps
 processes     the turns of a schedule as SimPy processes
 clock         a run by the processes (engine `processes`) on the SimPy clock

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from afdsim.engine.cell import Cell
+from afdsim.engine.closing import Closing
 from afdsim.engine.desk import Demand, Desk, Observer, Progress
 from afdsim.engine.native import compiled
 from afdsim.engine.record import Record
-from afdsim.engine.recurrence import DONE, ENDED, IDLE, MORE_PRICES, MORE_REQUESTS, MORE_ROWS, STOPPED, Noise
+from afdsim.engine.recurrence import CLOSING, DONE, ENDED, IDLE, MORE_PRICES, MORE_REQUESTS, MORE_ROWS, STOPPED, Noise
 from afdsim.engine.schedule import INDEX
-from afdsim.engine.seats import FOREVER
+from afdsim.engine.seats import FOREVER, OPENED_AT
 from afdsim.errors import StoppedEarly
 
 Array = np.ndarray
@@ -26,6 +27,7 @@ class Blocks:
         self.cell, self.desk = cell, Desk(cell, demand)
         self._progress, self._observer = progress, observer
         self._run, self._populate = compiled()
+        self._closing = Closing(self.desk)
         self._completed: list[tuple[int, int]] = []
         """Half-open ranges of completed steps."""
         self._opened = False
@@ -50,7 +52,7 @@ class Blocks:
         desk = self.desk
         noise, steps = self._factors(first)
         why, step = self._run(desk.machine, desk.memory, desk.supply, noise, (first, first + steps), self._opened)
-        self._opened = why == MORE_PRICES
+        self._opened = why in {MORE_PRICES, CLOSING}
         if step > first:
             self._completed.append((first, int(step)))
             if self._observer is not None:
@@ -62,6 +64,8 @@ class Blocks:
                 desk.extend_rows()
             case _ if why == MORE_PRICES:
                 desk.price()
+            case _ if why == CLOSING:
+                self._closing.ends(float(desk.book.clock[OPENED_AT]))
             case _ if why == IDLE:
                 self._idle_steps += 1
                 desk.park(desk.memory.trace)
@@ -100,8 +104,9 @@ class Blocks:
     def _record(self) -> Record:
         steps = [np.arange(first, last) for first, last in self._completed]
         opened = sum(map(len, steps)) + self._idle_steps + self._broken_steps + (not self.desk.parked)
-        return self.desk.record(
+        record = self.desk.record(
             steps=np.concatenate(steps) if steps else np.zeros(0, dtype=np.int64),
             events=opened * self.cell.seated * self.cell.micro_batches,
             traffic={},
         )
+        return self._closing.signed(record)

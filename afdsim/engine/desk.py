@@ -59,6 +59,8 @@ class Demand:
     """Simulated seconds after which the run stops."""
     failing: Failing | None = None
     """What may crash, and what then happens."""
+    overloaded: Callable[[Record], bool] | None = None
+    """Whether the record of an open loop up to its last arrival shows an overload; it then ends there."""
 
     @cached_property
     def edges(self) -> Array:
@@ -243,12 +245,12 @@ class Desk:
 
     def park(self, trace: Trace) -> float:
         """Nothing is active in a step whose boundaries are over: returns when to start again, if before the horizon."""
-        now = self._opened(trace)
+        now = self.opened(trace)
         start = self._rest(now, self._awakes(now), trace)
         self.parked = self.ends < FOREVER
         return start
 
-    def _opened(self, trace: Trace) -> float:
+    def opened(self, trace: Trace) -> float:
         """When the last boundary of a step ended."""
         return float(max(trace.finish[place] for places in self._boundaries for place in places))
 
@@ -301,7 +303,7 @@ class Desk:
         clock = self.book.clock
         if self.still is None or self.ends < FOREVER:
             return False
-        clock[seats.OPENED_AT] = self._opened(trace)
+        clock[seats.OPENED_AT] = self.opened(trace)
         if seats.stops(clock):
             clock[seats.STRIKES_AT] = min(clock[seats.STRIKES_AT], clock[seats.OPENED_AT])
         return seats.stops(clock)
@@ -584,5 +586,5 @@ def blank_book(cell: Cell, asked: Asked) -> Book:
         rows=np.zeros((AHEAD, 5), dtype=np.int64),
         row_times=np.zeros(AHEAD),
         count=counts(8),
-        clock=np.array([FOREVER if asked.warmup < 0 else asked.warmup, FOREVER, FOREVER, FOREVER, 0.0]),
+        clock=np.array([FOREVER if asked.warmup < 0 else asked.warmup, FOREVER, FOREVER, FOREVER, 0.0, FOREVER]),
     )

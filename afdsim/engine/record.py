@@ -110,6 +110,8 @@ class Record:
     """Numbers of the steps that every unit has completed, ascending."""
     events: int
     """SimPy events of the processes; boundaries where the kernel runs the layers, which are its only events."""
+    overloaded: bool = False
+    """Whether it ended with its last arrival, because the load was not carried: some requests still sit or wait."""
 
     @property
     def steps(self) -> int:

@@ -52,6 +52,7 @@ from afdsim.engine.schedule import (
     WORK,
 )
 from afdsim.engine.seats import (
+    CLOSES_AT,
     ACTIVE,
     BOUNDARIES,
     ENDS_AT,
@@ -73,7 +74,7 @@ from afdsim.engine.tables import Now, Priced, Tables, head_seconds, measure, sec
 Values = Any
 Index = Any
 """An unsigned whole number (schedule.INDEX): never mix it with signed ones."""
-DONE, ENDED, IDLE, MORE_REQUESTS, MORE_ROWS, MORE_PRICES, STOPPED = range(7)
+DONE, ENDED, IDLE, MORE_REQUESTS, MORE_ROWS, MORE_PRICES, STOPPED, CLOSING = range(8)
 """Why `run_steps` came back."""
 
 
@@ -424,6 +425,8 @@ def run_steps(
             why = after_opening(book)
             if why != DONE:
                 return why, step
+            if book.clock[OPENED_AT] >= book.clock[CLOSES_AT] and not stops(book.clock):
+                return CLOSING, step
         if lacks_prices(memory.priced, memory.now):
             return MORE_PRICES, step
         opened = False

@@ -56,10 +56,10 @@ STEP, MICRO_BATCH, UNIT, TOKENS, GAPS = range(5)
 ISSUED, COUNT_COUNTED, OUTSTANDING, FINISHED, ACTIVE, QUEUE, BOUNDARIES, POPULATED = range(8)
 """Places in `Book.count`: requests issued, of these counted; counted and not ended; finished; running; waiting;
 boundary rows; whether the warm-up population of a closed loop is complete."""
-WARM_AT, ENDS_AT, STRIKES_AT, RETURNS_AT, OPENED_AT = range(5)
+WARM_AT, ENDS_AT, STRIKES_AT, RETURNS_AT, OPENED_AT, CLOSES_AT = range(6)
 """Places in `Book.clock`: when the warm-up ended and when the run ended, infinite until then; when the cell will stop,
 when an instance is back for which it stops between two steps, infinite where neither is known; when the latest step had
-passed all its boundaries."""
+passed all its boundaries; when the load of an open loop is judged, infinite where it is not or has been."""
 
 
 class Asked(NamedTuple):

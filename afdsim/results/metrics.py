@@ -395,6 +395,20 @@ def within(requests: Columns, sla: Sla) -> NDArray[np.bool_]:
     return kept
 
 
+def decided(run: Run, sla: Sla) -> NDArray[np.bool_]:
+    """Mark the counted requests of which it is known whether they met every limit.
+
+    Where an overloaded run was ended, not those that then sat or waited, unless they were late by then.
+    """
+    asked = counted(run.requests)
+    if run.load is None or run.load.ended is None:
+        return asked
+    age = run.load.ended - column(run.requests, "arrival_s")
+    late = age > sla.limits.get("e2el", math.inf)
+    late |= (age > sla.limits.get("queue", math.inf)) & np.isnan(column(run.requests, "admitted_s"))
+    return asked & (late | ~np.isin(np.asarray(run.requests["status"]), ("running", "waiting")))
+
+
 def goodput(run: Run, sla: Sla) -> float:
     """Return the requests per second that met every limit.
 

@@ -74,6 +74,8 @@ class Load:
     """Seconds before the last arrival from which requests see the cluster empty."""
     why: str = ""
     """What keeps the level from being STABLE."""
+    ended: float | None = None
+    """When the run was ended because it was OVERLOADED, seconds; None where it went on until all had left."""
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON has it: bounds that are not known are None."""
@@ -132,13 +134,18 @@ class _Flow:
         return np.asarray(np.diff(areas) / np.diff(edges))
 
 
-def found(requests: Mapping[str, Any], edges: Floats, step: float, *, given: bool) -> tuple[int, Load]:
+def found(
+    requests: Mapping[str, Any], edges: Floats, step: float, *, given: bool, changing: bool = False
+) -> tuple[int, Load]:
     """(the edge at which the measurement begins, how the load stood).
 
     `edges` cut the time up to the last arrival, seconds; where the warm-up is `given`, the first is its end. `step` is
-    the mean decode step in seconds. Where nothing can be said of the load, everything is measured.
+    the mean decode step in seconds. Where nothing can be said of the load, everything is measured. A `changing` rate
+    is measured from the first edge on, and judged by its queue: there is no level at which it could rest.
     """
     flow, stop = _flow(requests, step), float(edges[-1])
+    if changing:
+        return 0, _judged(flow, (float(edges[0]), stop), changing=True)
     if given:
         return 0, _as_given(flow, (float(edges[0]), stop))
     warm = _warm(flow, edges)
@@ -214,7 +221,7 @@ def _as_given(flow: _Flow, window: tuple[float, float]) -> Load:
     return load
 
 
-def _judged(flow: _Flow, window: tuple[float, float]) -> Load:
+def _judged(flow: _Flow, window: tuple[float, float], *, changing: bool = False) -> Load:
     """Hold the window against the rules, the gravest first."""
     came, joined, went = _rates(flow, window)
     length = window[1] - window[0]
@@ -226,6 +233,8 @@ def _judged(flow: _Flow, window: tuple[float, float]) -> Load:
         return replace(load, level=level, why=why)
     if length < LATENCIES * flow.latency:
         return _unknown(flow, window[1], f"arrivals end {length / flow.latency:.1f} mean latencies after the warm-up")
+    if changing:  # its rates follow the curve, not chance
+        return load
     if half_width(went) > DOUBT * went.mean():
         return _unknown(flow, window[1], "what is served is known to no better than half")
     gone = _counted(flow.gone, window)

@@ -128,7 +128,7 @@ def _sla(run: Run, samples: Mapping[str, Samples], intervals: Mapping[str, list[
         "verdict": metrics.overall([each.word for each in found], run.load.level if run.load is not None else None),
         "goodput": metrics.goodput(run, run.sla) if run.steady else None,
         "goodput_ci": intervals.get("request_goodput"),
-        "goodput_share": ratio(float(kept.sum()), float(counted(run.requests).sum())),
+        "goodput_share": ratio(float(kept.sum()), float(metrics.decided(run, run.sla).sum())),
         "limits": limits if len(found) > 1 else None,
     }
 
@@ -155,6 +155,7 @@ def saturation(load: Load) -> dict[str, Any]:
         "queue_growth_ci": bounds(load.growth_interval),
         "why": load.why or None,
         "wants_s": load.wants,
+        "ended_s": load.ended,
     }
 
 

@@ -102,6 +102,7 @@ def terminal(
     page = _Page(runs=runs, summary=summary or pooled(runs), ink=ink or Ink())
     parts = (
         page.head(source),
+        page.load(),
         page.latencies(),
         page.throughput(),
         page.histogram(),
@@ -265,18 +266,19 @@ class _Page:
         return [*lines, *(table(outages.HEAD, rows, self.ink) if rows else [])]
 
     def verdict(self) -> list[str]:
-        """Hold the SLA limit by limit, and say whether an open loop kept up."""
+        """Hold the SLA limit by limit."""
         sla = self.own.get("sla")
         lines = [] if sla is None else self._limits(sla)
         if sla is not None:
             share = f"{sla['goodput_share']:.1%} of requests inside every limit"
             lines.append(f"     goodput {sla['goodput']:,.1f} req/s, {share}" if "goodput" in sla else f"     {share}")
-        if (load := self.own.get("saturation")) is not None:
-            lines += self._load(load)
         return lines
 
-    def _load(self, load: Mapping[str, Any]) -> list[str]:
-        """Say how an open loop stood, and with "n/a" how long it would have to run."""
+    def load(self) -> list[str]:
+        """Say whether an open loop kept up, before any figure, and with "n/a" how long it would have to run."""
+        load = self.own.get("saturation")
+        if load is None:
+            return []
         label, why = f"Load {self._word(load['level'])}: ", load.get("why", "")
         if load["level"] == "n/a":
             seconds = f"{load.get('wants_s', 0.0):,.4g} s of arrivals would probably do (--until-steady)"
