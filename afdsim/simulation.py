@@ -35,6 +35,8 @@ from afdsim.scenario.asked import (
     Poisson,
     RateCurve,
     Replay,
+    RequestClass,
+    Sla,
     UniformLength,
     Workload,
 )
@@ -61,6 +63,7 @@ COLUMNS = {
     "state": "arrival_states",
     "input_len": "input_lengths",
     "output_len": "output_lengths",
+    "class": "classes",
 }
 
 
@@ -123,12 +126,13 @@ def demanded(scenario: Scenario, cell: Cell, seed: int) -> Demand:
     )
     if demand.stop is None:
         return demand
-    return replace(demand, overloaded=partial(outcome.overloaded, cell=cell, **_judged_as(demand)))
+    given, changing = _judged_as(demand)
+    return replace(demand, overloaded=partial(outcome.overloaded, cell=cell, given=given, changing=changing))
 
 
-def _judged_as(demand: Demand) -> dict[str, bool]:
-    """How the load of an open loop is to be judged."""
-    return {"given": demand.given is not None, "changing": isinstance(demand.source.law, rates.RateCurve)}
+def _judged_as(demand: Demand) -> tuple[bool, bool]:
+    """How the load of an open loop is to be judged: whether its warm-up is given, whether its rate is to change."""
+    return demand.given is not None, isinstance(demand.source.law, rates.RateCurve)
 
 
 def counted(scenario: Scenario, source: workload.RequestSource) -> int:
@@ -160,7 +164,23 @@ def requested(scenario: Scenario, seed: int) -> workload.RequestSource:
         _arrivals(asked),
         _lengths(asked.input_len) if recorded is None else recorded,
         _lengths(asked.output_len) if recorded is None else recorded,
-        lambda column: stream(seed, COLUMNS[column]),
+        partial(_stream, seed),
+        None if asked.classes is None else _classes(asked.classes),
+    )
+
+
+def _stream(seed: int, column: str) -> np.random.Generator:
+    """The stream of a column of requests; those of classes differ in their step."""
+    name, _, place = column.partition(".")
+    return stream(seed, COLUMNS[name], int(place or 0))
+
+
+def _classes(asked: tuple[RequestClass, ...]) -> workload.Classes:
+    return workload.Classes(
+        names=tuple(each.name for each in asked),
+        weights=tuple(each.weight for each in asked),
+        input_len=tuple(_lengths(each.input_len) for each in asked),
+        output_len=tuple(_lengths(each.output_len) for each in asked),
     )
 
 
@@ -283,10 +303,12 @@ def _result(
     how: tuple[int, Engine, str],
 ) -> Result:
     seed, name, reason = how
-    sla = scenario.sla
-    asked = None if sla is None else metrics.Sla(limits=sla.limits, percentile=sla.percentile)
-    requests, tokens = outcome.requests(record, cell), outcome.tokens(record, cell)
-    found = None if demand.stop is None else outcome.loaded(requests, tokens, record, **_judged_as(demand))
+    sla, asked = scenario.sla, _limits(scenario.sla)
+    requests, tokens = _columns(demand, record, cell)
+    found = None
+    if demand.stop is not None:
+        given, changing = _judged_as(demand)
+        found = outcome.loaded(requests, tokens, record, given=given, changing=changing)
     if found is not None:
         record = record.since(found[0])
         requests["counted"] &= outcome.arrived(requests, record.window, ended=record.overloaded)
@@ -304,6 +326,7 @@ def _result(
         failures=outages.told(record, requests, tokens, asked),
         bounds=None if (means := outcome.mean_step(record, cell)) is None else bottleneck.bounds(cell, means),
         ranks=outcome.ranks(record, cell, gpus),
+        classes={each.name: _limits(each.sla or sla) for each in scenario.workload.classes or ()},
     )
     return Result(
         scenario=scenario,
@@ -311,6 +334,20 @@ def _result(
         manifest=manifest(scenario, seed=seed, engine=name, engine_reason=reason),
         notes=tuple(remarks(scenario, cell, demand, record)),
     )
+
+
+def _columns(demand: Demand, record: Record, cell: Cell) -> tuple[outcome.Columns, outcome.Columns]:
+    """Requests and tokens; where there are classes, with the class of every request and the gaps of every class."""
+    requests, tokens, classes = outcome.requests(record, cell), outcome.tokens(record, cell), demand.source.classes
+    if classes is None:
+        return requests, tokens
+    kinds = demand.source.kinds(len(record.requests))
+    gaps = outcome.by_class(tokens, record, cell, classes.names, kinds)
+    return requests | {"class": np.array(classes.names, dtype=object)[kinds]}, tokens | gaps
+
+
+def _limits(sla: Sla | None) -> metrics.Sla | None:
+    return None if sla is None else metrics.Sla(limits=sla.limits, percentile=sla.percentile)
 
 
 def _signed(found: Result, cost: CostModel | None, network: Network | None, notes: Iterable[str]) -> Result:

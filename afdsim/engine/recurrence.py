@@ -52,9 +52,9 @@ from afdsim.engine.schedule import (
     WORK,
 )
 from afdsim.engine.seats import (
-    CLOSES_AT,
     ACTIVE,
     BOUNDARIES,
+    CLOSES_AT,
     ENDS_AT,
     FOREVER,
     ISSUED,
@@ -398,13 +398,18 @@ def note_idle(idle: Values, lanes: Values, micro_batches: int) -> None:
 
 
 def after_opening(book: Book) -> int:
-    """Whether a step whose boundaries are over has no layers: the run has ended, or nothing is active."""
+    """Whether a step whose boundaries are over has no layers: the run has ended, or nothing is active.
+
+    Or they wait until the load has been judged.
+    """
     if book.clock[ENDS_AT] < FOREVER:
         return ENDED
     if stops(book.clock):  # on purpose: at the end of the boundaries
         book.clock[STRIKES_AT] = min(book.clock[STRIKES_AT], book.clock[OPENED_AT])
         return DONE
-    return IDLE if book.count[ACTIVE] == 0 else DONE
+    if book.count[ACTIVE] == 0:
+        return IDLE
+    return CLOSING if book.clock[OPENED_AT] >= book.clock[CLOSES_AT] else DONE
 
 
 def run_steps(
@@ -425,8 +430,6 @@ def run_steps(
             why = after_opening(book)
             if why != DONE:
                 return why, step
-            if book.clock[OPENED_AT] >= book.clock[CLOSES_AT] and not stops(book.clock):
-                return CLOSING, step
         if lacks_prices(memory.priced, memory.now):
             return MORE_PRICES, step
         opened = False

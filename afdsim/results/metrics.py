@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -34,6 +34,8 @@ DEFINITIONS: Final = {
     "queue": "admission - arrival",
     "e2el": "last token - arrival",
     "tgs": "output tokens per GPU and second, over all GPUs",
+    "load": "STABLE: served is offered and the queue does not grow; BACKLOGGED: a queue was left, or grew for a while; "
+    "OVERLOADED: it grows for as long as requests come",
 }
 
 
@@ -124,6 +126,9 @@ class Run:
     """Of the first pool; None where they are alike."""
     failures: Mapping[str, Any] | None = None
     """What crashes did (`afdsim.results.outages`); None where nothing may crash."""
+    classes: Mapping[str, Sla | None] = field(default_factory=dict)
+    """Classes of requests, with what each is held against: the requests then have a `class`, the tokens the gaps of
+    each under `gaps_` and its name."""
 
     @property
     def duration(self) -> float:
@@ -213,6 +218,18 @@ def latencies(run: Run) -> dict[str, Samples]:
         "e2el": Samples(spans["e2el"], late=late),
         "queue": Samples(spans["queue"], late=late),
     }
+
+
+def of_class(run: Run, name: str) -> Run:
+    """Return a run with the requests and gaps of one class alone, held against what that class is."""
+    mine = np.asarray(run.requests["class"]) == name
+    return replace(
+        run,
+        requests={key: np.asarray(run.requests[key])[mine] for key in run.requests},
+        tokens={**{key: run.tokens[key] for key in run.tokens}, "gaps": run.tokens[f"gaps_{name}"]},
+        sla=run.classes[name],
+        classes={},
+    )
 
 
 # throughput, time and money -----------------------------------------------------------------------------------------

@@ -76,6 +76,27 @@ def tokens(record: Record, cell: Cell) -> Columns:
     return {name: np.concatenate([column, (more | {"itl_s": itl})[name]]) for name, column in found.items()}
 
 
+def by_class(found: Columns, record: Record, cell: Cell, names: tuple[str, ...], kinds: Array) -> Columns:
+    """The gaps of every class at the boundaries of `found`, `gaps_` and its name: exact, from who sat where.
+
+    A gap across an outage is of no class.
+    """
+    rows, visits, m = record.boundaries, _visits(record), cell.micro_batches
+    place = np.int64(1 << 40)  # of a lane: more than any step
+    lane = (visits.seat // m // cell.ranks * m + visits.seat % m) * place
+    order = np.lexsort((rows.step, rows.unit * m + rows.micro_batch))
+    at = ((rows.unit * m + rows.micro_batch) * place + rows.step)[order]
+    begin, end = (np.searchsorted(at, lane + visits.joined + n) for n in (2, np.maximum(visits.total, 1) + 1))
+    columns = {}
+    for kind, name in enumerate(names):
+        mine = (visits.joined >= 0) & (kinds[visits.request] == kind)
+        change = np.bincount(begin[mine], minlength=len(at) + 1) - np.bincount(end[mine], minlength=len(at) + 1)
+        gaps = np.zeros(len(found["gaps"]), dtype=np.int64)
+        gaps[order] = np.cumsum(change)[:-1]
+        columns[f"gaps_{name}"] = gaps
+    return columns
+
+
 def _gaps_across(record: Record, cell: Cell) -> tuple[Array, Array, Array]:
     """Gaps across outages: boundary row at which they end, how many are equal, seconds."""
     rows, stays, m = record.boundaries, record.stays, cell.micro_batches

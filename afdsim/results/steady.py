@@ -233,14 +233,16 @@ def _judged(flow: _Flow, window: tuple[float, float], *, changing: bool = False)
         return replace(load, level=level, why=why)
     if length < LATENCIES * flow.latency:
         return _unknown(flow, window[1], f"arrivals end {length / flow.latency:.1f} mean latencies after the warm-up")
-    if changing:  # its rates follow the curve, not chance
-        return load
+    doubt = "" if changing else _doubt(came, went, _counted(flow.gone, window))  # rates of a curve follow no chance
+    return _unknown(flow, window[1], doubt) if doubt else load
+
+
+def _doubt(came: Floats, went: Floats, gone: Floats) -> str:
+    """Say what chance leaves open of the rates of a window."""
     if half_width(went) > DOUBT * went.mean():
-        return _unknown(flow, window[1], "what is served is known to no better than half")
-    gone = _counted(flow.gone, window)
-    if abs((came - gone).mean()) > half_width(came - gone):
-        return _unknown(flow, window[1], "the number of requests in flight still drifts")
-    return load
+        return "what is served is known to no better than half"
+    drifts = abs((came - gone).mean()) > half_width(came - gone)
+    return "the number of requests in flight still drifts" if drifts else ""
 
 
 def _queue(held: Marks, later: Marks, load: Load) -> tuple[Level, str]:

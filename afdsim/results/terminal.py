@@ -104,6 +104,7 @@ def terminal(
         page.head(source),
         page.load(),
         page.latencies(),
+        page.classes(),
         page.throughput(),
         page.histogram(),
         page.over_time(),
@@ -157,6 +158,22 @@ class _Page:
         lines += _too_few(rows)
         gaps = "ITL = every step of every request, of one token or more" if drafts else "ITL = every single gap"
         return [*lines, *hanging(" TPOT = ", f"(last - first token)/(n - 1) per request; {gaps} (vLLM's definitions)")]
+
+    def classes(self) -> list[str]:
+        """Return a row for every class of requests, and which of them is worst off."""
+        found = self.own.get("classes", {})
+        if not found:
+            return []
+        lines = table(_CLASSES, [_class_row(name, own) for name, own in found.items()], self.ink)
+        lines.append(" TPOT = mean; ms, E2EL in s; goodput = share of the requests inside every limit of their class")
+        name = self.own.get("worst_class")
+        if name is None:
+            return lines
+        sla = found[name]["sla"]
+        scale, unit = metrics.shown_in(sla["metric"])
+        value = f"{sla['value_ms'] * scale:,.4g}" if "value_ms" in sla else "n/a"
+        limit = f"{sla['percentile']} {sla['metric'].upper()} {value} of {sla['limit_ms'] * scale:,.6g} {unit}"
+        return [*lines, f" worst: {name}, {limit}: {self._word(sla['verdict'])}"]
 
     def throughput(self) -> list[str]:
         """Say tokens per second in all, per GPU, per user, and what they cost; or why that is not known."""
@@ -328,6 +345,18 @@ class _Page:
         values = np.concatenate([part.values for part in parts])
         weights = [part.weights for part in parts if part.weights is not None]
         return metrics.Samples(values, np.concatenate(weights) if weights else None)
+
+
+_CLASSES = ("class", "finished", "TPOT", "p99 TPOT", "p99 ITL", "p99 queue", "p99 E2EL", "goodput", "SLA")
+
+
+def _class_row(name: str, own: Mapping[str, Any]) -> list[str]:
+    """Figures of one class; n/a where it has too few requests for them."""
+    keys = (("mean_tpot_ms", 1), ("p99_tpot_ms", 1), ("p99_itl_ms", 1), ("p99_queue_ms", 1), ("p99_e2el_ms", 1e-3))
+    few, sla = own.get("too_few", ()), own.get("sla", {})
+    cells = [_NONE if key in few or key not in own else f"{own[key] * scale:,.4g}" for key, scale in keys]
+    good = f"{sla['goodput_share']:.1%}" if sla else _NONE
+    return [name, show_count(own["completed"]), *cells, good, sla.get("verdict", _NONE)]
 
 
 _TITLES = {"tpot": "TPOT per request (ms)", "itl": "ITL, every gap (ms)"}

@@ -207,6 +207,21 @@ Arrival = Annotated[ClosedLoop | Poisson | Constant | Gamma | Mmpp | RateCurve |
 Lengths = Annotated[ConstantLength | LognormalLength | UniformLength, Field(discriminator="distribution")]
 
 
+class RequestClass(Part):
+    """Requests of one kind: their share, their lengths, and what they may take."""
+
+    name: Annotated[str, Text(r"[A-Za-z][A-Za-z0-9_-]{0,15}", "at most 16 letters, digits, _ and -, e.g. 'chat'")]
+    weight: Annotated[float, Real(positive=True)] = 1.0
+    """Share of the arrivals, over the sum of all weights. Poisson classes with rates of their own are one Poisson
+    process of the sum of these, with the rates as weights."""
+    input_len: Lengths | None = None
+    """Default: `workload.input_len`."""
+    output_len: Lengths | None = None
+    """Default: `workload.output_len`."""
+    sla: Sla | None = None
+    """Default: the SLA of the scenario."""
+
+
 class Workload(Part):
     """Who asks for how much, and when."""
 
@@ -220,6 +235,8 @@ class Workload(Part):
     """How long requests arrive, in place of `num_requests`; for open loops."""
     trace: Trace | None = None
     """Where lengths come from, and with 'process: trace' arrivals; with another process they are that law's."""
+    classes: tuple[RequestClass, ...] | None = None
+    """Kinds of requests that come mixed; the class of each is drawn. Results are told by class too."""
 
     def faults(self) -> Iterator[Fault]:
         """Check that arrivals and lengths come from exactly one place each."""
@@ -229,12 +246,26 @@ class Workload(Part):
             yield "trace", "process trace needs a file; give workload.trace.path"
         for key in ("input_len", "output_len"):
             given = getattr(self, key) is not None
+            by_class = self.classes is not None and all(getattr(each, key) for each in self.classes)
             if given and (replayed or self.trace is not None):
                 yield key, "comes from the trace; remove it (or set it to null)"
-            elif not (given or replayed or self.trace):
-                yield key, "required key is missing"
+            elif not (given or by_class or replayed or self.trace):
+                yield key, "required key is missing" + (", or in each of the classes" if self.classes else "")
+        yield from self._classes()
         if self.trace is not None and not replayed:
             yield from self._unused(self.trace)
+
+    def _classes(self) -> Iterator[Fault]:
+        """Check that classes differ in name, and that their lengths come from one place."""
+        if self.classes == ():
+            yield "classes", "needs a class, for example {name: chat, weight: 3}; or remove it"
+        names = [each.name for each in self.classes or ()]
+        for place, each in enumerate(self.classes or ()):
+            if each.name in names[:place]:
+                yield f"classes.{place}.name", f"'{each.name}' is the name of another class"
+            for key in ("input_len", "output_len"):
+                if self.trace is not None and getattr(each, key) is not None:
+                    yield f"classes.{place}.{key}", "comes from the trace; remove it (or set it to null)"
 
     def _unused(self, trace: Trace) -> Iterator[Fault]:
         """Check that nothing is asked of the arrivals of a trace that gives lengths only."""
@@ -298,3 +329,6 @@ class Sla(Part):
         """The limits that are given, seconds by metric."""
         every = {"tpot": self.tpot, "e2el": self.e2el, "queue": self.queue}
         return {metric: limit for metric, limit in every.items() if limit is not None}
+
+
+Workload.model_rebuild()

@@ -70,6 +70,7 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("split_qp_lag", ("network.link.split",)),
     # limits and the run
     ("slo", ("sla",)),
+    ("slo_class tenant tenants slo_classes request_classes", ("workload.classes",)),
     ("goodput tpot_slo slo_tpot target_tpot", ("sla.tpot",)),
     ("e2e e2e_latency request_latency", ("sla.e2el",)),
     ("price gpu_price usd_per_hour", ("cost",)),
@@ -195,10 +196,6 @@ _TOPICS: tuple[tuple[str, str], ...] = (
     (
         "sessions session turns multi_turn conversation think_time",
         "sessions are not modelled: every request stands alone; 'workload.trace' replays recorded ones",
-    ),
-    (
-        "slo_class tenant tenants slo_classes",
-        "classes of requests are not modelled: 'sla' holds for all of them",
     ),
     (
         "timeout deadline max_queue_len max_queued_requests rate_limit",
