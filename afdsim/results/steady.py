@@ -128,6 +128,10 @@ class _Flow:
         here = self.arrived(window)
         return (self.admitted - self.arrival)[here] > PATIENCE * self.step
 
+    def waiting(self, time: float) -> int:
+        """How many have come by a time and not been admitted."""
+        return int(np.count_nonzero(self.arrival <= time) - np.count_nonzero(self.admitted <= time))
+
     def in_flight(self, edges: Floats) -> Floats:
         """Mean number of requests that have come and not gone, between edges."""
         areas = _area(self.arrival, edges) - _area(self.gone, edges)
@@ -141,7 +145,8 @@ def found(
 
     `edges` cut the time up to the last arrival, seconds; where the warm-up is `given`, the first is its end. `step` is
     the mean decode step in seconds. Where nothing can be said of the load, everything is measured. A `changing` rate
-    is measured from the first edge on, and judged by its queue: there is no level at which it could rest.
+    is measured from the first edge on, and judged by its queue: there is no level at which it could rest, and its growth
+    is that of the later half, not of chance.
     """
     flow, stop = _flow(requests, step), float(edges[-1])
     if changing:
@@ -228,7 +233,9 @@ def _judged(flow: _Flow, window: tuple[float, float], *, changing: bool = False)
     if min(came.mean(), went.mean()) * length < FEWEST:
         return _unknown(flow, window[1], f"fewer than {FEWEST} requests came and went after the warm-up")
     load, held = replace(_measured(came, joined, went), settling=flow.settling), flow.held(window)
-    level, why = _queue(held, flow.held((window[0] + length / 2, window[1])), load)
+    middle = window[0] + length / 2
+    longer = changing and flow.waiting(window[1]) > flow.waiting(middle)
+    level, why = _queue(held, flow.held((middle, window[1])), load, longer=longer)
     if level != "STABLE":
         return replace(load, level=level, why=why)
     if length < LATENCIES * flow.latency:
@@ -245,11 +252,11 @@ def _doubt(came: Floats, went: Floats, gone: Floats) -> str:
     return "the number of requests in flight still drifts" if drifts else ""
 
 
-def _queue(held: Marks, later: Marks, load: Load) -> tuple[Level, str]:
-    """Say what the queue of the window, and of its later half, did."""
+def _queue(held: Marks, later: Marks, load: Load, *, longer: bool) -> tuple[Level, str]:
+    """Say what the queue of the window, and of its later half, did; `longer`: it is at the end than in the middle."""
     grows = load.growth_interval.low > 0
     if len(later) and later.mean() > STUCK:
-        if grows:
+        if grows or longer:
             return "OVERLOADED", "the queue grows and no longer empties"
         return "BACKLOGGED", "the queue no longer empties"
     rarely = _emptied(held) < CYCLES or 2 * _emptied(later) < CYCLES

@@ -302,10 +302,10 @@ class Sla(Part):
     """Limits that a deployment must meet, while it carries its load.
 
     An open loop is measured from the end of the warm-up to the last arrival. offered: arrivals per second; served:
-    completions per second; backlog growth: by how many requests per second the queue grows. STABLE: the number in
-    flight does not drift, served is offered within chance, and the queue is empty or empties again and again.
-    BACKLOGGED: it hardly empties. OVERLOADED: it never does, and grows. n/a: the run is too short to tell. Only a
-    STABLE load meets an SLA.
+    completions per second; backlog growth: by how many requests per second the queue grows. STABLE: served is offered
+    within chance, the number in flight does not drift, and the queue is empty or empties again and again. BACKLOGGED: a
+    queue was left, or grew for a part of the window: it hardly empties. OVERLOADED: it grows for as long as requests
+    come, and the run ends with the last of them. n/a: the run is too short to tell. Only a STABLE load meets an SLA.
     """
 
     tpot: Annotated[float, Amount("time")] | None = None
