@@ -208,8 +208,8 @@ def _arrivals(asked: Workload) -> workload.Arrivals:
             return workload.ConstantRate(rate=rate)
         case Gamma() as gamma:
             return workload.Gamma(rate=gamma.request_rate, burstiness=gamma.shape)
-        case Mmpp() | RateCurve() as law:
-            return _changing(law)
+        case Mmpp() | RateCurve() as changing:
+            return changing.law
         case Replay():
             trace = asked.trace
             assert trace is not None, "the schema demands a trace"
@@ -222,13 +222,6 @@ def _arrivals(asked: Workload) -> workload.Arrivals:
                 skip_bad_rows=trace.skip_bad_rows,
             )
             return spread(recorded) if trace.spread else recorded
-
-
-def _changing(law: Mmpp | RateCurve) -> rates.Modulated | rates.RateCurve:
-    if isinstance(law, Mmpp):
-        return rates.Modulated(states=tuple(rates.State(rate=each.rate, dwell=each.dwell) for each in law.states))
-    points = tuple(rates.Point(at=each.at, rate=each.rate) for each in law.points)
-    return rates.RateCurve(points=points, period=law.period)
 
 
 def _lengths(law: ConstantLength | LognormalLength | UniformLength | None) -> workload.Lengths | None:

@@ -145,8 +145,8 @@ def found(
 
     `edges` cut the time up to the last arrival, seconds; where the warm-up is `given`, the first is its end. `step` is
     the mean decode step in seconds. Where nothing can be said of the load, everything is measured. A `changing` rate
-    is measured from the first edge on, and judged by its queue: there is no level at which it could rest, and its growth
-    is that of the later half, not of chance.
+    is measured from the first edge on, and judged by its queue: there is no level at which it could rest, and it grows
+    if it is longer at the end than in the middle.
     """
     flow, stop = _flow(requests, step), float(edges[-1])
     if changing:

@@ -180,7 +180,8 @@ class _Page:
         lost = (fate for fate in ("refused", "lost", "unfinished") if self.own.get(fate))
         fates = [f"{show_count(self.summary['completed'])} finished"]
         fates += [f"{show_count(self.own[fate])} {fate}" for fate in lost]
-        by = ", requests by their arrival" if "load" in self.own else ""
+        ended = "ended_s" in self.own.get("saturation", {})
+        by = f", requests {'that came or left in it' if ended else 'by their arrival'}" if "load" in self.own else ""
         window = f"window {self.summary['duration']:,.4g} s simulated{by}"
         requests = f"Requests  {', '.join(fates)}; {window}"
         if "tgs" not in self.own:

@@ -6,13 +6,16 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from afdsim import units
 from afdsim.scenario.leaves import Amount, Choice, Flag, Real, Text, got
 from afdsim.scenario.part import Fault, Length, Part, Sigma, Time
+
+if TYPE_CHECKING:
+    from afdsim.workload import rates
 
 Rate = Annotated[float, Amount("rate")]
 
@@ -80,9 +83,17 @@ class Mmpp(Part):
 
     def faults(self) -> Iterator[Fault]:
         """Check that there are bursts, and that somebody comes."""
+        found = _finite(self.states, "states")
         if len(self.states) < 2:
-            yield "states", f"must be two or more, else write 'process: poisson' {got(len(self.states))}"
-        yield from _finite(self.states, "states")
+            found += [("states", f"must be two or more, else write 'process: poisson' {got(len(self.states))}")]
+        yield from found or _undrawable(self)
+
+    @property
+    def law(self) -> rates.Modulated:
+        """The same to draw from."""
+        from afdsim.workload import rates
+
+        return rates.Modulated(states=tuple(rates.State(rate=each.rate, dwell=each.dwell) for each in self.states))
 
 
 class Point(Part):
@@ -103,30 +114,45 @@ class RateCurve(Part):
 
     def faults(self) -> Iterator[Fault]:
         """Check the order of the points, and that the rate does not end at 0."""
-        times = [point.at for point in self.points]
+        yield from [*self._disorder(), *_finite(self.points, "points")] or _undrawable(self)
+
+    def _disorder(self) -> Iterator[Fault]:
+        times, last = [point.at for point in self.points], len(self.points) - 1
         if times[:1] != [0.0]:
             yield "points", "must begin at 0s, for example {at: 0s, rate: 2 req/s}"
         for place, (before, after) in enumerate(pairwise(times), start=1):
             if after < before:
                 yield f"points.{place}.at", f"must be >= {units.show_time(before)}, that of the point before"
-        yield from _finite(self.points, "points")
         if self.period is not None and times and self.period < times[-1]:
-            yield (
-                "period",
-                f"must be >= {units.show_time(times[-1])}, the last point {got(units.show_time(self.period))}",
-            )
+            end = got(units.show_time(self.period))
+            yield "period", f"must be >= {units.show_time(times[-1])}, the last point {end}"
         if self.period is None and times and not self.points[-1].rate:
-            last = len(times) - 1
             yield f"points.{last}.rate", "must be > 0: the last rate stays, unless a period is given"
 
+    @property
+    def law(self) -> rates.RateCurve:
+        """The same to draw from."""
+        from afdsim.workload import rates
 
-def _finite(rates: Sequence[Burst | Point], key: str) -> Iterator[Fault]:
+        points = tuple(rates.Point(at=each.at, rate=each.rate) for each in self.points)
+        return rates.RateCurve(points=points, period=self.period)
+
+
+def _finite(given: Sequence[Burst | Point], key: str) -> list[Fault]:
     """Check that rates are finite and not all 0."""
-    for place, each in enumerate(rates):
-        if math.isinf(each.rate):
-            yield f"{key}.{place}.rate", "must be finite; all at once is 'process: poisson, request_rate: inf'"
-    if rates and not any(each.rate for each in rates):
-        yield key, "must have a rate > 0"
+    endless = [f"{key}.{place}.rate" for place, each in enumerate(given) if math.isinf(each.rate)]
+    found = [(path, "must be finite; all at once is 'process: poisson, request_rate: inf'") for path in endless]
+    nobody = bool(given) and not any(each.rate for each in given)
+    return [*found, (key, "must have a rate > 0")] if nobody else found
+
+
+def _undrawable(asked: Mmpp | RateCurve) -> list[Fault]:
+    """Return why nothing can be drawn, where no key alone is at fault."""
+    try:
+        _ = asked.law
+    except ValueError as error:
+        return [("", str(error))]
+    return []
 
 
 class Replay(Part):

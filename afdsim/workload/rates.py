@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float64]
 
+FEWEST: Final = 0.01
+"""Requests that must be expected per state or period: what changes faster is no burst, but a Poisson process."""
+FASTER: Final = "; what changes faster is a Poisson process of the mean rate"
 ROUNDS: Final = 512
 """Rounds of all states that are drawn at a time, and periods of a curve that are laid out at a time."""
 
@@ -48,6 +51,15 @@ class Modulated:
     def __post_init__(self) -> None:
         _demand(len(self.states) >= 2, f"states must be at least 2 (got {len(self.states)})")
         _demand(self.rate > 0, "a state must have a rate > 0 req/s (all are 0)")
+        _demand(
+            self.expected >= FEWEST,
+            f"states must last for {FEWEST:g} requests or more (got {self.expected:.3g}){FASTER}",
+        )
+
+    @property
+    def expected(self) -> float:
+        """Requests per state, on average."""
+        return self.rate * sum(state.dwell for state in self.states) / len(self.states)
 
     @property
     def rate(self) -> float:
@@ -87,12 +99,20 @@ class RateCurve:
             return
         fits = math.isfinite(self.period) and self.period > 0 and self.period >= times[-1]
         _demand(fits, f"period must not end before the last point, {times[-1]:g} s (got {self.period:g})")
-        _demand(sum(self.whole.area) > 0, "a point must have a rate > 0 req/s (all are 0)")
+        _demand(self.expected > 0, "a rate > 0 req/s must last for some time of a period")
+        _demand(
+            self.expected >= FEWEST, f"a period must have {FEWEST:g} requests or more (got {self.expected:.3g}){FASTER}"
+        )
+
+    @property
+    def expected(self) -> float:
+        """Requests per period."""
+        return float(sum(self.whole.area))
 
     @property
     def rate(self) -> float:
         """Mean rate of a period, or the last rate where none repeats; requests per second."""
-        return self.points[-1].rate if self.period is None else float(sum(self.whole.area)) / self.period
+        return self.points[-1].rate if self.period is None else self.expected / self.period
 
     @property
     def whole(self) -> Pieces:
@@ -139,8 +159,7 @@ class TimeChange:
         """When so many arrivals are expected, seconds; `expected` rises, from one call to the next too."""
         if not len(expected):
             return np.zeros(0)
-        while self._area[-1] <= expected[-1]:
-            self._extend(next(self._more))
+        self._extend(float(expected[-1]))
         place = np.searchsorted(self._area, expected, side="right") - 1
         left, (length, start, stop) = expected - self._area[place], (column[place] for column in self._known)
         root = np.sqrt(np.maximum(start**2 + 2 * left * (stop - start) / length, 0.0))
@@ -151,10 +170,16 @@ class TimeChange:
         self._forget(int(place[-1]))
         return times
 
-    def _extend(self, more: Pieces) -> None:
-        self._known = Pieces(*(np.concatenate(pair) for pair in zip(self._known, more, strict=True)))
-        self._begin = np.concatenate([self._begin, _summed(self._begin[-1], more.length)])
-        self._area = np.concatenate([self._area, _summed(self._area[-1], more.area)])
+    def _extend(self, goal: float) -> None:
+        """Know the pieces up to some expected arrivals."""
+        begins, areas, pieces = [self._begin], [self._area], [self._known]
+        while areas[-1][-1] <= goal:
+            more = next(self._more)
+            begins.append(_summed(begins[-1][-1], more.length))
+            areas.append(_summed(areas[-1][-1], more.area))
+            pieces.append(more)
+        self._begin, self._area = np.concatenate(begins), np.concatenate(areas)
+        self._known = Pieces(*(np.concatenate(columns) for columns in zip(*pieces, strict=True)))
 
     def _forget(self, passed: int) -> None:
         self._known = Pieces(*(column[passed:] for column in self._known))

@@ -73,7 +73,7 @@ def test_no_run_is_too_short_to_see_that_it_is_not_stable(rate, seconds, seed):
 
 def curved(points, seconds, *, slots=100, seed=0):
     """Requests whose rate is linear between (time, rate), each a second on one of some slots."""
-    at, rates = np.array(points, float).T
+    rates = np.array(points, float)[:, 1]
     law = RateCurve(points=tuple(Point(at=time, rate=rate) for time, rate in points))
     expected = np.cumsum(np.random.default_rng(seed).exponential(1.0, int(rates.max() * seconds * 1.2)))
     arrival = TimeChange(law, np.random.default_rng(seed))(expected)

@@ -175,13 +175,15 @@ def test_a_change_of_time_does_not_see_where_its_questions_are_cut(cuts, seed):
         (State, {"rate": 1.0, "dwell": 0.0}, "dwell must be > 0 s"),
         (Modulated, {"states": ON_OFF.states[:1]}, "states must be at least 2"),
         (Modulated, {"states": (State(rate=0.0, dwell=1.0),) * 2}, "a state must have a rate > 0"),
+        (Modulated, {"states": (State(rate=1.0, dwell=1e-6),) * 2}, "states must last for 0.01 requests or more"),
+        (RateCurve, {"points": (Point(at=0.0, rate=1.0),), "period": 1e-3}, "a period must have 0.01 requests"),
         (Point, {"at": -1.0, "rate": 1.0}, "at must be >= 0 s"),
         (RateCurve, {"points": ()}, "the first of the points must be at 0 s"),
         (RateCurve, {"points": DAY.points[::-1]}, "the first of the points must be at 0 s"),
         (RateCurve, {"points": (DAY.points[0], *DAY.points[:0:-1])}, "points must be in order of time"),
         (RateCurve, {"points": DAY.points, "period": 9.0}, "period must not end before the last point, 14 s"),
         (RateCurve, {"points": (Point(at=0.0, rate=0.0),)}, "the rate of the last point lasts"),
-        (RateCurve, {"points": (Point(at=0.0, rate=0.0),), "period": 1.0}, "a point must have a rate > 0"),
+        (RateCurve, {"points": (Point(at=0.0, rate=0.0),), "period": 1.0}, "a rate > 0 req/s must last for some time"),
     ],
 )
 def test_impossible_rates_cannot_be_constructed(kind, given, message):
