@@ -236,11 +236,13 @@ def _judged(flow: _Flow, window: tuple[float, float], *, changing: bool = False)
     middle = window[0] + length / 2
     longer = changing and flow.waiting(window[1]) > flow.waiting(middle)
     level, why = _queue(held, flow.held((middle, window[1])), load, longer=longer)
+    if changing:  # its rates follow the curve, not chance
+        load = replace(load, offered_interval=UNKNOWN, served_interval=UNKNOWN, growth_interval=UNKNOWN)
     if level != "STABLE":
         return replace(load, level=level, why=why)
     if length < LATENCIES * flow.latency:
         return _unknown(flow, window[1], f"arrivals end {length / flow.latency:.1f} mean latencies after the warm-up")
-    doubt = "" if changing else _doubt(came, went, _counted(flow.gone, window))  # rates of a curve follow no chance
+    doubt = "" if changing else _doubt(came, went, _counted(flow.gone, window))
     return _unknown(flow, window[1], doubt) if doubt else load
 
 

@@ -98,3 +98,23 @@ def test_a_run_with_failures_is_not_ended():
     scenario = loaded(2 * CAPACITY, failures=crash | {"requests": "reject"})
 
     assert not run(scenario).record.overloaded
+
+
+@pytest.mark.parametrize(("most", "level"), [(0.8, "STABLE"), (2.0, "OVERLOADED")])
+def test_a_ramp_is_carried_or_ends_with_its_last_arrival(most, level):
+    points = [{"at": "0s", "rate": "1 req/s"}, {"at": "8s", "rate": f"{most * CAPACITY} req/s"}]
+    scenario = tiny(2).varied(
+        {
+            "workload.arrival": {"process": "rate_curve", "points": points},
+            "workload.num_requests": None,
+            "workload.duration": "8s",
+        }
+    )
+    result = afdsim.simulate(scenario)
+    own = result.summary["afdsim"]
+
+    assert (own["load"], "ended_s" in own["saturation"]) == (level, level == "OVERLOADED")
+    assert "served_ci" not in own["saturation"]
+    assert "tgs" in own
+    assert level != "STABLE" or "tgs_ci" not in own  # of an overload it is that of the cell's steps
+    assert result.run.window == pytest.approx((0.0, result.requests.arrival_s.max()))

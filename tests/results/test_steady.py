@@ -98,6 +98,7 @@ def test_a_rate_that_changes_is_judged_by_its_queue(points, level):
 
     assert (place, load.level) == (0, level)
     assert load.offered == pytest.approx(len(requests["arrival_s"]) / 120.0, rel=0.01)
+    assert not any(map(math.isfinite, (*load.offered_interval, *load.served_interval, *load.growth_interval)))
     if level == "STABLE":
         assert steady.found(requests, edges, STEP, given=False)[1].level == "n/a"  # what rests has one level
 
