@@ -304,7 +304,7 @@ def _result(
         found = outcome.loaded(requests, tokens, record, given=given, changing=changing)
     if found is not None:
         record = record.since(found[0])
-        requests["counted"] &= outcome.arrived(requests, record.window, ended=record.overloaded)
+        requests["counted"] = outcome.counted(requests, record)
     gpus = outcome.gpus(record, cell)
     run = metrics.Run(
         requests=requests,

@@ -152,14 +152,14 @@ def _step(requests: Columns, tokens: Columns) -> float | None:
     return float(alone.mean()) if len(alone) else None
 
 
-def arrived(requests: Columns, window: metrics.Window, *, ended: bool = False) -> Array:
-    """Mark the requests that came inside the window; where an overload `ended` the run, those that left in it too.
+def counted(requests: Columns, record: Record) -> Array:
+    """Mark the requests that came inside the window; where an overload ended the run, those that left in it too.
 
     Of a queue that grows by its own length, whoever comes in the window is served after it.
     """
-    arrival, finish = requests["arrival_s"], requests["finish_s"]
-    came = (arrival >= window[0]) & (arrival <= window[1])
-    return came | ((finish > window[0]) & (finish <= window[1])) if ended else came
+    (start, end), arrival, finish = record.window, requests["arrival_s"], requests["finish_s"]
+    came = requests["counted"] & (arrival >= start) & (arrival <= end)
+    return came | ((finish > start) & (finish <= end)) if record.overloaded else came
 
 
 def gpus(record: Record, cell: Cell) -> Columns:

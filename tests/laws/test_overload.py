@@ -67,9 +67,10 @@ def test_a_load_that_is_carried_goes_on_until_all_have_left(rate):
     assert not np.isnan(record.requests.finish).any()
 
 
+@pytest.mark.parametrize("warmup", [None, "200ms"])
 @pytest.mark.parametrize("rate", [2 * CAPACITY, 10 * CAPACITY])
-def test_an_overload_says_so_and_its_rates_are_those_of_the_whole_run(rate):
-    scenario = loaded(rate, 4000, sla={"tpot": "1s"})
+def test_an_overload_says_so_and_its_rates_are_those_of_the_whole_run(rate, warmup):
+    scenario = loaded(rate, 4000, sla={"tpot": "1s"}, run__warmup=warmup)
     result = afdsim.simulate(scenario)
     own = result.summary["afdsim"]
 
