@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Literal, NamedTuple
@@ -34,8 +34,12 @@ from afdsim.scenario.asked import (
     ConstantLength,
     Gamma,
     LognormalLength,
+    Mmpp,
     Poisson,
+    RateCurve,
     Replay,
+    RequestClass,
+    Sla,
     UniformLength,
     Workload,
 )
@@ -43,6 +47,7 @@ from afdsim.scenario.document import Scenario, Source, Streams, load, stream
 from afdsim.scenario.routing import Policy
 from afdsim.scenario.tree import Afd
 from afdsim.workload import laws as workload
+from afdsim.workload import rates
 from afdsim.workload.prefixes import Prefixes
 from afdsim.workload.traces import read_lengths, read_trace, spread
 
@@ -58,7 +63,13 @@ LOADING, COMPILING = 0.6, 20.0
 TURN = 1e-5
 """Seconds of a turn of one unit, or of a copy, by processes."""
 
-COLUMNS = {"arrival": "arrivals", "input_len": "input_lengths", "output_len": "output_lengths"}
+COLUMNS = {
+    "arrival": "arrivals",
+    "state": "arrival_states",
+    "input_len": "input_lengths",
+    "output_len": "output_lengths",
+    "class": "classes",
+}
 
 
 def simulate(  # noqa: PLR0913 - the whole line has three seams
@@ -121,17 +132,26 @@ def demanded(scenario: Scenario, cell: Cell, seed: int) -> Demand:
     """What the workload of a scenario asks of a deployment."""
     source = requested(scenario, seed)
     law = source.law
-    closed = isinstance(law, workload.ClosedLoop)
-    return Demand(
+    closed, warmup = isinstance(law, workload.ClosedLoop), scenario.run.warmup
+    demand = Demand(
         source=source,
         closed=closed,
         num_requests=counted(scenario, source),
         concurrency=(law.concurrency or cell.deployment.slots) if isinstance(law, workload.ClosedLoop) else 0,
-        warmup=(scenario.run.warmup or None) if closed else scenario.run.warmup,
+        warmup=(warmup or None) if closed else warmup,
         horizon=scenario.run.stop.max_sim_time or FOREVER,
         failing=failing(scenario, cell, seed),
         prefixes=_prefixes(scenario, seed),
     )
+    if demand.stop is None:
+        return demand
+    given, changing = _judged_as(demand)
+    return replace(demand, overloaded=partial(outcome.overloaded, cell=cell, given=given, changing=changing))
+
+
+def _judged_as(demand: Demand) -> tuple[bool, bool]:
+    """How the load of an open loop is to be judged: whether its warm-up is given, whether its rate is to change."""
+    return demand.given is not None, isinstance(demand.source.law, rates.RateCurve)
 
 
 def _prefixes(scenario: Scenario, seed: int) -> Prefixes | None:
@@ -171,7 +191,23 @@ def requested(scenario: Scenario, seed: int) -> workload.RequestSource:
         _arrivals(asked),
         _lengths(asked.input_len) if recorded is None else recorded,
         _lengths(asked.output_len) if recorded is None else recorded,
-        lambda column: stream(seed, COLUMNS[column]),
+        partial(_stream, seed),
+        None if asked.classes is None else _classes(asked.classes),
+    )
+
+
+def _stream(seed: int, column: str) -> np.random.Generator:
+    """The stream of a column of requests; those of classes differ in their step."""
+    name, _, place = column.partition(".")
+    return stream(seed, COLUMNS[name], int(place or 0))
+
+
+def _classes(asked: tuple[RequestClass, ...]) -> workload.Classes:
+    return workload.Classes(
+        names=tuple(each.name for each in asked),
+        weights=tuple(each.weight for each in asked),
+        input_len=tuple(_lengths(each.input_len) for each in asked),
+        output_len=tuple(_lengths(each.output_len) for each in asked),
     )
 
 
@@ -199,6 +235,8 @@ def _arrivals(asked: Workload) -> workload.Arrivals:
             return workload.ConstantRate(rate=rate)
         case Gamma() as gamma:
             return workload.Gamma(rate=gamma.request_rate, burstiness=gamma.shape)
+        case Mmpp() | RateCurve() as changing:
+            return changing.law
         case Replay():
             trace = asked.trace
             assert trace is not None, "the schema demands a trace"
@@ -290,13 +328,23 @@ class Made(NamedTuple):
 
 
 def _single(scenario: Scenario, cell: Cell, demand: Demand, record: Record, engine: Engine) -> Made:
-    requests, tokens = outcome.requests(record, cell), outcome.tokens(record, cell)
-    found = None if demand.stop is None else outcome.loaded(requests, tokens, record, given=demand.given is not None)
+    requests, tokens = _columns(demand, record, cell, np.arange(len(record.requests)))
+    found = _loaded(demand, requests, tokens, record)
     if found is not None:
         record = record.since(found[0])
-        requests["counted"] &= outcome.arrived(requests, record.window)
+        requests["counted"] = outcome.counted(requests, record)
     made = _run(scenario, cell, record, (requests, tokens), (engine, found))
     return Made(made, tuple(remarks(scenario, cell, demand, record)))
+
+
+def _loaded(
+    demand: Demand, requests: outcome.Columns, tokens: outcome.Columns, record: Record
+) -> tuple[int, Load] | None:
+    """Where the measurement of an open loop begins, and how its load stood."""
+    if demand.stop is None:
+        return None
+    given, changing = _judged_as(demand)
+    return outcome.loaded(requests, tokens, record, given=given, changing=changing)
 
 
 def _run(
@@ -308,7 +356,7 @@ def _run(
 ) -> metrics.Run:
     """The run of one cell in the window of its record."""
     (requests, tokens), (engine, found), sla = columns, how, scenario.sla
-    asked = None if sla is None else metrics.Sla(limits=sla.limits, percentile=sla.percentile)
+    asked = _limits(sla)
     gpus = outcome.gpus(record, cell)
     return metrics.Run(
         requests=requests,
@@ -327,6 +375,7 @@ def _run(
         blame=blame.columns(record, cell, gpus),
         waits=blame.waits(record, cell),
         critical=critical.told(record, cell),
+        classes={each.name: _limits(each.sla or sla) for each in scenario.workload.classes or ()},
     )
 
 
@@ -346,33 +395,25 @@ def _fleet(
     assert scenario.router is not None
     (seed, engine), asked = how, scenario.router
     cells = [drawing(cell, seed, number) for number in range(asked.replicas)]
-    demand = replace(demand, routed=True)
+    demand = replace(demand, routed=True, overloaded=None)
     chosen = routing(asked.policy, seed) if router is None else router
     records, places = route([member(each, demand, engine) for each in cells], demand, chosen, progress)
-    columns = [(outcome.requests(record, cell), outcome.tokens(record, cell)) for record in records]
+    numbers = [np.flatnonzero(places == number)[: len(record.requests)] for number, record in enumerate(records)]
+    columns = [_columns(demand, record, cell, own) for record, own in zip(records, numbers, strict=True)]
     widths = {pool.name: pool.gpus.instances for pool in cell.pools}
     requests = joining.of_all([each for each, _ in columns], places, next(iter(widths.values())))
-    found = _loaded(demand, requests, [each for _, each in columns], records)
+    tokens = {name: np.concatenate([each[name] for _, each in columns]) for name in columns[0][1]}
+    found = _loaded(demand, requests, tokens, records[0])
     if found is not None:
         records = tuple(record.since(found[0]) for record in records)
         for own in (requests, *(each for each, _ in columns)):
-            own["counted"] &= outcome.arrived(own, records[0].window)
+            own["counted"] = outcome.counted(own, records[0])
     runs = [
         _run(scenario, each, record, own, (engine, found))
         for each, record, own in zip(cells, records, columns, strict=True)
     ]
     notes = [tuple(remarks(scenario, each, demand, record)) for each, record in zip(cells, records, strict=True)]
     return Made(joining.joined(runs, requests, widths), tuple(pooling.notes(notes, range(len(notes)), "cell")))
-
-
-def _loaded(
-    demand: Demand, requests: metrics.Columns, tokens: Sequence[metrics.Columns], records: Sequence[Record]
-) -> tuple[int, Load] | None:
-    """Where the measurement of a fleet begins, and how its load stood."""
-    if demand.stop is None:
-        return None
-    every = {name: np.concatenate([np.asarray(own[name]) for own in tokens]) for name in tokens[0]}
-    return outcome.loaded(dict(requests), every, records[0], given=demand.given is not None)
 
 
 def drawing(cell: Cell, seed: int, number: int) -> Cell:
@@ -404,6 +445,25 @@ def routing(policy: Policy, seed: int) -> Router:
             return PrefixAffinity()
         case "power_of_two":
             return PowerOfTwo(lambda block: stream(seed, "router", block))
+
+
+def _columns(
+    demand: Demand, record: Record, cell: Cell, numbers: np.ndarray
+) -> tuple[outcome.Columns, outcome.Columns]:
+    """Requests and tokens; where there are classes, with the class of every request and the gaps of every class.
+
+    `numbers` are those that the requests have in the workload.
+    """
+    requests, tokens, classes = outcome.requests(record, cell), outcome.tokens(record, cell), demand.source.classes
+    if classes is None:
+        return requests, tokens
+    kinds = demand.source.kinds(int(numbers.max(initial=-1)) + 1)[numbers]
+    gaps = outcome.by_class(tokens, record, cell, classes.names, kinds)
+    return requests | {"class": np.array(classes.names, dtype=object)[kinds]}, tokens | gaps
+
+
+def _limits(sla: Sla | None) -> metrics.Sla | None:
+    return None if sla is None else metrics.Sla(limits=sla.limits, percentile=sla.percentile)
 
 
 def _signed(found: Result, cost: CostModel | None, network: Network | None, notes: Iterable[str]) -> Result:

@@ -27,6 +27,7 @@ native        machine code of those, kept on disk
 blank         constants of a run, and its memory while nothing has happened
 standstill    what an outage makes of books, resources and requests
 desk          what both engines share of a run
+closing       whether an open loop goes on after its last arrival
 blocks        a run by the recurrence (engine `kernel`), block by block of steps
 processes     the turns of a schedule as SimPy processes
 clock         a run by the processes (engine `processes`) on the SimPy clock

@@ -211,5 +211,16 @@ def blank_book(cell: Cell, asked: Asked) -> Book:
         stays=np.zeros((AHEAD if cell.keeping.grows else 0, 6), dtype=np.int64),
         prefixes=prefixes.blank(ranks, cell.keeping.groups),
         count=counts(10),
-        clock=np.array([FOREVER if asked.warmup < 0 else asked.warmup, FOREVER, FOREVER, FOREVER, 0.0, FOREVER]),
+        clock=np.array(
+            [FOREVER if asked.warmup < 0 else asked.warmup, FOREVER, FOREVER, FOREVER, 0.0, FOREVER, FOREVER]
+        ),
     )
+
+
+def blank_clock(asked: Asked) -> Array:
+    """Nothing has happened, and nothing is known to."""
+    clock = np.full(7, FOREVER)
+    clock[seats.OPENED_AT] = 0.0
+    if asked.warmup >= 0:
+        clock[seats.WARM_AT] = asked.warmup
+    return clock

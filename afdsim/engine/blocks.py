@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from afdsim.engine.cell import Cell
+from afdsim.engine.closing import Closing
 from afdsim.engine.desk import Demand, Desk, Observer, Progress
 from afdsim.engine.native import compiled
 from afdsim.engine.record import Record
 from afdsim.engine.recurrence import (
+    CLOSING,
     DONE,
     ENDED,
     IDLE,
@@ -20,7 +22,7 @@ from afdsim.engine.recurrence import (
     Noise,
 )
 from afdsim.engine.schedule import INDEX
-from afdsim.engine.seats import FOREVER, KV_FREE, PAUSES_AT
+from afdsim.engine.seats import FOREVER, KV_FREE, OPENED_AT, PAUSES_AT
 from afdsim.errors import StoppedEarly
 
 Array = np.ndarray
@@ -36,6 +38,7 @@ class Blocks:
         self.cell, self.desk = cell, Desk(cell, demand)
         self._progress, self._observer = progress, observer
         self._run, self._populate = compiled()
+        self._closing = Closing(self.desk)
         self._completed: list[tuple[int, int]] = []
         """Half-open ranges of completed steps."""
         self._opened = False
@@ -87,7 +90,7 @@ class Blocks:
         desk, noise = self.desk, self._factors(first)
         why, step = self._run(desk.machine, desk.memory, desk.supply, noise, (first, self._until), self._opened)
         assert desk.book.ranks[:, KV_FREE].min() >= 0.0, "KV cache is overdrawn"
-        self._opened = why == MORE_PRICES
+        self._opened = why in {MORE_PRICES, CLOSING}
         if step > first:
             self._completed.append((first, int(step)))
             if self._observer is not None:
@@ -99,6 +102,8 @@ class Blocks:
                 desk.extend_rows()
             case _ if why == MORE_PRICES:
                 desk.price()
+            case _ if why == CLOSING:
+                self._closing.ends(float(desk.book.clock[OPENED_AT]))
             case _ if why == IDLE:
                 self._idle_steps += 1
                 desk.park(desk.memory.trace)
@@ -147,8 +152,9 @@ class Blocks:
     def record(self) -> Record:
         steps = [np.arange(first, last) for first, last in self._completed]
         opened = sum(map(len, steps)) + self._idle_steps + self._broken_steps + (not self.desk.parked)
-        return self.desk.record(
+        record = self.desk.record(
             steps=np.concatenate(steps) if steps else np.zeros(0, dtype=np.int64),
             events=opened * self.cell.seated * self.cell.micro_batches,
             traffic={},
         )
+        return self._closing.signed(record)

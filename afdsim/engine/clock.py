@@ -16,6 +16,7 @@ from afdsim.engine import seats
 from afdsim.engine.blank import blank_trace
 from afdsim.engine.books import AWAY, Lines, Trace, close
 from afdsim.engine.cell import Cell
+from afdsim.engine.closing import Closing
 from afdsim.engine.desk import Demand, Desk, Observer, Progress
 from afdsim.engine.processes import Pipeline, Port, Steps, Turn
 from afdsim.engine.record import Record
@@ -61,6 +62,7 @@ class Run:
         self._events = 0
         """Of the environments before."""
         self._progress, self._observer = progress, observer
+        self._closing = Closing(self.desk)
 
     def execute(self) -> Record:
         """Run until everything that counts has ended, or the horizon."""
@@ -107,7 +109,8 @@ class Run:
     def record(self) -> Record:
         """What the run leaves behind."""
         events = self._events + next(self.env._eid)  # SimPy's count of what it has scheduled
-        return self.desk.record(steps=np.array(self._completed), events=events, traffic=self._traffic)
+        record = self.desk.record(steps=np.array(self._completed), events=events, traffic=self._traffic)
+        return self._closing.signed(record)
 
     def _fall(self, step: int) -> None:
         """The cell has stopped: let the layers of its step run out, and begin anew when it goes on."""
@@ -244,6 +247,8 @@ class Run:
             self._stop.succeed()
         elif self.desk.book.count[seats.ACTIVE] == 0 and self.cell.refuses is None:
             self._park(step)
+        elif self._closing.ends(self.desk.opened(self._traces[step])):
+            self._stop.succeed()
         else:
             self.desk.price()
 

@@ -65,6 +65,8 @@ class Demand:
     """Whether a router hands in the requests of `source`, one by one: which of them come here is not known before."""
     prefixes: Prefixes | None = None
     """Which prompts begin alike."""
+    overloaded: Callable[[Record], bool] | None = None
+    """Whether the record of an open loop up to its last arrival shows an overload; it then ends there."""
 
     @cached_property
     def edges(self) -> Array:
@@ -256,11 +258,11 @@ class Desk:
         """Nothing is active in a step whose boundaries are over: returns when to start again, if before the horizon."""
         if self.demand.routed and self.next_arrival == FOREVER and not self.book.count[seats.QUEUE]:
             self.doze(trace)
-            return self._opened(trace)
+            return self.opened(trace)
         return self._awaken(trace)
 
     def _awaken(self, trace: Trace | None) -> float:
-        now = 0.0 if trace is None else self._opened(trace)
+        now = 0.0 if trace is None else self.opened(trace)
         start = self._rest(now, self._awakes(now), trace)
         self.parked = self.ends < FOREVER
         return start
@@ -303,12 +305,12 @@ class Desk:
         asked = self.machine.asked._replace(num_requests=int(self.book.count[seats.KNOWN]))
         self.machine = self.machine._replace(asked=asked)
         if self.dozing:
-            now = 0.0 if self._found_nothing is None else self._opened(self._found_nothing)
+            now = 0.0 if self._found_nothing is None else self.opened(self._found_nothing)
             ends = max(now, min(until, asked.horizon))
             self.pause(ends, self._found_nothing)
             self.book.clock[seats.ENDS_AT], self.parked, self.dozing = ends, True, False
 
-    def _opened(self, trace: Trace) -> float:
+    def opened(self, trace: Trace) -> float:
         """When the last boundary of a step ended."""
         return float(max(trace.finish[place] for places in self._boundaries for place in places))
 
@@ -363,7 +365,7 @@ class Desk:
         clock = self.book.clock
         if self.still is None or self.ends < FOREVER:
             return False
-        clock[seats.OPENED_AT] = self._opened(trace)
+        clock[seats.OPENED_AT] = self.opened(trace)
         if seats.stops(clock):
             clock[seats.STRIKES_AT] = min(clock[seats.STRIKES_AT], clock[seats.OPENED_AT])
         return seats.stops(clock)

@@ -128,6 +128,8 @@ class Record:
     """Slices of the first block that lie before the first edge."""
     events: int
     """SimPy events of the processes; boundaries where the kernel runs the layers, which are its only events."""
+    overloaded: bool = False
+    """Whether it ended with its last arrival, because the load was not carried: some requests still sit or wait."""
 
     @property
     def steps(self) -> int:

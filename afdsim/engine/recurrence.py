@@ -55,6 +55,7 @@ from afdsim.engine.schedule import (
 )
 from afdsim.engine.seats import (
     ACTIVE,
+    CLOSES_AT,
     ENDS_AT,
     FOREVER,
     ISSUED,
@@ -76,7 +77,7 @@ from afdsim.engine.turnover import full, turn_over
 Values = Any
 Index = Any
 """An unsigned whole number (schedule.INDEX): never mix it with signed ones."""
-DONE, ENDED, IDLE, MORE_REQUESTS, MORE_ROWS, MORE_PRICES, STOPPED, PAUSED = range(8)
+DONE, ENDED, IDLE, MORE_REQUESTS, MORE_ROWS, MORE_PRICES, STOPPED, PAUSED, CLOSING = range(9)
 """Why `run_steps` came back."""
 
 
@@ -491,13 +492,18 @@ def lacks_room(places: Places, asked: Asked, book: Book, supply: Supply) -> int:
 
 
 def after_opening(book: Book) -> int:
-    """Whether a step whose boundaries are over has no layers: the run has ended, or nothing is active."""
+    """Whether a step whose boundaries are over has no layers: the run has ended, or nothing is active.
+
+    Or they wait until the load has been judged.
+    """
     if book.clock[ENDS_AT] < FOREVER:
         return ENDED
     if stops(book.clock):  # on purpose: at the end of the boundaries
         book.clock[STRIKES_AT] = min(book.clock[STRIKES_AT], book.clock[OPENED_AT])
         return DONE
-    return IDLE if book.count[ACTIVE] == 0 else DONE
+    if book.count[ACTIVE] == 0:
+        return IDLE
+    return CLOSING if book.clock[OPENED_AT] >= book.clock[CLOSES_AT] else DONE
 
 
 def run_steps(

@@ -66,10 +66,11 @@ ISSUED, COUNT_COUNTED, OUTSTANDING, FINISHED, ACTIVE, QUEUE, BOUNDARIES, POPULAT
 """Places in `Book.count`: requests issued, of these counted; counted and not ended; finished; running; waiting;
 boundary rows; whether the warm-up population of a closed loop is complete; requests whose arrival is known; rows of
 stays."""
-WARM_AT, ENDS_AT, STRIKES_AT, RETURNS_AT, OPENED_AT, PAUSES_AT = range(6)
+WARM_AT, ENDS_AT, STRIKES_AT, RETURNS_AT, OPENED_AT, PAUSES_AT, CLOSES_AT = range(7)
 """Places in `Book.clock`: when the warm-up ended and when the run ended, infinite until then; when the cell will stop,
 when an instance is back for which it stops between two steps, infinite where neither is known; when the latest step had
-passed all its boundaries; before which no boundary may end as yet, because it is not known who arrives until then."""
+passed all its boundaries; before which no boundary may end as yet, because it is not known who arrives until then; when
+the load of an open loop is judged, infinite where it is not or has been."""
 
 
 class Asked(NamedTuple):

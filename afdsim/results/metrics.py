@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -34,6 +34,8 @@ DEFINITIONS: Final = {
     "queue": "admission - arrival",
     "e2el": "last token - arrival",
     "tgs": "output tokens per GPU and second, over all GPUs",
+    "load": "STABLE: served is offered and the queue does not grow; BACKLOGGED: a queue was left, or grew for a while; "
+    "OVERLOADED: it grows for as long as requests come",
 }
 
 
@@ -134,6 +136,9 @@ class Run:
     """What bound some steps (`critical.told`); None where none is whole."""
     cells: Sequence[Mapping[str, Any]] = ()
     """What every cell behind a router did (`afdsim.results.cells`); empty without one."""
+    classes: Mapping[str, Sla | None] = field(default_factory=dict)
+    """Classes of requests, with what each is held against: the requests then have a `class`, the tokens the gaps of
+    each under `gaps_` and its name."""
 
     @property
     def duration(self) -> float:
@@ -223,6 +228,18 @@ def latencies(run: Run) -> dict[str, Samples]:
         "e2el": Samples(spans["e2el"], late=late),
         "queue": Samples(spans["queue"], late=late),
     }
+
+
+def of_class(run: Run, name: str) -> Run:
+    """Return a run with the requests and gaps of one class alone, held against what that class is."""
+    mine = np.asarray(run.requests["class"]) == name
+    return replace(
+        run,
+        requests={key: np.asarray(run.requests[key])[mine] for key in run.requests},
+        tokens={**{key: run.tokens[key] for key in run.tokens}, "gaps": run.tokens[f"gaps_{name}"]},
+        sla=run.classes[name],
+        classes={},
+    )
 
 
 # throughput, time and money -----------------------------------------------------------------------------------------
@@ -417,6 +434,20 @@ def within(requests: Columns, sla: Sla) -> NDArray[np.bool_]:
     for metric, limit in sla.limits.items():
         kept = kept & (spans[metric] <= limit)
     return kept
+
+
+def decided(run: Run, sla: Sla) -> NDArray[np.bool_]:
+    """Mark the counted requests of which it is known whether they met every limit.
+
+    Where an overloaded run was ended, not those that then sat or waited, unless they were late by then.
+    """
+    asked = counted(run.requests)
+    if run.load is None or run.load.ended is None:
+        return asked
+    age = run.load.ended - column(run.requests, "arrival_s")
+    late = age > sla.limits.get("e2el", math.inf)
+    late |= (age > sla.limits.get("queue", math.inf)) & np.isnan(column(run.requests, "admitted_s"))
+    return asked & (late | ~np.isin(np.asarray(run.requests["status"]), ("running", "waiting")))
 
 
 def goodput(run: Run, sla: Sla) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -79,6 +80,27 @@ def tokens(record: Record, cell: Cell) -> Columns:
     return {name: np.concatenate([column, (more | {"itl_s": itl})[name]]) for name, column in found.items()}
 
 
+def by_class(found: Columns, record: Record, cell: Cell, names: tuple[str, ...], kinds: Array) -> Columns:
+    """The gaps of every class at the boundaries of `found`, `gaps_` and its name: exact, from who sat where.
+
+    A gap across an outage is of no class.
+    """
+    rows, visits, m = record.boundaries, _visits(record), cell.micro_batches
+    place = np.int64(1 << 40)  # of a lane: more than any step
+    lane = (visits.seat // m // cell.ranks * m + visits.seat % m) * place
+    order = np.lexsort((rows.step, rows.unit * m + rows.micro_batch))
+    at = ((rows.unit * m + rows.micro_batch) * place + rows.step)[order]
+    begin, end = (np.searchsorted(at, lane + visits.joined + n) for n in (2, np.maximum(visits.total, 1) + 1))
+    columns = {}
+    for kind, name in enumerate(names):
+        mine = (visits.joined >= 0) & (kinds[visits.request] == kind)
+        change = np.bincount(begin[mine], minlength=len(at) + 1) - np.bincount(end[mine], minlength=len(at) + 1)
+        gaps = np.zeros(len(found["gaps"]), dtype=np.int64)
+        gaps[order] = np.cumsum(change)[:-1]
+        columns[f"gaps_{name}"] = gaps
+    return columns
+
+
 def _gaps_across(record: Record, cell: Cell) -> tuple[Array, Array, Array]:
     """Gaps across outages: boundary row at which they end, how many are equal, seconds."""
     rows, stays, m = record.boundaries, record.stays, cell.micro_batches
@@ -103,23 +125,45 @@ def _gaps_across(record: Record, cell: Cell) -> tuple[Array, Array, Array]:
     return pairs[0].astype(np.int64), counts, pairs[1]
 
 
-def loaded(requests: Columns, tokens: Columns, record: Record, *, given: bool) -> tuple[int, steady.Load] | None:
+def loaded(
+    requests: Columns, tokens: Columns, record: Record, *, given: bool, changing: bool = False
+) -> tuple[int, steady.Load] | None:
     """(the slice with which the measurement of an open loop begins, how its load stood); None without a token.
 
-    `given`: the warm-up was given and is where the record begins.
+    `given`: the warm-up was given and is where the record begins; `changing`: the rate of arrivals changes by design.
     """
+    step = _step(requests, tokens)
+    if step is None:
+        return None
+    place, load = steady.found(requests, record.edges, step, given=given, changing=changing)
+    return place, replace(load, ended=record.ended) if record.overloaded else load
+
+
+def overloaded(record: Record, cell: Cell, *, given: bool, changing: bool) -> bool:
+    """Whether a record up to the last arrival is that of an overload, by the rules that judge the whole run."""
+    columns = requests(record, cell), tokens(record, cell)
+    found = loaded(*columns, record, given=given, changing=changing)
+    return found is not None and found[1].level == "OVERLOADED"
+
+
+def _step(requests: Columns, tokens: Columns) -> float | None:
+    """Mean decode step, seconds; None without a token."""
     gaps = metrics.itl(tokens, (0.0, math.inf))
     if gaps.count:
-        return steady.found(requests, record.edges, metrics.mean(gaps), given=given)
+        return metrics.mean(gaps)
     alone = requests["first_token_s"] - requests["admitted_s"]  # answers of one token have no gaps
     alone = alone[~np.isnan(alone)]
-    return steady.found(requests, record.edges, float(alone.mean()), given=given) if len(alone) else None
+    return float(alone.mean()) if len(alone) else None
 
 
-def arrived(requests: Columns, window: metrics.Window) -> Array:
-    """Mark the requests that came inside the window."""
-    arrival = requests["arrival_s"]
-    return (arrival >= window[0]) & (arrival <= window[1])
+def counted(requests: Columns, record: Record) -> Array:
+    """Mark the requests that came inside the window; where an overload ended the run, those that left in it too.
+
+    Of a queue that grows by its own length, whoever comes in the window is served after it.
+    """
+    (start, end), arrival, finish = record.window, requests["arrival_s"], requests["finish_s"]
+    came = requests["counted"] & (arrival >= start) & (arrival <= end)
+    return came | ((finish > start) & (finish <= end)) if record.overloaded else came
 
 
 def gpus(record: Record, cell: Cell) -> Columns:

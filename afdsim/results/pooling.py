@@ -11,7 +11,7 @@ from typing import Any, Final
 from afdsim.results import bottleneck, caching, metrics, outages
 from afdsim.results.intervals import over_seeds
 from afdsim.results.steady import LEVELS, Level
-from afdsim.results.summary import bounds, known, limit
+from afdsim.results.summary import bounds, known, limit, worst_class
 
 _SUMMED: Final = frozenset(
     {"completed", "duration", "total_input_tokens", "total_output_tokens", "refused", "unfinished", "steps", "events"}
@@ -43,6 +43,8 @@ def together(every: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str,
         own["sla"] |= _sla([one["sla"] for one in each], own.get("load"), too_few) | {
             "goodput_ci": own["ci"].get("request_goodput")
         }
+    if "classes" in own:
+        own |= _classes(own["classes"], [one["classes"] for one in each], own.get("load"))
     if "bottleneck" in own:
         own["bottleneck"] |= bottleneck.longest(own["bottleneck"]["bounds"], own["bottleneck"]["round_trip"])
     if "failures" in own:
@@ -122,6 +124,18 @@ def _saturation(level: str, loads: Sequence[Mapping[str, Any]]) -> dict[str, Any
         found[f"{name}_ci"] = bounds(over_seeds(values))
     wants = [one["wants_s"] for one in loads if "wants_s" in one]
     return found | ({"wants_s": max(wants)} if wants and level == "n/a" else {})
+
+
+def _classes(
+    found: dict[str, Any], every: Sequence[Mapping[str, Any]], level: Level | None
+) -> dict[str, dict[str, Any] | str | None]:
+    """Return the classes with their SLAs held against the mean over the seeds."""
+    for name, own in found.items():
+        too_few = sorted({key for one in every for key in one[name].get("too_few", ())})
+        own["too_few"] = too_few or None
+        if "sla" in own:
+            own["sla"] |= _sla([one[name]["sla"] for one in every], level, too_few)
+    return {"classes": found, "worst_class": worst_class(found)}
 
 
 def _sla(slas: Sequence[Mapping[str, Any]], level: Level | None, too_few: Sequence[str]) -> dict[str, Any]:

@@ -187,6 +187,13 @@ def _cut_short(demand: Demand, record: Record) -> Iterator[str]:
             f"{int(there.sum()):,} of {int(table.counted.sum()):,} requests had not finished at run.stop.max_sim_time: "
             "latencies are those of the others"
         )
+    elif record.overloaded:
+        waits = int(np.isnan(table.admitted[there]).sum())
+        yield (
+            f"overloaded: the run ended with its last arrival, at {record.ended:,.4g} s, when {waits:,} requests "
+            f"waited and {int(there.sum()) - waits:,} were in flight: latencies are those of the others, and would go "
+            "on growing"
+        )
     elif record.ended < demand.horizon and (there.any() or asked):
         yield f"stopped at {record.ended:,.4g} s: {int((~np.isnan(table.finish)).sum()):,} requests had finished"
 

@@ -102,7 +102,9 @@ def terminal(
     page = _Page(runs=runs, summary=summary or pooled(runs), ink=ink or Ink())
     parts = (
         page.head(source),
+        page.load(),
         page.latencies(),
+        page.classes(),
         page.throughput(),
         page.histogram(),
         page.over_time(),
@@ -170,12 +172,29 @@ class _Page:
         gaps = "ITL = every step of every request, of one token or more" if drafts else "ITL = every single gap"
         return [*lines, *hanging(" TPOT = ", f"(last - first token)/(n - 1) per request; {gaps} (vLLM's definitions)")]
 
+    def classes(self) -> list[str]:
+        """Return a row for every class of requests, and which of them is worst off."""
+        found = self.own.get("classes", {})
+        if not found:
+            return []
+        lines = table(_CLASSES, [_class_row(name, own) for name, own in found.items()], self.ink)
+        lines.append(" TPOT = mean; ms, E2EL in s; goodput = share of the requests inside every limit of their class")
+        name = self.own.get("worst_class")
+        if name is None:
+            return lines
+        sla = found[name]["sla"]
+        scale, unit = metrics.shown_in(sla["metric"])
+        value = f"{sla['value_ms'] * scale:,.4g}" if "value_ms" in sla else "n/a"
+        limit = f"{sla['percentile']} {sla['metric'].upper()} {value} of {sla['limit_ms'] * scale:,.6g} {unit}"
+        return [*lines, f" worst: {name}, {limit}: {self._word(sla['verdict'])}"]
+
     def throughput(self) -> list[str]:
         """Say tokens per second in all, per GPU, per user, and what they cost; or why that is not known."""
         lost = (fate for fate in ("refused", "lost", "unfinished") if self.own.get(fate))
         fates = [f"{show_count(self.summary['completed'])} finished"]
         fates += [f"{show_count(self.own[fate])} {fate}" for fate in lost]
-        by = ", requests by their arrival" if "load" in self.own else ""
+        ended = "ended_s" in self.own.get("saturation", {})
+        by = f", requests {'that came or left in it' if ended else 'by their arrival'}" if "load" in self.own else ""
         window = f"window {self.summary['duration']:,.4g} s simulated{by}"
         requests = f"Requests  {', '.join(fates)}; {window}"
         if "tgs" not in self.own:
@@ -314,18 +333,19 @@ class _Page:
         return [] if found is None else hanging("KV cache: ", "; ".join(caching.sentences(found)))
 
     def verdict(self) -> list[str]:
-        """Hold the SLA limit by limit, and say whether an open loop kept up."""
+        """Hold the SLA limit by limit."""
         sla = self.own.get("sla")
         lines = [] if sla is None else self._limits(sla)
         if sla is not None:
             share = f"{sla['goodput_share']:.1%} of requests inside every limit"
             lines.append(f"     goodput {sla['goodput']:,.1f} req/s, {share}" if "goodput" in sla else f"     {share}")
-        if (load := self.own.get("saturation")) is not None:
-            lines += self._load(load)
         return lines
 
-    def _load(self, load: Mapping[str, Any]) -> list[str]:
-        """Say how an open loop stood, and with "n/a" how long it would have to run."""
+    def load(self) -> list[str]:
+        """Say whether an open loop kept up, before any figure, and with "n/a" how long it would have to run."""
+        load = self.own.get("saturation")
+        if load is None:
+            return []
         label, why = f"Load {self._word(load['level'])}: ", load.get("why", "")
         if load["level"] == "n/a":
             seconds = f"{load.get('wants_s', 0.0):,.4g} s of arrivals would probably do (--until-steady)"
@@ -375,6 +395,18 @@ class _Page:
         values = np.concatenate([part.values for part in parts])
         weights = [part.weights for part in parts if part.weights is not None]
         return metrics.Samples(values, np.concatenate(weights) if weights else None)
+
+
+_CLASSES = ("class", "finished", "TPOT", "p99 TPOT", "p99 ITL", "p99 queue", "p99 E2EL", "goodput", "SLA")
+
+
+def _class_row(name: str, own: Mapping[str, Any]) -> list[str]:
+    """Figures of one class; n/a where it has too few requests for them."""
+    keys = (("mean_tpot_ms", 1), ("p99_tpot_ms", 1), ("p99_itl_ms", 1), ("p99_queue_ms", 1), ("p99_e2el_ms", 1e-3))
+    few, sla = own.get("too_few", ()), own.get("sla", {})
+    cells = [_NONE if key in few or key not in own else f"{own[key] * scale:,.4g}" for key, scale in keys]
+    good = f"{sla['goodput_share']:.1%}" if sla else _NONE
+    return [name, show_count(own["completed"]), *cells, good, sla.get("verdict", _NONE)]
 
 
 _TITLES = {"tpot": "TPOT per request (ms)", "itl": "ITL, every gap (ms)"}

@@ -284,7 +284,9 @@ class Kind(IntEnum):
     spike_attention = 13
     spike_ffn = 14
     router = 15
-    prefixes = 21
+    arrival_states = 20
+    classes = 21
+    prefixes = 22
 
 
 def stream(seed: int, kind: Kind | str, step: int = 0, cell: int = 0) -> np.random.Generator:
@@ -393,12 +395,18 @@ def _shorthand(document: Document) -> Document:
     """Write out what may be written briefly: a bare number of tokens, and arrivals that come with a trace."""
     workload = document.data.get("workload")
     if isinstance(workload, dict):
-        for key in ("input_len", "output_len"):
-            if isinstance(workload.get(key), int) and not isinstance(workload[key], bool):
-                workload[key] = {"distribution": "constant", "value": workload[key]}
+        classes = workload.get("classes")
+        for part in (workload, *(classes if isinstance(classes, list) else ())):
+            _spell_out_lengths(part)
         if "trace" in workload and "arrival" not in workload:
             workload["arrival"] = {"process": "trace"}
     return document
+
+
+def _spell_out_lengths(part: Any) -> None:
+    for key in ("input_len", "output_len") if isinstance(part, dict) else ():
+        if isinstance(part.get(key), int) and not isinstance(part[key], bool):
+            part[key] = {"distribution": "constant", "value": part[key]}
 
 
 def _anchor(document: Document) -> None:

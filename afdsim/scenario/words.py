@@ -39,10 +39,12 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("qps rate rps arrival_rate", ("workload.arrival.request_rate",)),
     ("max_concurrency num_users", ("workload.arrival.concurrency",)),
     ("dataset dataset_path trace_file trace_path", ("workload.trace.path",)),
-    ("time_scale_factor rate_scale", ("workload.trace.time_scale",)),
+    ("time_scale_factor", ("workload.trace.time_scale",)),
     ("prefix_caching prefix_cache radix_cache prefix_sharing", ("workload.prefix",)),
     ("prefix_len random_prefix_len", ("workload.prefix.tokens",)),
     ("num_prefixes", ("workload.prefix.groups",)),
+    ("ramp_up_strategy ramp_up_start_rps ramp_up_end_rps ramp", ("workload.arrival.points",)),
+    ("bursts on_off mmpp_states", ("workload.arrival.states",)),
     # KV cache
     ("block_size page_size kv_block_size", ("kv_cache.block",)),
     ("preemption_mode recompute", ("kv_cache.preemption",)),
@@ -76,6 +78,7 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("split_qp_lag", ("network.link.split",)),
     # limits and the run
     ("slo", ("sla",)),
+    ("slo_class tenant tenants slo_classes request_classes", ("workload.classes",)),
     ("goodput tpot_slo slo_tpot target_tpot", ("sla.tpot",)),
     ("e2e e2e_latency request_latency", ("sla.e2el",)),
     ("price gpu_price usd_per_hour", ("cost",)),
@@ -91,6 +94,10 @@ _TOPICS: tuple[tuple[str, str], ...] = (
         "ttft time_to_first_token mean_ttft_ms ttft_slo slo_ttft target_ttft first_token",
         "prefill is not modelled, so there is no time to first token; 'sla.e2el' limits arrival to last token, "
         "'sla.queue' the wait for a seat",
+    ),
+    (
+        "rate_scale speedup_ratio replay_speed",
+        "a rate of replay is not modelled as such: 'workload.trace.time_scale' is 1 over it, 0.5 replays twice as fast",
     ),
     (
         "itl inter_token_latency",
@@ -188,10 +195,6 @@ _TOPICS: tuple[tuple[str, str], ...] = (
     (
         "sessions session turns multi_turn conversation think_time",
         "sessions are not modelled: every request stands alone; 'workload.trace' replays recorded ones",
-    ),
-    (
-        "slo_class tenant tenants slo_classes",
-        "classes of requests are not modelled: 'sla' holds for all of them",
     ),
     (
         "timeout deadline max_queue_len max_queued_requests rate_limit",

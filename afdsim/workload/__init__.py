@@ -1,5 +1,6 @@
 """Who asks, when, and for what.
 
+rates     arrival rates that change: bursts and curves, drawn by a change of time
 laws      laws of arrivals and lengths, and requests as endless columns
 prefixes  which prompts begin alike
 files     files of records of any shape: opened, unpacked, decoded and cut into records
