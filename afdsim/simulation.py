@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -17,29 +18,40 @@ from afdsim.engine.blocks import Blocks
 from afdsim.engine.cell import Cell, lonely_step
 from afdsim.engine.crashes import failing
 from afdsim.engine.desk import Demand, Observer
+from afdsim.engine.fleet import LeastKv, LeastRequests, Member, PowerOfTwo, PrefixAffinity, RoundRobin, Router, route
 from afdsim.engine.handover import handed, joined, served
 from afdsim.engine.lowering import lower
+from afdsim.engine.prefill import Served
 from afdsim.engine.record import Record
 from afdsim.engine.seats import FOREVER
 from afdsim.engine.servers import lower_prefill
 from afdsim.errors import CapacityError, ScenarioError, SimulationError
-from afdsim.results import blame, bottleneck, critical, metrics, outages, outcome, prefilled
+from afdsim.results import blame, bottleneck, caching, critical, metrics, outages, outcome, pooling, prefilled
+from afdsim.results import cells as joining
 from afdsim.results.remarks import beyond, remarks, unmeasured
 from afdsim.results.result import Result, manifest
+from afdsim.results.steady import Load
 from afdsim.scenario.asked import (
     ClosedLoop,
     Constant,
     ConstantLength,
     Gamma,
     LognormalLength,
+    Mmpp,
     Poisson,
+    RateCurve,
     Replay,
+    RequestClass,
+    Sla,
     UniformLength,
     Workload,
 )
-from afdsim.scenario.document import Scenario, Source, load, stream
+from afdsim.scenario.document import Scenario, Source, Streams, load, stream
+from afdsim.scenario.routing import Policy
 from afdsim.scenario.tree import Afd
 from afdsim.workload import laws as workload
+from afdsim.workload import rates
+from afdsim.workload.prefixes import Prefixes
 from afdsim.workload.traces import read_lengths, read_trace, spread
 
 Progress = Callable[[float, str], None]
@@ -54,10 +66,16 @@ LOADING, COMPILING = 0.6, 20.0
 TURN = 1e-5
 """Seconds of a turn of one unit, or of a copy, by processes."""
 
-COLUMNS = {"arrival": "arrivals", "input_len": "input_lengths", "output_len": "output_lengths"}
+COLUMNS = {
+    "arrival": "arrivals",
+    "state": "arrival_states",
+    "input_len": "input_lengths",
+    "output_len": "output_lengths",
+    "class": "classes",
+}
 
 
-def simulate(
+def simulate(  # noqa: PLR0913 - the whole line has three seams
     scenario: Source | Scenario,
     *,
     seed: int | None = None,
@@ -65,27 +83,47 @@ def simulate(
     network: Network | None = None,
     progress: Progress | None = None,
     observer: Observer = None,
+    router: Router | None = None,
 ) -> Result:
     """Run a scenario once. `seed` defaults to the first of the scenario's; `cost` and `network` replace the models.
 
     `observer` is called with every completed step and the start and finish of its operations (see `timeline`).
+    `router` takes the place of the policy of `router` in the scenario.
     """
     scenario = scenario if isinstance(scenario, Scenario) else load(scenario)
+    if observer is not None and scenario.router is not None:
+        raise SimulationError("a trace shows one cell: leave 'router' out of the scenario (--set router=null)")
     seed = scenario.run.seeds[0] if seed is None else seed
     try:
         cell = lower(scenario, seed=seed, cost=checked_cost(cost), network=checked_network(network))
         demand = demanded(scenario, cell, seed)
-        pool = lower_prefill(scenario, cell, cost=checked_cost(cost))
-        done = None if pool is None else served(pool, demand)
-        decode = demand if done is None else handed(demand, done)
+        done, decode = _before(scenario, cell, demand, checked_cost(cost))
         engine, reason = chosen_engine(scenario, cell, decode)
         report = None if progress is None else lambda fraction: progress(fraction, scenario.name)
-        record = execute(cell, decode, engine, progress=report, observer=observer)
-        record = record if done is None else joined(record, demand, done)
+        if scenario.router is None:
+            record = execute(cell, decode, engine, progress=report, observer=observer)
+            record = record if done is None else joined(record, demand, done)
+            made = _single(scenario, cell, demand, record, engine)
+        else:
+            made = _fleet(scenario, cell, demand, (seed, engine), router=router, progress=report)
     except CapacityError as error:
         raise placed(error, scenario) from None
-    found = _result(scenario, cell, demand, record, (seed, engine, reason))
-    return _signed(found, cost, network, unmeasured(cell, pool) if cost is None else ())
+    found = Result(
+        scenario=scenario,
+        run=made.run,
+        manifest=manifest(scenario, seed=seed, engine=engine, engine_reason=reason),
+        notes=made.notes,
+    )
+    return _signed(found, cost, network, unmeasured(cell, None if done is None else done.pool) if cost is None else ())
+
+
+def _before(scenario: Scenario, cell: Cell, demand: Demand, cost: CostModel | None) -> tuple[Served | None, Demand]:
+    """What prefill makes of the prompts, if there is any, and what is then asked of decode."""
+    pool = lower_prefill(scenario, cell, cost=cost)
+    if pool is None:
+        return None, demand
+    done = served(pool, demand)
+    return done, handed(demand, done)
 
 
 def execute(
@@ -108,16 +146,34 @@ def demanded(scenario: Scenario, cell: Cell, seed: int) -> Demand:
     """What the workload of a scenario asks of a deployment."""
     source = requested(scenario, seed)
     law = source.law
-    closed = isinstance(law, workload.ClosedLoop)
-    return Demand(
+    closed, warmup = isinstance(law, workload.ClosedLoop), scenario.run.warmup
+    demand = Demand(
         source=source,
         closed=closed,
         num_requests=counted(scenario, source),
         concurrency=(law.concurrency or cell.deployment.slots) if isinstance(law, workload.ClosedLoop) else 0,
-        warmup=(scenario.run.warmup or None) if closed else scenario.run.warmup,
+        warmup=(warmup or None) if closed else warmup,
         horizon=scenario.run.stop.max_sim_time or FOREVER,
         failing=failing(scenario, cell, seed),
+        prefixes=_prefixes(scenario, seed),
     )
+    if demand.stop is None:
+        return demand
+    given, changing = _judged_as(demand)
+    return replace(demand, overloaded=partial(outcome.overloaded, cell=cell, given=given, changing=changing))
+
+
+def _judged_as(demand: Demand) -> tuple[bool, bool]:
+    """How the load of an open loop is to be judged: whether its warm-up is given, whether its rate is to change."""
+    return demand.given is not None, isinstance(demand.source.law, rates.RateCurve)
+
+
+def _prefixes(scenario: Scenario, seed: int) -> Prefixes | None:
+    asked = scenario.workload.prefix
+    if asked is None:
+        return None
+    streams = partial(stream, seed)
+    return Prefixes(groups=asked.groups, tokens=asked.tokens, zipf=asked.zipf, stream=streams)
 
 
 def counted(scenario: Scenario, source: workload.RequestSource) -> int:
@@ -149,7 +205,23 @@ def requested(scenario: Scenario, seed: int) -> workload.RequestSource:
         _arrivals(asked),
         _lengths(asked.input_len) if recorded is None else recorded,
         _lengths(asked.output_len) if recorded is None else recorded,
-        lambda column: stream(seed, COLUMNS[column]),
+        partial(_stream, seed),
+        None if asked.classes is None else _classes(asked.classes),
+    )
+
+
+def _stream(seed: int, column: str) -> np.random.Generator:
+    """The stream of a column of requests; those of classes differ in their step."""
+    name, _, place = column.partition(".")
+    return stream(seed, COLUMNS[name], int(place or 0))
+
+
+def _classes(asked: tuple[RequestClass, ...]) -> workload.Classes:
+    return workload.Classes(
+        names=tuple(each.name for each in asked),
+        weights=tuple(each.weight for each in asked),
+        input_len=tuple(_lengths(each.input_len) for each in asked),
+        output_len=tuple(_lengths(each.output_len) for each in asked),
     )
 
 
@@ -177,6 +249,8 @@ def _arrivals(asked: Workload) -> workload.Arrivals:
             return workload.ConstantRate(rate=rate)
         case Gamma() as gamma:
             return workload.Gamma(rate=gamma.request_rate, burstiness=gamma.shape)
+        case Mmpp() | RateCurve() as changing:
+            return changing.law
         case Replay():
             trace = asked.trace
             assert trace is not None, "the schema demands a trace"
@@ -260,46 +334,151 @@ def placed(error: CapacityError, scenario: Scenario) -> CapacityError:
     return CapacityError(text, path=error.path, tokens=error.tokens, advice=error.advice)
 
 
-def _result(
-    scenario: Scenario,
-    cell: Cell,
-    demand: Demand,
-    record: Record,
-    how: tuple[int, Engine, str],
-) -> Result:
-    seed, name, reason = how
-    sla = scenario.sla
-    asked = None if sla is None else metrics.Sla(limits=sla.limits, percentile=sla.percentile)
-    requests, tokens = outcome.requests(record, cell), outcome.tokens(record, cell)
-    found = None if demand.stop is None else outcome.loaded(requests, tokens, record, given=demand.given is not None)
+class Made(NamedTuple):
+    """What a run says, and what a reader should know."""
+
+    run: metrics.Run
+    notes: tuple[str, ...]
+
+
+def _single(scenario: Scenario, cell: Cell, demand: Demand, record: Record, engine: Engine) -> Made:
+    requests, tokens = _columns(demand, record, cell, np.arange(len(record.requests)))
+    found = _loaded(demand, requests, tokens, record)
     if found is not None:
         record = record.since(found[0])
-        requests["counted"] &= outcome.arrived(requests, record.window)
+        requests["counted"] = outcome.counted(requests, record)
+    requests, tokens = prefilled.requests(requests, record), prefilled.tokens(tokens, requests, record)
+    made = _run(scenario, cell, record, (requests, tokens), (engine, found))
+    return Made(made, tuple(remarks(scenario, cell, demand, record)))
+
+
+def _loaded(
+    demand: Demand, requests: outcome.Columns, tokens: outcome.Columns, record: Record
+) -> tuple[int, Load] | None:
+    """Where the measurement of an open loop begins, and how its load stood."""
+    if demand.stop is None:
+        return None
+    given, changing = _judged_as(demand)
+    return outcome.loaded(requests, tokens, record, given=given, changing=changing)
+
+
+def _run(
+    scenario: Scenario,
+    cell: Cell,
+    record: Record,
+    columns: tuple[metrics.Columns, metrics.Columns],
+    how: tuple[Engine, tuple[int, Load] | None],
+) -> metrics.Run:
+    """The run of one cell in the window of its record."""
+    (requests, tokens), (engine, found), sla = columns, how, scenario.sla
+    asked = _limits(sla)
     gpus = prefilled.gpus(outcome.gpus(record, cell), record)
-    requests, tokens = prefilled.requests(requests, record), prefilled.tokens(tokens, record)
-    run = metrics.Run(
+    return metrics.Run(
         requests=requests,
         tokens=tokens,
         gpus=gpus,
         links=outcome.links(record, cell),
         window=record.window,
         pools=prefilled.pools(outcome.pools(record, cell, dict(scenario.cost)), record, scenario.cost),
-        engine=metrics.Engine(name=name, steps=record.steps, events=record.events),
+        engine=metrics.Engine(name=engine, steps=record.steps, events=record.events),
         sla=asked,
         load=None if found is None else found[1],
         failures=outages.told(record, requests, tokens, asked),
+        kv_cache=caching.told(scenario, record),
         bounds=None if (means := outcome.mean_step(record, cell)) is None else bottleneck.bounds(cell, means),
         ranks=outcome.ranks(record, cell, gpus),
         blame=blame.columns(record, cell, gpus),
         waits=blame.waits(record, cell),
         critical=critical.told(record, cell),
+        classes={each.name: _limits(each.sla or sla) for each in scenario.workload.classes or ()},
     )
-    return Result(
-        scenario=scenario,
-        run=run,
-        manifest=manifest(scenario, seed=seed, engine=name, engine_reason=reason),
-        notes=tuple(remarks(scenario, cell, demand, record)),
-    )
+
+
+# fleets -------------------------------------------------------------------------------------------------------------
+
+
+def _fleet(
+    scenario: Scenario,
+    cell: Cell,
+    demand: Demand,
+    how: tuple[int, Engine],
+    *,
+    router: Router | None,
+    progress: Callable[[float], None] | None,
+) -> Made:
+    """Run cells behind a router, and put them side by side in one window."""
+    assert scenario.router is not None
+    (seed, engine), asked = how, scenario.router
+    cells = [drawing(cell, seed, number) for number in range(asked.replicas)]
+    demand = replace(demand, routed=True, overloaded=None)
+    chosen = routing(asked.policy, seed) if router is None else router
+    records, places = route([member(each, demand, engine) for each in cells], demand, chosen, progress)
+    numbers = [np.flatnonzero(places == number)[: len(record.requests)] for number, record in enumerate(records)]
+    columns = [_columns(demand, record, cell, own) for record, own in zip(records, numbers, strict=True)]
+    widths = {pool.name: pool.gpus.instances for pool in cell.pools}
+    requests = joining.of_all([each for each, _ in columns], places, next(iter(widths.values())))
+    tokens = {name: np.concatenate([each[name] for _, each in columns]) for name in columns[0][1]}
+    found = _loaded(demand, requests, tokens, records[0])
+    if found is not None:
+        records = tuple(record.since(found[0]) for record in records)
+        for own in (requests, *(each for each, _ in columns)):
+            own["counted"] = outcome.counted(own, records[0])
+    runs = [
+        _run(scenario, each, record, own, (engine, found))
+        for each, record, own in zip(cells, records, columns, strict=True)
+    ]
+    notes = [tuple(remarks(scenario, each, demand, record)) for each, record in zip(cells, records, strict=True)]
+    return Made(joining.joined(runs, requests, widths), tuple(pooling.notes(notes, range(len(notes)), "cell")))
+
+
+def drawing(cell: Cell, seed: int, number: int) -> Cell:
+    """The cell as number `number` of a fleet: with random factors and drafts of its own."""
+    streams = Streams(seed, number)
+    drafts = cell.drafts and replace(cell.drafts, stream=streams)
+    return replace(cell, variation=replace(cell.variation, stream=streams), drafts=drafts)
+
+
+def member(cell: Cell, demand: Demand, engine: Engine) -> Member:
+    """A cell of a fleet under an engine."""
+    if engine == "kernel":
+        return Blocks(cell, demand)
+    from afdsim.engine.clock import Run
+
+    return Run(cell, demand)
+
+
+def routing(policy: Policy, seed: int) -> Router:
+    """The router of a policy."""
+    match policy:
+        case "round_robin":
+            return RoundRobin()
+        case "least_requests":
+            return LeastRequests()
+        case "least_kv":
+            return LeastKv()
+        case "prefix_affinity":
+            return PrefixAffinity()
+        case "power_of_two":
+            return PowerOfTwo(lambda block: stream(seed, "router", block))
+
+
+def _columns(
+    demand: Demand, record: Record, cell: Cell, numbers: np.ndarray
+) -> tuple[outcome.Columns, outcome.Columns]:
+    """Requests and tokens; where there are classes, with the class of every request and the gaps of every class.
+
+    `numbers` are those that the requests have in the workload.
+    """
+    requests, tokens, classes = outcome.requests(record, cell), outcome.tokens(record, cell), demand.source.classes
+    if classes is None:
+        return requests, tokens
+    kinds = demand.source.kinds(int(numbers.max(initial=-1)) + 1)[numbers]
+    gaps = outcome.by_class(tokens, record, cell, classes.names, kinds)
+    return requests | {"class": np.array(classes.names, dtype=object)[kinds]}, tokens | gaps
+
+
+def _limits(sla: Sla | None) -> metrics.Sla | None:
+    return None if sla is None else metrics.Sla(limits=sla.limits, percentile=sla.percentile)
 
 
 def _signed(found: Result, cost: CostModel | None, network: Network | None, notes: Iterable[str]) -> Result:

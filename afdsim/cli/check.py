@@ -112,7 +112,7 @@ def _check_scenario(what: str, overrides: tuple[str, ...], *, strict: bool) -> N
 
 def _demand_room(scenario: Scenario, length: int | None) -> None:
     """Raise what is short of memory: weights, or a request of `length` tokens."""
-    from afdsim.engine.desk import too_long
+    from afdsim.engine.capacity import too_long
     from afdsim.engine.lowering import deployment
     from afdsim.engine.servers import prefill_of
     from afdsim.simulation import placed
@@ -130,6 +130,8 @@ def _demand_room(scenario: Scenario, length: int | None) -> None:
 
 def _whole_length(scenario: Scenario) -> int | None:
     """Return the tokens that every request ends with, where all are alike."""
+    if any(each.input_len or each.output_len for each in scenario.workload.classes or ()):
+        return None
     lengths = (scenario.workload.input_len, scenario.workload.output_len)
     values: list[int | None] = [getattr(length, "value", None) for length in lengths]
     known = [value for value in values if value is not None]

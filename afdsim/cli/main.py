@@ -143,6 +143,7 @@ def run(  # noqa: PLR0917 - click passes one argument per option
 ) -> None:
     """Simulate SCENARIO and print the report."""
     from afdsim.results.result import pooled, to_json
+    from afdsim.results.summary import met
 
     more = ([f"run.seeds=[{seed}]"] if seed is not None else []) + ([f"run.engine={engine}"] if engine else [])
     loaded = load_noted(scenario, (*overrides, *more), strict=strict)
@@ -164,7 +165,7 @@ def run(  # noqa: PLR0917 - click passes one argument per option
         click.echo(to_json(summary), nl=False)
     else:
         _print_report(results, summary, scenario, folder)
-    if fail_on_sla and not summary["afdsim"].get("sla", {}).get("met", True):
+    if fail_on_sla and not met(summary):
         raise click.exceptions.Exit(SLA_NOT_MET)
 
 

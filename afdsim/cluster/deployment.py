@@ -86,6 +86,8 @@ class Served:
     """Sequences per attention rank, over all its micro-batches (vLLM's name)."""
     gpu_memory_utilization: float = USABLE_MEMORY
     """Share of HBM that weights, reserve and KV cache may fill (vLLM's name)."""
+    kv_block: int = 1
+    """Tokens in which KV cache is given out."""
 
     @property
     def slots(self) -> int:
@@ -135,7 +137,9 @@ class Served:
     @cached_property
     def kv_cache(self) -> KvCache:
         """The KV cache of an attention rank."""
-        return KvCache(llm=self.llm, precision=self.precision, tp=self.attention.tp, budget=self.kv_budget)
+        return KvCache(
+            llm=self.llm, precision=self.precision, tp=self.attention.tp, budget=self.kv_budget, block=self.kv_block
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

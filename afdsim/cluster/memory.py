@@ -32,6 +32,15 @@ BUFFERS = 392 * 2.0**20
 PROFILED = 8192
 """Tokens of the largest pass: vLLM's `max_num_batched_tokens` and SGLang's `chunked_prefill_size` on such GPUs."""
 
+PCIE_4, PCIE_5 = 32e9, 64e9
+"""Line rate of a slot of 16 lanes, one way (NVIDIA A100 and H100 data sheets: 64 and 128 GB/s both ways). Nothing is
+taken off it, and GB200's faster link to its own CPU is not known here: a scenario that knows better says so."""
+
+
+def host_link(gpu: Gpu) -> float:
+    """Return bytes per second between a GPU and host memory, one way; assumed where it is not Ampere, Ada or Hopper."""
+    return PCIE_4 if gpu.architecture in ("ampere", "ada") else PCIE_5
+
 
 def reserve(hidden: int, tp: int, *, sparse: bool) -> float:
     """Return the bytes that an engine keeps on a GPU beside weights and KV cache; `sparse` where it runs experts.
@@ -69,6 +78,8 @@ class KvCache:
     tp: int
     budget: float
     """Bytes left for it."""
+    block: int = 1
+    """Tokens in which it is given out."""
 
     @cached_property
     def _kinds(self) -> Counter[Attention]:
@@ -76,7 +87,14 @@ class KvCache:
 
     def reserved(self, context: int) -> float:
         """Bytes for a sequence of `context` tokens."""
-        return float(sum(n * stored_bytes(kind, context, self.precision, self.tp) for kind, n in self._kinds.items()))
+        return float(sum(n * self._stored(kind, context) for kind, n in self._kinds.items()))
+
+    def _stored(self, kind: Attention, context: int) -> float:
+        window = kept(kind)
+        seen = context if window is None else min(context, window)
+        blocks = -(seen // -self.block) * self.block
+        fixed = float(stored_bytes(kind, 0, self.precision, self.tp))
+        return fixed + layer_kv_bytes(kind, self.precision, self.tp) * blocks
 
     def law(self, windows: Sequence[int | None]) -> tuple[float, list[float]]:
         """Bytes of a sequence whatever its context, and per context token that each of `windows` lets in."""

@@ -5,7 +5,9 @@ schedule      a step of a cell as a static list of turns
 samples       a few steps of a run, evenly spread over it
 variation     jitter and stragglers of a run, from keyed streams
 drafts        tokens that speculation drafts and accepts
+prefixes      prompts that begin alike: what of them is in a KV cache
 seats         who sits in which micro-batch: continuous batching, admission, KV accounting
+turnover      the boundary of a lane: who leaves, gives blocks back, joins
 tables        seconds as the engines look them up, and what a lane's membership costs
 passes        operators of one GPU of each role in a pass: what shares of peak count
 prompts       seconds of a prefill step
@@ -16,6 +18,7 @@ record        what a run leaves: boundaries, requests, causes
 cell          a lowered deployment, and what every lowering needs
 servers       prefill servers of a scenario, lowered
 culprits      whom a unit that waits may blame
+capacity      what a deployment offers to requests, and which of them could have it
 fabrics       NICs and uplinks of a scenario, as seconds of a row and counters
 crashes       what may crash in a cell, from the scenario
 afd           attention-FFN disaggregation as a schedule
@@ -28,7 +31,9 @@ blank         constants of a run, and its memory while nothing has happened
 standstill    what an outage makes of books, resources and requests
 desk          what both engines share of a run
 handover      from prompts to decode and back
+closing       whether an open loop goes on after its last arrival
 blocks        a run by the recurrence (engine `kernel`), block by block of steps
 processes     the turns of a schedule as SimPy processes
 clock         a run by the processes (engine `processes`) on the SimPy clock
+fleet         cells behind a router
 """

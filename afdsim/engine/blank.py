@@ -7,13 +7,14 @@ from types import MappingProxyType
 import numpy as np
 
 from afdsim.cluster.network import Wiring
-from afdsim.engine import culprits, seats
+from afdsim.engine import culprits, prefixes, seats
 from afdsim.engine.books import BLOCK, WIDTH, Ledger, Trace
+from afdsim.engine.capacity import places
 from afdsim.engine.cell import Cell
 from afdsim.engine.recurrence import Flight, Machine, Memory, State
 from afdsim.engine.samples import BYTES, FEWEST, MISSING, MOST, Samples
 from afdsim.engine.schedule import INDEX
-from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, Asked, Book, Places
+from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, Asked, Book
 from afdsim.engine.tables import Now, Priced
 
 Array = np.ndarray
@@ -55,22 +56,6 @@ def machine(cell: Cell, asked: Asked) -> Machine:
     )
 
 
-def places(cell: Cell) -> Places:
-    """What the deployment offers to requests; KV bytes are affine in the context as far as each window goes."""
-    windows = [UNBOUNDED if window is None else window for window in cell.windows]
-    fixed, per_token = cell.deployment.kv_cache.law(cell.windows)
-    return Places(
-        micro_batches=cell.micro_batches,
-        ranks=cell.ranks,
-        scale=cell.scale,
-        slots=np.array(cell.deployment.micro_batch_slots),
-        windows=np.array(windows, dtype=np.int64),
-        kv_budget=float(np.floor(cell.deployment.kv_budget)),
-        kv_fixed=fixed,
-        kv_per_token=np.array(per_token),
-    )
-
-
 def memory(cell: Cell, asked: Asked, edges: Array) -> Memory:
     """Everything that changes, blank; the books have slices between `edges`."""
     step, wiring, tables = cell.schedule, cell.wiring, cell.tables
@@ -95,6 +80,7 @@ def memory(cell: Cell, asked: Asked, edges: Array) -> Memory:
             begin=zeros(units),
             end=zeros(units),
             idle=whole(units),
+            left=whole(1),
         ),
         flight=blank_flight(wiring),
         trace=blank_arrays(cell),
@@ -202,26 +188,39 @@ def blank_book(cell: Cell, asked: Asked) -> Book:
     m, windows = cell.micro_batches, len(cell.windows)
     ranks, lanes = cell.seated * cell.ranks, cell.seated * m
     slots = np.tile(np.array(cell.deployment.micro_batch_slots), ranks)
-    nobody = np.full((ranks * m, 6), NOBODY, dtype=np.int64)
+    nobody = np.full((ranks * m, 7), NOBODY, dtype=np.int64)
     nobody[:, [seats.BATCH, seats.TAKEN, seats.SEQUENCES]] = 0
     nobody[:, seats.CROWD] = np.where(slots > 0, 0, UNBOUNDED)
     row = np.zeros((lanes, 6), dtype=np.int64)
     row[:, seats.FRESH] = NOBODY
-    held = np.zeros((ranks, 2))
+    held = np.zeros((ranks, 3))
     held[:, seats.KV_FREE] = places(cell).kv_budget
     return Book(
         seats=nobody,
         lanes=row,
-        buckets=np.full((lanes * seats.RING, 3), NOBODY, dtype=np.int64),
+        buckets=np.full((lanes * seats.RING, 4), NOBODY, dtype=np.int64),
         ranks=held,
         queues=np.full((ranks, 2), NOBODY, dtype=np.int64),
         contexts=np.zeros((windows, ranks * m), dtype=np.int64),
         growing=np.zeros((windows, ranks * m), dtype=np.int64),
-        requests=np.zeros((0, 11), dtype=np.int64),
+        requests=np.zeros((0, 18), dtype=np.int64),
         times=np.zeros((0, 6)),
         next_filling=counts(0),
         rows=np.zeros((AHEAD, 5), dtype=np.int64),
         row_times=np.zeros(AHEAD),
-        count=counts(8),
-        clock=np.array([FOREVER if asked.warmup < 0 else asked.warmup, FOREVER, FOREVER, FOREVER, 0.0]),
+        stays=np.zeros((AHEAD if cell.keeping.grows else 0, 6), dtype=np.int64),
+        prefixes=prefixes.blank(ranks, cell.keeping.groups),
+        count=counts(10),
+        clock=np.array(
+            [FOREVER if asked.warmup < 0 else asked.warmup, FOREVER, FOREVER, FOREVER, 0.0, FOREVER, FOREVER]
+        ),
     )
+
+
+def blank_clock(asked: Asked) -> Array:
+    """Nothing has happened, and nothing is known to."""
+    clock = np.full(7, FOREVER)
+    clock[seats.OPENED_AT] = 0.0
+    if asked.warmup >= 0:
+        clock[seats.WARM_AT] = asked.warmup
+    return clock

@@ -5,12 +5,24 @@ from __future__ import annotations
 import numpy as np
 
 from afdsim.engine.cell import Cell
+from afdsim.engine.closing import Closing
 from afdsim.engine.desk import Demand, Desk, Observer, Progress
 from afdsim.engine.native import compiled
 from afdsim.engine.record import Record
-from afdsim.engine.recurrence import DONE, ENDED, IDLE, MORE_PRICES, MORE_REQUESTS, MORE_ROWS, STOPPED, Noise
+from afdsim.engine.recurrence import (
+    CLOSING,
+    DONE,
+    ENDED,
+    IDLE,
+    MORE_PRICES,
+    MORE_REQUESTS,
+    MORE_ROWS,
+    PAUSED,
+    STOPPED,
+    Noise,
+)
 from afdsim.engine.schedule import INDEX
-from afdsim.engine.seats import FOREVER
+from afdsim.engine.seats import FOREVER, KV_FREE, OPENED_AT, PAUSES_AT
 from afdsim.errors import StoppedEarly
 
 Array = np.ndarray
@@ -26,31 +38,59 @@ class Blocks:
         self.cell, self.desk = cell, Desk(cell, demand)
         self._progress, self._observer = progress, observer
         self._run, self._populate = compiled()
+        self._closing = Closing(self.desk)
         self._completed: list[tuple[int, int]] = []
         """Half-open ranges of completed steps."""
         self._opened = False
         """Whether the boundaries of the next step are over."""
+        self._step = 0
+        """The next step."""
+        self._noise: Noise | None = None
+        self._until = 0
+        """Step behind those whose factors are drawn."""
         self._idle_steps = self._broken_steps = 0
 
     def execute(self) -> Record:
         """Run until everything that counts has ended, or the horizon."""
-        self.desk.begin(self._populate)
-        step = 0
+        self.begin()
         try:
-            while self.desk.ends == FOREVER:
-                step = self._block(step)
-                if self._progress is not None:
-                    self._progress(self.desk.progress)
+            self.advance(FOREVER)
         except StoppedEarly:
             self.desk.cut()
-        return self._record()
+        return self.record()
 
-    def _block(self, first: int) -> int:
-        """Run a block of steps; returns the step to go on with."""
-        desk = self.desk
-        noise, steps = self._factors(first)
-        why, step = self._run(desk.machine, desk.memory, desk.supply, noise, (first, first + steps), self._opened)
-        self._opened = why == MORE_PRICES
+    def begin(self) -> None:
+        """Let the first requests in, where there are any."""
+        self.desk.begin(self._populate)
+
+    def wake(self) -> None:
+        """Go on: somebody is known to come."""
+        self.desk.wake()
+        self._noise = None
+
+    def advance(self, until: float) -> None:
+        """Run as long as boundaries end before `until`, somebody is known to come, and the run has not ended."""
+        self.desk.book.clock[PAUSES_AT] = until
+        why = DONE
+        while self.desk.ends == FOREVER and not self.desk.dozing and why != PAUSED:
+            why, self._step = self._block(self._step)
+            if self._progress is not None:
+                self._progress(self.desk.progress)
+
+    @property
+    def due(self) -> float:
+        """Before when nothing happens, if nobody comes."""
+        if self.desk.ends < FOREVER or self.desk.dozing:
+            return FOREVER
+        state = self.desk.memory.state
+        return float(state.end[: self.cell.seated].min()) if state.left[0] else 0.0
+
+    def _block(self, first: int) -> tuple[int, int]:
+        """Run a block of steps; returns why it ended and the step to go on with."""
+        desk, noise = self.desk, self._factors(first)
+        why, step = self._run(desk.machine, desk.memory, desk.supply, noise, (first, self._until), self._opened)
+        assert desk.book.ranks[:, KV_FREE].min() >= 0.0, "KV cache is overdrawn"
+        self._opened = why in {MORE_PRICES, CLOSING}
         if step > first:
             self._completed.append((first, int(step)))
             if self._observer is not None:
@@ -62,15 +102,18 @@ class Blocks:
                 desk.extend_rows()
             case _ if why == MORE_PRICES:
                 desk.price()
+            case _ if why == CLOSING:
+                self._closing.ends(float(desk.book.clock[OPENED_AT]))
             case _ if why == IDLE:
                 self._idle_steps += 1
                 desk.park(desk.memory.trace)
-                return int(step) + 1
+                self._noise = None  # an outage may have come and gone
+                return why, int(step) + 1
             case _ if why == STOPPED:
                 self._broken(int(step) - 1)
             case _:
-                assert why in (DONE, ENDED), why
-        return int(step)
+                assert why in (DONE, ENDED, PAUSED), why
+        return why, int(step)
 
     def _broken(self, step: int) -> None:
         """The cell has stopped in a step: it is not completed, and the one before only if all its boundaries stand."""
@@ -78,15 +121,23 @@ class Blocks:
         self._completed = [(first, min(end, last)) for first, end in self._completed]
         self._broken_steps += 1
         self.desk.fall(step, self.desk.memory.trace)
+        self._noise = None  # who is away draws nothing
 
-    def _factors(self, first: int) -> tuple[Noise, int]:
-        """Factors of the next steps, and how many steps."""
+    def _factors(self, first: int) -> Noise:
+        """Factors of the next steps, drawn some steps at a time."""
+        if self._noise is None or first >= self._until:
+            self._noise = self._drawn(first)
+        return self._noise
+
+    def _drawn(self, first: int) -> Noise:
+        """Factors of the next steps."""
         variation = self.cell.variation
         computes, wires = int(variation.units[-1]), int(variation.pairs[-1])
         varies = computes * variation.jitters, wires * (variation.link > 0)
         each = sum(varies)
         steps = 1 if self._observer else max(1, min(MOST_STEPS, BLOCK_FACTORS // each)) if each else MOST_STEPS
-        drawn = range(first, first + steps)
+        self._until = first + steps
+        drawn = range(first, self._until)
         more, late = self.desk.spikes(drawn)
         return Noise(
             compute=variation.operations(drawn),
@@ -95,13 +146,15 @@ class Blocks:
             wire_stride=INDEX(varies[1]),
             more=more,
             late=late,
-        ), steps
+            first=first,
+        )
 
-    def _record(self) -> Record:
+    def record(self) -> Record:
         steps = [np.arange(first, last) for first, last in self._completed]
         opened = sum(map(len, steps)) + self._idle_steps + self._broken_steps + (not self.desk.parked)
-        return self.desk.record(
+        record = self.desk.record(
             steps=np.concatenate(steps) if steps else np.zeros(0, dtype=np.int64),
             events=opened * self.cell.seated * self.cell.micro_batches,
             traffic={},
         )
+        return self._closing.signed(record)

@@ -25,6 +25,7 @@ from afdsim.engine import schedule
 from afdsim.engine.drafts import SCALE, Drafts, with_drafts
 from afdsim.engine.passes import Work
 from afdsim.engine.schedule import Compute, Exchange, Schedule, Source
+from afdsim.engine.seats import RESERVED, Keeping
 from afdsim.engine.tables import Tables, core_seconds
 from afdsim.engine.variation import Jitter, Spike, Variation, Wires
 from afdsim.scenario import tree
@@ -86,6 +87,8 @@ class Cell:
     """(GPU, status, what) of the exchanges that are not measured."""
     nvlink: tuple[tuple[Gpu, Operator], ...] = ()
     """Collectives that `Pool.work` leaves out."""
+    keeping: Keeping = RESERVED
+    """How KV cache is given out."""
     refuses: str | None = None
     """Why the recurrence may not run it, or None."""
 

@@ -16,6 +16,7 @@ from afdsim.engine import seats
 from afdsim.engine.blank import blank_trace
 from afdsim.engine.books import AWAY, Lines, Trace, close
 from afdsim.engine.cell import Cell
+from afdsim.engine.closing import Closing
 from afdsim.engine.desk import Demand, Desk, Observer, Progress
 from afdsim.engine.processes import Pipeline, Port, Steps, Turn
 from afdsim.engine.record import Record
@@ -23,6 +24,7 @@ from afdsim.engine.samples import keep
 from afdsim.engine.schedule import TOKENS, Boundary, Source
 from afdsim.engine.seats import FOREVER
 from afdsim.engine.tables import head_seconds, measure, seconds
+from afdsim.engine.turnover import turn_over
 from afdsim.errors import StoppedEarly
 
 
@@ -60,21 +62,55 @@ class Run:
         self._events = 0
         """Of the environments before."""
         self._progress, self._observer = progress, observer
+        self._closing = Closing(self.desk)
 
     def execute(self) -> Record:
         """Run until everything that counts has ended, or the horizon."""
-        start = self.desk.begin(seats.populate)
-        self._idle = self.desk.memory.state.idle.tolist()
-        self._pipeline = Pipeline(self.env, self.cell, self, 0, start)
+        self.begin()
         try:
-            while self.desk.ends == FOREVER:
-                self.env.run(until=self._stop)
-                if self.desk.ends == FOREVER:
-                    self._fall(self._stopped)
+            self.advance(FOREVER)
         except StoppedEarly:
             self.desk.cut()
+        return self.record()
+
+    def begin(self) -> None:
+        """Let the first requests in, where there are any."""
+        start = self.desk.begin(seats.populate)
+        self._idle = self.desk.memory.state.idle.tolist()
+        if not self.desk.dozing:
+            self._pipeline = Pipeline(self.env, self.cell, self, 0, start)
+
+    def wake(self) -> None:
+        """Go on: somebody is known to come."""
+        start, self._stop = self.desk.wake(), self.env.event()
+        if not self.desk.parked:
+            self._idle = self.desk.memory.state.idle.tolist()
+            self.env.process(self._wake(self._skipped + 1, start))
+
+    def advance(self, until: float) -> None:
+        """Run as long as boundaries end before `until`, somebody is known to come, and the run has not ended."""
+        while self.desk.ends == FOREVER and not self.desk.dozing and self._reached(until):
+            if self.desk.ends == FOREVER and not self.desk.dozing:
+                self._fall(self._stopped)
+
+    def _reached(self, until: float) -> bool:
+        """Let happen what happens before `until`; returns whether the cell has stopped."""
+        if until == FOREVER:
+            self.env.run(until=self._stop)
+        while not self._stop.processed and self.env.peek() < until:
+            self.env.step()
+        return bool(self._stop.processed)
+
+    @property
+    def due(self) -> float:
+        """Before when nothing happens, if nobody comes."""
+        return FOREVER if self.desk.ends < FOREVER or self.desk.dozing else float(self.env.peek())
+
+    def record(self) -> Record:
+        """What the run leaves behind."""
         events = self._events + next(self.env._eid)  # SimPy's count of what it has scheduled
-        return self.desk.record(steps=np.array(self._completed), events=events, traffic=self._traffic)
+        record = self.desk.record(steps=np.array(self._completed), events=events, traffic=self._traffic)
+        return self._closing.signed(record)
 
     def _fall(self, step: int) -> None:
         """The cell has stopped: let the layers of its step run out, and begin anew when it goes on."""
@@ -180,7 +216,8 @@ class Run:
             self.desk.extend_rows()
         machine, memory = self.desk.machine, self.desk.memory
         lane = unit * self.cell.micro_batches + each.micro_batch
-        seats.turn_over(machine.places, machine.asked, memory.book, lane, step, span[1])
+        turn_over(machine.places, machine.asked, memory.book, lane, step, span[1])
+        assert memory.book.ranks[:, seats.KV_FREE].min() >= 0.0, "KV cache is overdrawn"
         if self.desk.ends == FOREVER:
             measure(machine.places, machine.tables, memory.book, memory.now, lane)
             self._known[lane].clear()
@@ -210,6 +247,8 @@ class Run:
             self._stop.succeed()
         elif self.desk.book.count[seats.ACTIVE] == 0 and self.cell.refuses is None:
             self._park(step)
+        elif self._closing.ends(self.desk.opened(self._traces[step])):
+            self._stop.succeed()
         else:
             self.desk.price()
 
@@ -218,7 +257,7 @@ class Run:
         self._skipped = step
         self._pipeline.retired = True
         start = self.desk.park(self._traces[step])
-        if self.desk.parked:
+        if self.desk.parked or self.desk.dozing:
             self._stop.succeed()
         else:
             self._idle = self.desk.memory.state.idle.tolist()

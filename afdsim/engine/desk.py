@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from afdsim.cluster.colocated import Colocated
-from afdsim.cluster.deployment import Afd
 from afdsim.engine import culprits, seats
 from afdsim.engine.blank import machine, memory
 from afdsim.engine.books import AWAY, BLOCK, BUSY, DOWN, NO_WORK, WAIT_PEER, Ledger, Trace, clear, forget, settle
+from afdsim.engine.capacity import fits, too_long
 from afdsim.engine.cell import Cell
 from afdsim.engine.faults import Failing
 from afdsim.engine.interruption import earliest
@@ -21,11 +20,11 @@ from afdsim.engine.record import Boundaries, Record, Requests, Stays
 from afdsim.engine.recurrence import Supply
 from afdsim.engine.samples import taken
 from afdsim.engine.schedule import COMPUTE, Boundary
-from afdsim.engine.seats import FOREVER, NOBODY, Asked, Book
+from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, Asked, Book
 from afdsim.engine.standstill import Standstill, fragile, spend
-from afdsim.errors import CapacityError
-from afdsim.units import show_bytes
+from afdsim.engine.turnover import full
 from afdsim.workload.laws import RequestSource
+from afdsim.workload.prefixes import Prefixes
 
 Array = np.ndarray
 Progress = Callable[[float], None] | None
@@ -37,6 +36,10 @@ MOST_REFUSALS = 10_000
 """Requests in a row that may be too long for any rank before a closed loop gives up."""
 AHEAD = 4096
 """Requests of a closed loop that are drawn at least."""
+SUBMITTED = 64
+"""Requests of a router that there is room for at first, halved."""
+BLANK = [seats.JOINED, seats.SEAT, seats.NEXT, seats.NEXT_FRESH, seats.CLAIMS_AT]
+"""Columns of a request that point to nobody at first."""
 SLICES = 500
 """Of the arrivals of an open loop whose warm-up is to be found."""
 
@@ -60,6 +63,12 @@ class Demand:
     """What may crash, and what then happens."""
     last: float | None = None
     """When the last request of an open loop came, where prefill had it first; None where `source` says so."""
+    routed: bool = False
+    """Whether a router hands in the requests of `source`, one by one: which of them come here is not known before."""
+    prefixes: Prefixes | None = None
+    """Which prompts begin alike."""
+    overloaded: Callable[[Record], bool] | None = None
+    """Whether the record of an open loop up to its last arrival shows an overload; it then ends there."""
 
     @cached_property
     def edges(self) -> Array:
@@ -88,7 +97,8 @@ class Demand:
     def asked(self) -> Asked:
         """The same as numbers."""
         warmup = (-1.0 if self.warmup is None else self.warmup) if self.closed else self.given or 0.0
-        return Asked(self.closed, self.num_requests, self.concurrency, float(warmup), float(self.horizon))
+        counted = UNBOUNDED if self.routed else self.num_requests
+        return Asked(self.closed, counted, self.concurrency, float(warmup), float(self.horizon))
 
 
 class Desk:
@@ -101,6 +111,9 @@ class Desk:
         self.supply = Supply(0, np.zeros(1, dtype=np.int64))
         self.parked = False
         """Whether the run ended in a pause."""
+        self.dozing = False
+        """Whether the cell waits for a router."""
+        self._found_nothing: Trace | None = None
         self._paused = 0.0  # until when the latest pause lasted
         self.still: Standstill | None = None
         if demand.failing is not None:
@@ -140,7 +153,11 @@ class Desk:
     def begin(self, populate: Callable[..., Any]) -> float:
         """Draw the first requests and fill a closed loop; returns when the first step may begin."""
         asked = self.machine.asked
+        if self.demand.routed:
+            self.doze(None)
+            return 0.0
         self._lengths(asked.concurrency + 1 if asked.closed else asked.num_requests)
+        self.book.count[seats.KNOWN] = asked.num_requests
         if asked.closed:
             populate(self.machine.places, asked, self.book)
         self._steps(0)
@@ -151,8 +168,10 @@ class Desk:
     @property
     def short(self) -> bool:
         """Whether a step of a closed loop might need more requests than have been drawn."""
+        if not self.demand.closed:
+            return False
         left = self.supply.fitting[self.supply.drawn] - self.supply.fitting[self.book.count[seats.ISSUED]]
-        return self.demand.closed and bool(left < self.demand.concurrency)
+        return bool(left < self.demand.concurrency)
 
     def draw_more(self) -> None:
         """Draw a quarter more requests."""
@@ -166,7 +185,7 @@ class Desk:
         wanted = max(wanted, AHEAD) if closed else wanted
         while True:
             input_len, output_len = self.demand.source.columns(wanted)
-            fitting = np.concatenate([[0], np.cumsum(self._fits(input_len + output_len))])
+            fitting = np.concatenate([[0], np.cumsum(fits(self.machine.places, input_len + output_len))])
             if not closed or fitting[wanted] - fitting[book.count[seats.ISSUED]] >= self.demand.concurrency:
                 break
             if (
@@ -181,9 +200,10 @@ class Desk:
     def _extend_requests(self, wanted: int, input_len: Array, output_len: Array) -> None:
         book, issued = self.book, self.book.count[seats.ISSUED]
         requests = extended(book.requests, wanted, 0)
-        blank = [seats.JOINED, seats.SEAT, seats.NEXT, seats.NEXT_FRESH]
-        requests[len(book.requests) :, blank] = NOBODY
+        requests[len(book.requests) :, BLANK] = NOBODY
         requests[:, seats.INPUT_LEN], requests[:, seats.OUTPUT_LEN] = input_len, output_len
+        if self.demand.prefixes is not None:
+            requests[:, seats.GROUP] = self.demand.prefixes.first(wanted)
         times = extended(book.times, wanted, NEVER)
         if not self.demand.closed:
             times[issued:, seats.ARRIVAL] = self.demand.source.times(wanted)[issued:]
@@ -201,23 +221,17 @@ class Desk:
         for request in range(first, len(requests)):
             requests[request, seats.DRAWN] = drafts.steps(request, int(left[request]))
 
-    def _fits(self, context: Array) -> Array:
-        places = self.machine.places
-        total = np.full(len(context), places.kv_fixed)
-        for per_token, window in zip(places.kv_per_token, places.windows, strict=True):
-            total += per_token * np.minimum(context, window)
-        return total <= places.kv_budget
-
     @property
     def full(self) -> bool:
         """Whether a step might not find room for its boundaries."""
-        return bool(self.book.count[seats.BOUNDARIES] + len(self.book.lanes) > len(self.book.rows))
+        return bool(full(self.machine.places, self.book))
 
     def extend_rows(self) -> None:
-        """Double the room for boundaries."""
+        """Double the room for boundaries, and for stays that end early."""
         book, size = self.book, 2 * max(len(self.book.rows), len(self.book.lanes))
         rows, times = extended(book.rows, size, 0), extended(book.row_times, size, 0.0)
-        self.memory = self.memory._replace(book=book._replace(rows=rows, row_times=times))
+        stays = extended(book.stays, size if self.cell.keeping.grows else 0, 0)
+        self.memory = self.memory._replace(book=book._replace(rows=rows, row_times=times, stays=stays))
 
     def price(self) -> None:
         """Have the seconds of the micro-batches as large as they are now."""
@@ -242,16 +256,65 @@ class Desk:
         issued = self.book.count[seats.ISSUED]
         if self.demand.closed:
             return 0.0
-        return float(self.book.times[issued, seats.ARRIVAL]) if issued < self.demand.num_requests else FOREVER
+        return float(self.book.times[issued, seats.ARRIVAL]) if issued < self.book.count[seats.KNOWN] else FOREVER
 
     def park(self, trace: Trace) -> float:
         """Nothing is active in a step whose boundaries are over: returns when to start again, if before the horizon."""
-        now = self._opened(trace)
+        if self.demand.routed and self.next_arrival == FOREVER and not self.book.count[seats.QUEUE]:
+            self.doze(trace)
+            return self.opened(trace)
+        return self._awaken(trace)
+
+    def _awaken(self, trace: Trace | None) -> float:
+        now = 0.0 if trace is None else self.opened(trace)
         start = self._rest(now, self._awakes(now), trace)
         self.parked = self.ends < FOREVER
         return start
 
-    def _opened(self, trace: Trace) -> float:
+    # by a router -----------------------------------------------------------------------------------------------------
+
+    def doze(self, trace: Trace | None) -> None:
+        """Nothing is in flight, and nobody is known to come; `trace`: of the step that found nothing to do."""
+        self.dozing, self._found_nothing = True, trace
+
+    def wake(self) -> float:
+        """Somebody is known to come: returns when to start again, if before the horizon."""
+        self.dozing = False
+        return self._awaken(self._found_nothing)
+
+    def submit(self, arrival: float, input_len: int, output_len: int, group: int) -> None:
+        """Take in a request that no other precedes; `group` of prompts that begin alike, if any do."""
+        known = int(self.book.count[seats.KNOWN])
+        if known == len(self.book.requests):
+            self._extend_known(2 * max(known, SUBMITTED))
+        row = self.book.requests[known]
+        row[seats.INPUT_LEN], row[seats.OUTPUT_LEN] = input_len, output_len
+        if group != NOBODY:
+            row[seats.GROUP] = group
+        self.book.times[known, seats.ARRIVAL] = arrival
+        if self.cell.drafts is not None:
+            row[seats.DRAWN] = self.cell.drafts.steps(known, output_len)
+        self.book.count[seats.KNOWN] = known + 1
+
+    def _extend_known(self, size: int) -> None:
+        book = self.book
+        requests = extended(book.requests, size, 0)
+        requests[len(book.requests) :, BLANK] = NOBODY
+        times = extended(book.times, size, NEVER)
+        chains = extended(book.next_filling, size * len(self.cell.windows), NOBODY)
+        self.memory = self.memory._replace(book=book._replace(requests=requests, times=times, next_filling=chains))
+
+    def dismiss(self, until: float) -> None:
+        """No more requests come: the run ends when those that are here have ended; if none is left, at `until`."""
+        asked = self.machine.asked._replace(num_requests=int(self.book.count[seats.KNOWN]))
+        self.machine = self.machine._replace(asked=asked)
+        if self.dozing:
+            now = 0.0 if self._found_nothing is None else self.opened(self._found_nothing)
+            ends = max(now, min(until, asked.horizon))
+            self.pause(ends, self._found_nothing)
+            self.book.clock[seats.ENDS_AT], self.parked, self.dozing = ends, True, False
+
+    def opened(self, trace: Trace) -> float:
         """When the last boundary of a step ended."""
         return float(max(trace.finish[place] for places in self._boundaries for place in places))
 
@@ -273,7 +336,7 @@ class Desk:
         """When somebody may join, if nobody sits now."""
         if not self.book.count[seats.QUEUE]:
             return max(now, self.next_arrival)
-        if self.still is None:
+        if self.still is None and not self.cell.keeping.grows:
             return now
         arrives = FOREVER if self.demand.closed else max(now, self.next_arrival)
         return min(earliest(self.book, now), arrives)
@@ -306,7 +369,7 @@ class Desk:
         clock = self.book.clock
         if self.still is None or self.ends < FOREVER:
             return False
-        clock[seats.OPENED_AT] = self._opened(trace)
+        clock[seats.OPENED_AT] = self.opened(trace)
         if seats.stops(clock):
             clock[seats.STRIKES_AT] = min(clock[seats.STRIKES_AT], clock[seats.OPENED_AT])
         return seats.stops(clock)
@@ -366,11 +429,12 @@ class Desk:
         edges, slices, blame = self._sliced()
         own = self.book.ranks[:, seats.OWN].reshape(self.cell.seated, self.cell.ranks)
         longest = self.memory.now.longest[:, None]
-        stays = [] if self.still is None else self.still.stays
+        stays = self.book.stays[: self.book.count[seats.STAYS]].tolist()
         return Record(
             requests=self._requests(),
-            stays=Stays.of(stays),
+            stays=Stays.of(stays if self.still is None else self.still.stays),
             outages=None if self.still is None else tuple(self.still.log),
+            prefixes=self.book.prefixes.tally.tolist(),
             unfelt=() if self.still is None else tuple(self.still.outages.unfelt),
             boundaries=self._rows(),
             edges=edges,
@@ -407,7 +471,7 @@ class Desk:
         whole, times = self.book.requests[:issued], self.book.times[:issued]
         short = {
             name: whole[:, getattr(seats, name.upper())].astype(np.int32)
-            for name in ("input_len", "output_len", "context", "joined", "seat", "needs")
+            for name in ("input_len", "output_len", "context", "joined", "seat", "needs", "preempted", "group", "hit")
         }
         flags = {name: whole[:, getattr(seats, name.upper())].astype(bool) for name in ("counted", "refused")}
         real = {
@@ -429,16 +493,6 @@ def _inside(ledger: Ledger, edges: Array) -> Array:
     covered = np.maximum(edges[1:, np.newaxis] - np.maximum(ledger.begin, edges[:-1, np.newaxis]), 0.0)
     share: Array = np.divide(covered, length, out=np.zeros_like(covered), where=length > 0)
     return share[..., np.newaxis]
-
-
-def too_long(deployment: Afd | Colocated, context: int) -> CapacityError:
-    """No request of a closed loop fits; `context` is the need of one of them."""
-    return CapacityError(
-        f"no request fits: {context:,} tokens need {show_bytes(deployment.kv_cache.reserved(context))} of KV cache, "
-        f"an attention rank has {show_bytes(deployment.kv_budget)}",
-        path="workload.input_len",
-        tokens=context,
-    )
 
 
 def extended(column: Array, size: int, blank: Any) -> Array:

@@ -91,7 +91,7 @@ def _until(record: Record, done: Served) -> float:
 
 def _table(table: Requests, done: Served, seated: Array, count: int) -> Requests:
     """Return the requests of decode in the rows of their prompts; the others have not come so far."""
-    blank = {"joined": NOBODY, "seat": NOBODY, "needs": 0, "refused": False}
+    blank = {"joined": NOBODY, "seat": NOBODY, "group": NOBODY, "needs": 0, "refused": False}
     rows = {}
     for name in Requests.__slots__:
         own = getattr(table, name)

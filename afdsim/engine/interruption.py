@@ -124,9 +124,8 @@ def _reject(book: Book, lost: list[int], stays: list[Stay], at: float) -> int:
 
 def _ready(book: Book, request: int, resumed: float, pace: float) -> int:
     """Let a request wait until its context is there again; returns the tokens of that."""
-    context = int(book.requests[request, seats.CONTEXT])
-    book.times[request, seats.READY] = resumed + context / pace
-    return context
+    seats.recompute(book, request, resumed, pace)
+    return int(book.requests[request, seats.CONTEXT])
 
 
 def _clear(book: Book) -> None:
@@ -166,8 +165,8 @@ def _seat_anew(places: Places, book: Book, away: Array) -> None:
 def earliest(book: Book, now: float) -> float:
     """When the first of those who wait may join, if nobody sits: `now`, unless all contexts are still computed."""
     called = [request for first in book.seats[:, seats.CALLED].tolist() for request in _chain(book, first)]
-    moments = [book.times[request, seats.READY] for request in called]
-    return max(now, min((now if math.isnan(moment) else float(moment) for moment in moments), default=now))
+    moments = [float(book.times[request, seats.READY]) for request in called]
+    return max(now, min((moment if math.isfinite(moment) else now for moment in moments), default=now))
 
 
 def _chain(book: Book, request: int) -> Iterable[int]:

@@ -11,15 +11,21 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from afdsim.cluster import network
-from afdsim.engine import books, recurrence, samples, schedule, seats, tables
+from afdsim.engine import books, prefixes, recurrence, samples, schedule, seats, tables, turnover
 
-ROOMS = (schedule, seats, books, samples, network, tables, recurrence)
+ROOMS = (schedule, prefixes, seats, turnover, books, samples, network, tables, recurrence)
 """Whose sources the machine code depends on."""
 CALLED = {
+    prefixes: ("here", "spare_beside", "take_out", "touch", "let_go", "evict"),
     seats: (
-        "need", "tokens_of", "steps_of", "pace_of", "growth", "gained", "issue", "append", "crowd", "queue", "emptiest",
-        "fewest", "call", "welcome", "arrive", "refill", "emit", "first_tokens", "grow", "stand_up", "leave",
-        "stops", "sit_down", "join", "turn_over",
+        "tokens_of", "steps_of", "pace_of", "growth", "gained", "kept", "need", "written", "takes", "shares", "worth",
+        "make_room", "grant", "give_back", "issue", "append", "crowd", "queue", "emptiest", "fewest", "call", "welcome",
+        "put_back", "uncall", "shed", "arrive", "refill", "recompute", "copied", "stops",
+    ),
+    turnover: (
+        "full", "emit", "first_tokens", "grow", "link", "unlink", "schedule", "stand_up", "leave", "sit_down", "join",
+        "hand_out", "remove_leaving", "remove_filling", "remove_claim", "strike_out", "preempt", "fill", "claim",
+        "turn_over",
     ),
     books: ("settle", "clear", "rest", "pause", "held_in", "work", "deliver", "wait", "book", "remember", "close"),
     samples: ("note", "move", "thin", "keep"),
@@ -30,8 +36,8 @@ CALLED = {
     tables: ("between", "on_grid", "core_seconds", "measure", "head_seconds", "seconds"),
     recurrence: (
         "signed", "work", "sent_at", "note_senders", "note_binding", "holding", "take_in", "post_time", "line_up",
-        "weigh", "cross_over", "exchange_pairs", "exchange_all", "approach", "turn_page", "open_step", "run_list",
-        "lacks_prices", "note_idle", "after_opening",
+        "weigh", "cross_over", "exchange_pairs", "exchange_all", "approach", "turn_page", "begin_step", "open_step",
+        "run_list", "lacks_room", "lacks_prices", "note_idle", "after_opening",
     ),
 }  # fmt: skip
 """What the entry points call, callees first."""

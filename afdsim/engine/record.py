@@ -36,6 +36,12 @@ class Requests:
     """rank x micro-batches + micro-batch, -1 until one is given."""
     needs: Array
     """Decode steps that it takes where a step may yield several tokens, 0 until drawn; elsewhere 0 for ever."""
+    preempted: Array
+    """How often it gave its blocks back before its end."""
+    group: Array
+    """Of prompts that begin alike."""
+    hit: Array
+    """Tokens of its prompt that it found in the KV cache of its rank when it was last called."""
     counted: Array
     refused: Array
     lost: Array
@@ -52,7 +58,7 @@ class Requests:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stays:
-    """Where requests sat before an outage made them leave, with at least one token there; a row a request and outage.
+    """Where requests sat before an outage or a lack of blocks made them leave, with at least one token; a row each.
 
     The tokens of such a stay are out at the boundaries `joined` + 1 to `joined` + `steps` of its seat's lane.
     """
@@ -96,6 +102,8 @@ class Record:
     stays: Stays
     outages: tuple[tuple[Outage, Hit], ...] | None
     """When the cell stood still and whom that hit, in order; None where nothing may crash."""
+    prefixes: list[int]
+    """Tokens of prefixes that were asked for, those of them that were there, and prefixes that went."""
     unfelt: tuple[float, ...]
     """When instances crashed that were away while the others went on."""
     boundaries: Boundaries
@@ -123,6 +131,8 @@ class Record:
     """SimPy events of the processes; boundaries where the kernel runs the layers, which are its only events."""
     prefill: Prefilled | None = None
     """What prefill did; None where requests bring their KV cache."""
+    overloaded: bool = False
+    """Whether it ended with its last arrival, because the load was not carried: some requests still sit or wait."""
 
     @property
     def steps(self) -> int:

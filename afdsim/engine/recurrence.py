@@ -55,12 +55,13 @@ from afdsim.engine.schedule import (
 )
 from afdsim.engine.seats import (
     ACTIVE,
-    BOUNDARIES,
+    CLOSES_AT,
     ENDS_AT,
     FOREVER,
     ISSUED,
     NOBODY,
     OPENED_AT,
+    PAUSES_AT,
     RANK_ROWS,
     STRIKES_AT,
     WARM_AT,
@@ -68,15 +69,15 @@ from afdsim.engine.seats import (
     Book,
     Places,
     stops,
-    turn_over,
 )
 from afdsim.engine.seats import ROWS as LARGEST
 from afdsim.engine.tables import Now, Priced, Tables, head_seconds, measure, seconds
+from afdsim.engine.turnover import full, turn_over
 
 Values = Any
 Index = Any
 """An unsigned whole number (schedule.INDEX): never mix it with signed ones."""
-DONE, ENDED, IDLE, MORE_REQUESTS, MORE_ROWS, MORE_PRICES, STOPPED = range(7)
+DONE, ENDED, IDLE, MORE_REQUESTS, MORE_ROWS, MORE_PRICES, STOPPED, PAUSED, CLOSING = range(9)
 """Why `run_steps` came back."""
 
 
@@ -138,6 +139,7 @@ class State(NamedTuple):
     begin: Values  # unit: of its next boundary
     end: Values  # unit
     idle: Values  # unit: whether it holds no sequence in this step
+    left: Values  # one number: boundaries of this step that are not over
 
 
 class Memory(NamedTuple):
@@ -162,6 +164,8 @@ class Noise(NamedTuple):
     wire_stride: Index
     more: Values  # as `compute`: seconds that a spike adds to an operation; empty where none does
     late: Values  # the same to the post behind it
+    first: int = 0
+    """Step of the first of them."""
 
 
 class Supply(NamedTuple):
@@ -405,20 +409,31 @@ def turn_page(machine: Machine, memory: Memory, step: int, unit: int) -> None:
             measure(machine.places, machine.tables, memory.book, memory.now, lane)
 
 
-def open_step(machine: Machine, memory: Memory, noise: Noise, step: int, shift: Index) -> float:
-    """All boundaries of a step, the earliest first, and the operations that follow them at once; returns their end."""
-    state, boundaries, last = memory.state, 0, 0.0
+def begin_step(machine: Machine, memory: Memory) -> None:
+    """All boundaries of a step lie ahead."""
+    state = memory.state
+    memory.book.clock[OPENED_AT], state.left[0] = 0.0, machine.seated * machine.places.micro_batches
     for unit in range(machine.seated):
         state.place[unit] = machine.starts[unit]
-        boundaries += machine.places.micro_batches
         approach(machine, memory, unit)
-    for _ in range(boundaries):
+
+
+def open_step(machine: Machine, memory: Memory, noise: Noise, step: int, shift: Index) -> bool:
+    """The boundaries of a step, the earliest first, and the operations that follow them at once.
+
+    Returns whether all of them are over: not where the next one may see somebody who is not known yet.
+    """
+    state, clock = memory.state, memory.book.clock
+    while state.left[0] > 0:
         unit = 0
         for other in range(1, machine.seated):
             if state.end[other] < state.end[unit]:
                 unit = other
+        if state.end[unit] >= clock[PAUSES_AT] and clock[ENDS_AT] == FOREVER:
+            return False
         turn_page(machine, memory, step, unit)
-        last = max(last, state.end[unit])
+        clock[OPENED_AT] = max(clock[OPENED_AT], state.end[unit])
+        state.left[0] -= 1
         state.place[unit] += 1
         state.end[unit] = FOREVER
         while state.place[unit] < machine.starts[unit] + machine.opens[unit]:
@@ -428,7 +443,7 @@ def open_step(machine: Machine, memory: Memory, noise: Noise, step: int, shift: 
                 break
             work(machine, memory, noise, t, INDEX(unit), shift)
             state.place[unit] += 1
-    return last
+    return True
 
 
 def run_list(machine: Machine, memory: Memory, noise: Noise, shift: Index, wires: Index) -> None:
@@ -467,31 +482,46 @@ def note_idle(idle: Values, lanes: Values, micro_batches: int) -> None:
                 idle[unit] = 0
 
 
+def lacks_room(places: Places, asked: Asked, book: Book, supply: Supply) -> int:
+    """What the boundaries of a step may need that is not there."""
+    if full(places, book):
+        return MORE_ROWS
+    if asked.closed and supply.fitting[supply.drawn] - supply.fitting[book.count[ISSUED]] < asked.concurrency:
+        return MORE_REQUESTS
+    return DONE
+
+
 def after_opening(book: Book) -> int:
-    """Whether a step whose boundaries are over has no layers: the run has ended, or nothing is active."""
+    """Whether a step whose boundaries are over has no layers: the run has ended, or nothing is active.
+
+    Or they wait until the load has been judged.
+    """
     if book.clock[ENDS_AT] < FOREVER:
         return ENDED
     if stops(book.clock):  # on purpose: at the end of the boundaries
         book.clock[STRIKES_AT] = min(book.clock[STRIKES_AT], book.clock[OPENED_AT])
         return DONE
-    return IDLE if book.count[ACTIVE] == 0 else DONE
+    if book.count[ACTIVE] == 0:
+        return IDLE
+    return CLOSING if book.clock[OPENED_AT] >= book.clock[CLOSES_AT] else DONE
 
 
 def run_steps(
     machine: Machine, memory: Memory, supply: Supply, noise: Noise, span: tuple[int, int], opened: bool
 ) -> tuple[int, int]:
     """Run the steps of a span, the first of which may be open; returns why it came back and the step it came to."""
-    book, asked = memory.book, machine.asked
+    book = memory.book
     for step in range(span[0], span[1]):
-        shift = INDEX(step - span[0]) * noise.compute_stride
-        wires = INDEX(step - span[0]) * noise.wire_stride
+        shift = INDEX(step - noise.first) * noise.compute_stride
+        wires = INDEX(step - noise.first) * noise.wire_stride
         if not opened:
-            if book.count[BOUNDARIES] + len(book.lanes) > len(book.rows):
-                return MORE_ROWS, step
-            left = supply.fitting[supply.drawn] - supply.fitting[book.count[ISSUED]]
-            if asked.closed and left < asked.concurrency:
-                return MORE_REQUESTS, step
-            book.clock[OPENED_AT] = open_step(machine, memory, noise, step, shift)
+            if memory.state.left[0] == 0:
+                why = lacks_room(machine.places, machine.asked, book, supply)
+                if why != DONE:
+                    return why, step
+                begin_step(machine, memory)
+            if not open_step(machine, memory, noise, step, shift):
+                return PAUSED, step
             why = after_opening(book)
             if why != DONE:
                 return why, step

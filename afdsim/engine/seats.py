@@ -7,7 +7,8 @@ leaving a lane at a step, fresh in a lane) are chained through request ids; -1 e
 
 A rank has one queue and one KV cache for all its micro-batches. The first in it is *called* as soon as a place and KV
 cache are free, to the micro-batch with the fewest sequences, and joins at the next boundary of that one. So
-micro-batches stay alike however scarce the cache is, and nobody overtakes.
+micro-batches stay alike however scarce the cache is, and nobody overtakes. A sequence holds the blocks that it may come
+to need, or those that it fills (`turnover` has what happens when there are no more).
 
 Contexts are counted in tokens x `scale`: 1, or more where a step may yield a fraction of a token (drafts).
 """
@@ -18,6 +19,8 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from afdsim.engine.prefixes import Prefixes, evict, here, let_go, spare_beside, touch
 
 Values = Any
 """An array: integers and floats apart, a row a thing, a column a field."""
@@ -32,34 +35,42 @@ RING = 1024
 """Buckets of future steps per lane; a request that leaves later stays in its bucket for another round."""
 
 # columns
-BATCH, TAKEN, SEQUENCES, CROWD, CALLED, LAST_CALLED = range(6)
+BATCH, TAKEN, SEQUENCES, CROWD, CALLED, LAST_CALLED, YOUNGEST = range(7)
 """Of a seat: running; these and those called to it; these and those of the rank's queue that are counted here; the same
-and FULL more where it has no place left, which is where arrivals look; first and last that are called."""
+and FULL more where it has no place left, which is where arrivals look; first and last that are called; who joined last
+of those that run, where blocks grow."""
 HEAD, LAST_WAITING = range(2)
 """Of a rank: first and last in its queue."""
 FRESH, FRESH_COUNT, ROWS, RANK_ROWS, PACE, OWED = range(6)
 """Of a lane: first of those that joined at the latest boundary, and how many; batch of the largest rank;
 sequences of all ranks; fixed-point tokens that a step yields; those that have not made a whole one yet."""
-LEAVING, LAST_LEAVING, FILLING = range(3)
+LEAVING, LAST_LEAVING, FILLING, CLAIMING = range(4)
 """Of (lane, step modulo RING): first and last that leave; first (request x windows + window) whose context fills its
-window."""
-KV_FREE, OWN = range(2)
-"""Of a rank: bytes; attention seconds that it alone would have needed, inside the window."""
+window; first that needs another block (where blocks grow)."""
+KV_FREE, OWN, COPIED = range(3)
+"""Of a rank: bytes; attention seconds that it alone would have needed, inside the window; when its link to host memory
+is free."""
 INPUT_LEN, OUTPUT_LEN, CONTEXT, JOINED, SEAT, COUNTED, REFUSED, DRAWN, NEEDS, NEXT, NEXT_FRESH = range(11)
+CLAIMS_AT, NEXT_CLAIM, OLDER, YOUNGER, PREEMPTED, GROUP, HIT = range(11, 18)
 """Of a request: lengths; context at its first step; that step; its seat; whether it counts; whether no rank could ever
-hold it; decode steps it will need with drafts (0 without), and the same once it sits; next of the lists it is in."""
+hold it; decode steps it will need with drafts (0 without), and the same once it sits; next of the lists it is in. Where
+blocks grow: step in which it needs another one (or NOBODY), next of those that do; who joined its seat before and after
+it; how often it was preempted. Where prompts begin alike: its group; tokens of that which were there when it was
+called."""
 ARRIVAL, ADMITTED, FIRST_TOKEN, FINISH, LOST, READY = range(6)
 """Times of a request, NaN until they happen. LOST: a crash has ended it; READY: before which it may not join, because
-its lost context is still being computed."""
+its lost context is still being computed, or comes back from host memory; infinite while it lies there."""
 STEP, MICRO_BATCH, UNIT, TOKENS, GAPS = range(5)
 """Of a boundary that emitted tokens: how many, and for how many of its sequences it was not the first."""
-ISSUED, COUNT_COUNTED, OUTSTANDING, FINISHED, ACTIVE, QUEUE, BOUNDARIES, POPULATED = range(8)
+ISSUED, COUNT_COUNTED, OUTSTANDING, FINISHED, ACTIVE, QUEUE, BOUNDARIES, POPULATED, KNOWN, STAYS = range(10)
 """Places in `Book.count`: requests issued, of these counted; counted and not ended; finished; running; waiting;
-boundary rows; whether the warm-up population of a closed loop is complete."""
-WARM_AT, ENDS_AT, STRIKES_AT, RETURNS_AT, OPENED_AT = range(5)
+boundary rows; whether the warm-up population of a closed loop is complete; requests whose arrival is known; rows of
+stays."""
+WARM_AT, ENDS_AT, STRIKES_AT, RETURNS_AT, OPENED_AT, PAUSES_AT, CLOSES_AT = range(7)
 """Places in `Book.clock`: when the warm-up ended and when the run ended, infinite until then; when the cell will stop,
 when an instance is back for which it stops between two steps, infinite where neither is known; when the latest step had
-passed all its boundaries."""
+passed all its boundaries; before which no boundary may end as yet, because it is not known who arrives until then; when
+the load of an open loop is judged, infinite where it is not or has been."""
 
 
 class Asked(NamedTuple):
@@ -71,6 +82,28 @@ class Asked(NamedTuple):
     warmup: float
     """Seconds; negative: a closed loop is warm when as many requests have finished as it started with."""
     horizon: float
+
+
+class Keeping(NamedTuple):
+    """How KV cache is given out."""
+
+    block: int
+    """Tokens."""
+    grows: bool
+    """Whether a sequence holds the blocks that it fills, not those that it may come to need."""
+    swaps: bool
+    """Whether the context of a preempted request goes to host memory; else it is computed again."""
+    pace: float
+    """Bytes per second of the link to host memory, or tokens per second at which a context is computed again."""
+    queries: int
+    """Tokens that a sequence writes in a step: one, and its drafts."""
+    prefix: int
+    """Tokens with which the prompts of a group begin alike, and whose blocks are shared; 0: none."""
+    groups: int
+
+
+RESERVED = Keeping(1, False, False, FOREVER, 1, 0, 0)
+"""A block is a token, and all that a request may come to need is held from its admission on."""
 
 
 class Places(NamedTuple):
@@ -88,6 +121,7 @@ class Places(NamedTuple):
     kv_fixed: float
     """Bytes that a sequence takes whatever its context (linear attention)."""
     kv_per_token: Values  # w
+    keeping: Keeping
 
 
 class Book(NamedTuple):
@@ -105,17 +139,41 @@ class Book(NamedTuple):
     next_filling: Values  # request x windows + w
     rows: Values  # boundary, column
     row_times: Values  # boundary
+    stays: Values  # those that were preempted: request, seat, first step, steps, context at that, tokens
+    prefixes: Prefixes
     count: Values
     clock: Values
 
 
+def kept(places: Places, tokens: int) -> float:
+    """Bytes of KV cache that a sequence of so many tokens fills, in whole blocks; a window has blocks of its own."""
+    total, block = places.kv_fixed, places.keeping.block
+    for w in range(len(places.windows)):
+        seen = min(tokens, places.windows[w])
+        total += places.kv_per_token[w] * ((seen + block - 1) // block * block)
+    return total
+
+
 def need(places: Places, requests: Values, request: int) -> float:
     """Bytes of KV cache that a request may come to need."""
-    context = requests[request, INPUT_LEN] + requests[request, OUTPUT_LEN]
-    total = places.kv_fixed
-    for w in range(len(places.windows)):
-        total += places.kv_per_token[w] * min(context, places.windows[w])
-    return total
+    return kept(places, requests[request, INPUT_LEN] + requests[request, OUTPUT_LEN])
+
+
+def written(places: Places, requests: Values, request: int, k: int) -> int:
+    """Tokens that a sequence has room for in its k-th step: its context, and what the step writes, drafts included."""
+    most: int = requests[request, INPUT_LEN] + requests[request, OUTPUT_LEN]
+    if k >= steps_of(requests, request):
+        return most
+    ahead = ((k - 1) * pace_of(places, requests, request) + places.scale - 1) // places.scale
+    tokens: int = min(most, requests[request, CONTEXT] + ahead + places.keeping.queries)
+    return tokens
+
+
+def takes(places: Places, requests: Values, request: int) -> float:
+    """Bytes of KV cache that a request is given when it is called."""
+    if places.keeping.grows:
+        return kept(places, written(places, requests, request, 1))
+    return need(places, requests, request)
 
 
 def tokens_of(requests: Values, request: int) -> int:
@@ -154,6 +212,61 @@ def gained(places: Places, requests: Values, request: int, w: int) -> int:
         return grows * pace_of(places, requests, request)
     inside: int = max(places.windows[w] - requests[request, CONTEXT], 0) * places.scale
     return inside
+
+
+# KV cache ------------------------------------------------------------------------------------------------------------
+
+
+def shares(places: Places, requests: Values, request: int) -> int:
+    """Tokens of a prompt whose blocks it shares with others of its group."""
+    alike: int = min(places.keeping.prefix, requests[request, INPUT_LEN])
+    return alike // places.keeping.block * places.keeping.block
+
+
+def worth(places: Places, tokens: int) -> float:
+    """Bytes of so many tokens in whole blocks, where every window holds all of them."""
+    total = 0.0
+    for w in range(len(places.windows)):
+        total += places.kv_per_token[w] * tokens
+    return total
+
+
+def grant(places: Places, book: Book, request: int) -> bool:
+    """Give a request the KV cache that it takes, if its rank has it; prefixes that nobody shares make room."""
+    requests, rank = book.requests, book.requests[request, SEAT] // places.micro_batches
+    wanted, shared, spare = takes(places, requests, request), shares(places, requests, request), 0
+    group = requests[request, GROUP]
+    if shared > 0:
+        wanted -= worth(places, min(shared, here(book.prefixes, rank, group)))
+        spare = spare_beside(book.prefixes, rank, group)
+    elif places.keeping.prefix > 0:
+        spare = book.prefixes.spare[rank]
+    if wanted > book.ranks[rank, KV_FREE] + worth(places, spare):
+        return False
+    if shared > 0:
+        requests[request, HIT] = shared - touch(book.prefixes, rank, group, shared)
+    while wanted > book.ranks[rank, KV_FREE]:
+        make_room(places, book, rank)
+    book.ranks[rank, KV_FREE] -= wanted
+    return True
+
+
+def make_room(places: Places, book: Book, rank: int) -> bool:
+    """Let a rank forget the prefix that nobody has shared for longest; returns whether there was one."""
+    if places.keeping.prefix == 0:
+        return False
+    tokens = evict(book.prefixes, rank)
+    book.ranks[rank, KV_FREE] += worth(places, tokens)
+    return tokens > 0
+
+
+def give_back(places: Places, book: Book, request: int, held: float) -> None:
+    """Give back the bytes that a request holds; its prefix stays until its rank needs the room."""
+    requests, rank = book.requests, book.requests[request, SEAT] // places.micro_batches
+    shared = shares(places, requests, request)
+    book.ranks[rank, KV_FREE] += held - worth(places, shared)
+    if shared > 0:
+        let_go(book.prefixes, rank, requests[request, GROUP])
 
 
 # arrivals ------------------------------------------------------------------------------------------------------------
@@ -223,11 +336,9 @@ def call(places: Places, book: Book, rank: int, here: int) -> None:
     seats, requests, queues = book.seats, book.requests, book.queues
     while queues[rank, HEAD] != NOBODY:
         request = queues[rank, HEAD]
-        wanted = need(places, requests, request)
         seat = fewest(places, seats, rank, here)
-        if seat == NOBODY or wanted > book.ranks[rank, KV_FREE]:
+        if seat == NOBODY or not grant(places, book, request):
             return
-        book.ranks[rank, KV_FREE] -= wanted
         queues[rank, HEAD] = requests[request, NEXT]
         crowd(places, seats, requests[request, SEAT], -1)
         crowd(places, seats, seat, 1)
@@ -236,10 +347,39 @@ def call(places: Places, book: Book, rank: int, here: int) -> None:
         seats[seat, TAKEN] += 1
 
 
+def put_back(places: Places, book: Book, request: int) -> None:
+    """Send a request from its place to the head of its rank's queue; it goes on counting at its seat."""
+    requests, queues, seat = book.requests, book.queues, book.requests[request, SEAT]
+    rank = seat // places.micro_batches
+    if queues[rank, HEAD] == NOBODY:
+        queues[rank, LAST_WAITING] = request
+    requests[request, NEXT] = queues[rank, HEAD]
+    queues[rank, HEAD] = request
+    book.seats[seat, TAKEN] -= 1
+
+
+def uncall(places: Places, book: Book, seat: int) -> int:
+    """Send the last that is called to a seat back to the queue, without its KV cache; returns who that is."""
+    requests, seats = book.requests, book.seats
+    request, before = seats[seat, CALLED], NOBODY
+    while request != seats[seat, LAST_CALLED]:
+        request, before = requests[request, NEXT], request
+    if before == NOBODY:
+        seats[seat, CALLED] = NOBODY
+    else:
+        requests[before, NEXT] = NOBODY
+    seats[seat, LAST_CALLED] = before
+    give_back(places, book, request, takes(places, requests, request))
+    put_back(places, book, request)
+    if places.keeping.swaps and not math.isnan(book.times[request, READY]):
+        book.times[request, READY] = FOREVER
+    return int(request)
+
+
 def arrive(places: Places, asked: Asked, book: Book, now: float) -> None:
     """Seat every request of an open loop that has arrived by `now`, in order of arrival."""
     count, times = book.count, book.times
-    while count[ISSUED] < asked.num_requests and times[count[ISSUED], ARRIVAL] <= now:
+    while count[ISSUED] < count[KNOWN] and times[count[ISSUED], ARRIVAL] <= now:
         arrival = times[count[ISSUED], ARRIVAL]
         count[COUNT_COUNTED] += 1
         request = issue(places, book, arrival, arrival >= asked.warmup)
@@ -277,178 +417,44 @@ def populate(places: Places, asked: Asked, book: Book) -> None:
         request, place = book.seats[seat, CALLED], 0
         while request != NOBODY:
             age = (2 * place + 1) * requests[request, OUTPUT_LEN] // (2 * book.seats[seat, TAKEN])
+            young = takes(places, requests, request)
             requests[request, CONTEXT] += age
+            book.ranks[seat // places.micro_batches, KV_FREE] -= takes(places, requests, request) - young
             request = requests[request, NEXT]
             place += 1
+    for rank in range(len(book.ranks)):
+        shed(places, book, rank)
     book.count[POPULATED] = 1
 
 
-# the boundary of a lane ----------------------------------------------------------------------------------------------
+def shed(places: Places, book: Book, rank: int) -> None:
+    """Let the last that are called wait, without their age, where those that have one no longer fit together."""
+    while book.ranks[rank, KV_FREE] < 0.0:
+        fullest = rank * places.micro_batches
+        for seat in range(fullest, fullest + places.micro_batches):
+            if book.seats[seat, TAKEN] >= book.seats[fullest, TAKEN]:
+                fullest = seat
+        request = uncall(places, book, fullest)
+        book.requests[request, CONTEXT] = book.requests[request, INPUT_LEN]
 
 
-def turn_over(places: Places, asked: Asked, book: Book, lane: int, step: int, now: float) -> None:
-    """The boundary of a lane before `step`: tokens are out, requests leave and join."""
-    if now > asked.horizon:
-        book.clock[ENDS_AT] = asked.horizon
-        return
-    if not asked.closed:
-        arrive(places, asked, book, now)
-    emit(places, book, lane, step, now)
-    first_tokens(book, lane, now)
-    grow(places, book, lane, step)
-    leave(places, asked, book, lane, step, now)
-    if book.count[OUTSTANDING] == 0 and book.count[COUNT_COUNTED] >= asked.num_requests:
-        book.clock[ENDS_AT] = now
-        return
-    join(places, book, lane, step, now)
+# what others ask ------------------------------------------------------------------------------------------------------
 
 
-def emit(places: Places, book: Book, lane: int, step: int, now: float) -> None:
-    """Note the tokens that the step before has produced in a lane."""
-    lanes, rows, count = book.lanes, book.rows, book.count
-    unit, j = lane // places.micro_batches, lane % places.micro_batches
-    sequences = 0
-    for rank in range(unit * places.ranks, (unit + 1) * places.ranks):
-        sequences += book.seats[rank * places.micro_batches + j, BATCH]
-    if sequences == 0:
-        return
-    owed = lanes[lane, OWED] + lanes[lane, PACE]
-    tokens = owed // places.scale
-    lanes[lane, OWED] = owed - tokens * places.scale
-    row = count[BOUNDARIES]
-    rows[row, STEP], rows[row, MICRO_BATCH], rows[row, UNIT] = step, j, unit
-    rows[row, TOKENS], rows[row, GAPS] = tokens, sequences - lanes[lane, FRESH_COUNT]
-    book.row_times[row] = now
-    count[BOUNDARIES] = row + 1
+def recompute(book: Book, request: int, since: float, pace: float) -> None:
+    """Let a request wait until its context, computed again from `since` on, is there."""
+    book.times[request, READY] = since + book.requests[request, CONTEXT] / pace
 
 
-def first_tokens(book: Book, lane: int, now: float) -> None:
-    """The requests that joined a lane at the boundary before have their first token."""
-    request = book.lanes[lane, FRESH]
-    while request != NOBODY:
-        if math.isnan(book.times[request, FIRST_TOKEN]):
-            book.times[request, FIRST_TOKEN] = now
-        request = book.requests[request, NEXT_FRESH]
-    book.lanes[lane, FRESH] = NOBODY
-    book.lanes[lane, FRESH_COUNT] = 0
-
-
-def grow(places: Places, book: Book, lane: int, step: int) -> None:
-    """Every sequence of a lane has read a step's tokens more, as far as its window goes."""
-    requests, windows = book.requests, len(places.windows)
-    unit, j = lane // places.micro_batches, lane % places.micro_batches
-    for rank in range(unit * places.ranks, (unit + 1) * places.ranks):
-        seat = rank * places.micro_batches + j
-        for w in range(windows):
-            book.contexts[w, seat] += book.growing[w, seat]
-    bucket = lane * RING + step % RING
-    entry, kept = book.buckets[bucket, FILLING], NOBODY
-    while entry != NOBODY:
-        following = book.next_filling[entry]
-        request, w = entry // windows, entry % windows
-        grows, pace = growth(places, requests, request, w), pace_of(places, requests, request)
-        if requests[request, JOINED] + grows == step:
-            seat = requests[request, SEAT]
-            book.growing[w, seat] -= pace
-            book.contexts[w, seat] -= grows * pace - gained(places, requests, request, w)  # drafts overshoot
-        else:
-            book.next_filling[entry] = kept
-            kept = entry
-        entry = following
-    book.buckets[bucket, FILLING] = kept
-
-
-def leave(places: Places, asked: Asked, book: Book, lane: int, step: int, now: float) -> None:
-    """Let the requests of a lane go that have no token left; a closed loop refills their seats."""
-    requests = book.requests
-    bucket = lane * RING + step % RING
-    request = book.buckets[bucket, LEAVING]
-    book.buckets[bucket, LEAVING] = NOBODY
-    while request != NOBODY:
-        following = requests[request, NEXT]
-        if requests[request, JOINED] + steps_of(requests, request) == step:
-            stand_up(places, book, lane, request, now)
-            if asked.closed:
-                refill(places, asked, book, requests[request, SEAT], now)
-        else:
-            append(requests, book.buckets, bucket, LEAVING, request)
-        request = following
-    cold = asked.closed and asked.warmup < 0 and book.clock[WARM_AT] > now
-    if cold and book.count[FINISHED] >= asked.concurrency:
-        book.clock[WARM_AT] = now
-
-
-def stand_up(places: Places, book: Book, lane: int, request: int, now: float) -> None:
-    """Free what a finished request held."""
-    seats, requests, count = book.seats, book.requests, book.count
-    seat, start, steps = requests[request, SEAT], requests[request, CONTEXT], steps_of(requests, request)
-    pace = pace_of(places, requests, request)
-    seats[seat, BATCH] -= 1
-    seats[seat, TAKEN] -= 1
-    crowd(places, seats, seat, -1)
-    book.lanes[lane, PACE] -= pace
-    for w in range(len(places.windows)):
-        grows = growth(places, requests, request, w)
-        book.contexts[w, seat] -= min(start, places.windows[w]) * places.scale + gained(places, requests, request, w)
-        if grows == steps:
-            book.growing[w, seat] -= pace
-    book.ranks[seat // places.micro_batches, KV_FREE] += need(places, requests, request)
-    book.times[request, FINISH] = now
-    count[ACTIVE] -= 1
-    count[FINISHED] += 1
-    if requests[request, COUNTED]:
-        count[OUTSTANDING] -= 1
-
-
-def join(places: Places, book: Book, lane: int, step: int, now: float) -> None:
-    """Call whom the ranks of a lane have room for, and let those in that are called to it."""
-    seats, requests = book.seats, book.requests
-    unit, j = lane // places.micro_batches, lane % places.micro_batches
-    for rank in range(unit * places.ranks, (unit + 1) * places.ranks):
-        call(places, book, rank, j)
-        seat = rank * places.micro_batches + j
-        request = seats[seat, CALLED]
-        seats[seat, CALLED] = NOBODY
-        while request != NOBODY:
-            following = requests[request, NEXT]
-            if book.times[request, READY] > now:
-                append(requests, seats, seat, CALLED, request)
-            else:
-                sit_down(places, book, lane, request, step)
-                if math.isnan(book.times[request, ADMITTED]):
-                    book.times[request, ADMITTED] = now
-            request = following
+def copied(places: Places, book: Book, request: int, since: float) -> float:
+    """When the blocks that a context fills have gone over the link to host memory, one copy after the other."""
+    rank = book.requests[request, SEAT] // places.micro_batches
+    seconds = kept(places, book.requests[request, CONTEXT]) / places.keeping.pace
+    book.ranks[rank, COPIED] = max(since, book.ranks[rank, COPIED]) + seconds
+    return float(book.ranks[rank, COPIED])
 
 
 def stops(clock: Values) -> bool:
     """Whether the cell stops in the step whose boundaries are over: it crashed before their end, or means to."""
     crashed: bool = clock[OPENED_AT] > clock[STRIKES_AT]
     return crashed or clock[OPENED_AT] >= clock[RETURNS_AT]
-
-
-def sit_down(places: Places, book: Book, lane: int, request: int, step: int) -> None:
-    """Let a request take part from `step` on."""
-    requests, count, lanes = book.requests, book.count, book.lanes
-    seat, windows = requests[request, SEAT], len(places.windows)
-    start, steps = requests[request, CONTEXT], steps_of(requests, request)
-    pace = pace_of(places, requests, request)
-    requests[request, JOINED] = step
-    requests[request, NEEDS] = requests[request, DRAWN]
-    book.seats[seat, BATCH] += 1
-    count[QUEUE] -= 1
-    count[ACTIVE] += 1
-    lanes[lane, PACE] += pace
-    lanes[lane, OWED] += tokens_of(requests, request) * places.scale - pace * steps  # what rounding leaves over
-    for w in range(windows):
-        book.contexts[w, seat] += min(start, places.windows[w]) * places.scale
-        grows = growth(places, requests, request, w)
-        if grows > 0:
-            book.growing[w, seat] += pace
-        if 0 < grows < steps:
-            bucket = lane * RING + (step + grows) % RING
-            book.next_filling[request * windows + w] = book.buckets[bucket, FILLING]
-            book.buckets[bucket, FILLING] = request * windows + w
-    lanes[lane, FRESH_COUNT] += 1
-    requests[request, NEXT_FRESH] = lanes[lane, FRESH]
-    lanes[lane, FRESH] = request
-    append(requests, book.buckets, lane * RING + (step + steps) % RING, LEAVING, request)

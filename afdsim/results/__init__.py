@@ -8,6 +8,7 @@ prefilled            what prefill adds to the columns of a run
 blame                whom the GPUs waited for
 critical             the critical path of a step, and slack
 outages              what crashes did to a run
+caching              who was preempted for want of KV cache
 summary              a run as one tree of numbers
 pooling              the same of several seeds
 plot_axes            axes that show themselves, and how they are written
@@ -15,6 +16,7 @@ plot_parts           axes, colours, legends, files of figures
 plot                 figures of runs
 plot_sweep           figures of sweeps
 outcome              columns of a run, from its record
+cells                the cells behind a router as one run
 remarks              what a reader should know about a run
 result               the result: summary, frames, files
 header               what was simulated, as text

@@ -186,8 +186,8 @@ def told(runs: Sequence[Run]) -> dict[str, Any] | None:
     for kind in ("peer", "port"):
         found[f"{kind}s"] = dict(_worst(frames, kind, whole))
     found["kinds"] = {kind: _told(seconds, whole) for kind, seconds in sums(frames, "kind").items()}
-    found["waits"] = _added([run.waits for run in runs])
-    found["critical_path"] = _averaged([run.critical for run in runs if run.critical]) or None
+    found["waits"] = added([run.waits for run in runs])
+    found["critical_path"] = averaged([run.critical for run in runs if run.critical]) or None
     return found
 
 
@@ -210,7 +210,7 @@ def _told(seconds: float, whole: float) -> dict[str, float]:
     return {"gpu_s": seconds, "share": ratio(seconds, whole)}
 
 
-def _averaged(found: Sequence[Any]) -> dict[str, Any]:
+def averaged(found: Sequence[Any]) -> dict[str, Any]:
     """Return one critical path of several: steps added up, all else averaged, but of the slacks the least is kept."""
     if len(found) < 2:
         return dict(*found)
@@ -232,10 +232,10 @@ def _means(shares: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return dict(sorted(means.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _added(trees: Sequence[Any]) -> Any:
+def added(trees: Sequence[Any]) -> Any:
     """Add up numbers at the same places of several trees."""
     first = trees[0]
     if isinstance(first, Mapping):
         keys = dict.fromkeys(key for tree in trees for key in tree)
-        return {key: _added([tree[key] for tree in trees if key in tree]) for key in keys}
+        return {key: added([tree[key] for tree in trees if key in tree]) for key in keys}
     return [sum(each) for each in zip(*trees, strict=True)]

@@ -126,6 +126,14 @@ def memory_lines(afd: Afd | Colocated, context: int | None) -> list[str]:
     return [line] if together else [line, f"FFN GPU        {afd.ffn_weights / 1e9:.1f} GB of weights"]
 
 
+def router_line(scenario: Scenario) -> list[str]:
+    """Return how many cells there are, and who sends requests to them."""
+    router = scenario.router
+    if router is None:
+        return []
+    return hanging("Router ", f"{router.policy} over {show_many(router.replicas, 'cell')}, each the deployment above")
+
+
 def network_line(scenario: Scenario) -> list[str]:
     """Return the rate of the NICs that the run uses, and who says so; nothing inside one NVLink domain."""
     from afdsim.scenario import tree

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -35,15 +35,9 @@ DEFINITIONS: Final = {
     "queue": "admission - arrival",
     "e2el": "last token - arrival",
     "tgs": "output tokens per GPU and second, over all GPUs",
+    "load": "STABLE: served is offered and the queue does not grow; BACKLOGGED: a queue was left, or grew for a while; "
+    "OVERLOADED: it grows for as long as requests come",
 }
-OF_PREFILL: Final = {
-    "ttft": "first token - arrival; the first token comes from prefill",
-    "prefill_queue": "first step of its prompt - arrival",
-    "queue": "admission to decode - its KV cache there",
-    "itl": "every gap between consecutive tokens of a request, that from prefill to decode too",
-    "tgs": "output tokens per GPU and second, over all GPUs, those of prefill too",
-}
-"""What more, and what else, the definitions say with prefill."""
 
 
 # what is measured ---------------------------------------------------------------------------------------------------
@@ -134,12 +128,19 @@ class Run:
     """Of the first pool; None where they are alike."""
     failures: Mapping[str, Any] | None = None
     """What crashes did (`afdsim.results.outages`); None where nothing may crash."""
+    kv_cache: Mapping[str, Any] | None = None
+    """What KV cache in blocks did (`afdsim.results.caching`); None where it is not asked for."""
     blame: Columns = field(default_factory=dict)
     """One row per unit and culprit (`blame.Row`); nothing where nobody noted it."""
     waits: Mapping[str, Any] = field(default_factory=dict)
     """Where the units of every pool stood still (`blame.waits`)."""
     critical: Mapping[str, Any] | None = None
     """What bound some steps (`critical.told`); None where none is whole."""
+    cells: Sequence[Mapping[str, Any]] = ()
+    """What every cell behind a router did (`afdsim.results.cells`); empty without one."""
+    classes: Mapping[str, Sla | None] = field(default_factory=dict)
+    """Classes of requests, with what each is held against: the requests then have a `class`, the tokens the gaps of
+    each under `gaps_` and its name."""
 
     @property
     def duration(self) -> float:
@@ -248,6 +249,18 @@ def latencies(run: Run) -> dict[str, Samples]:
     }
 
 
+def of_class(run: Run, name: str) -> Run:
+    """Return a run with the requests and gaps of one class alone, held against what that class is."""
+    mine = np.asarray(run.requests["class"]) == name
+    return replace(
+        run,
+        requests={key: np.asarray(run.requests[key])[mine] for key in run.requests},
+        tokens={**{key: run.tokens[key] for key in run.tokens}, "gaps": run.tokens[f"gaps_{name}"]},
+        sla=run.classes[name],
+        classes={},
+    )
+
+
 # throughput, time and money -----------------------------------------------------------------------------------------
 
 
@@ -255,12 +268,6 @@ def output_throughput(tokens: Columns, window: Window) -> float:
     """Output tokens per second of the window, of all requests in flight."""
     inside = _inside(column(tokens, "t_s"), window)
     return ratio(float(column(tokens, "batch")[inside].sum()), window[1] - window[0])
-
-
-def prompt_throughput(requests: Columns, window: Window) -> float:
-    """Prompt tokens per second of the window, each prompt when its first token is out."""
-    inside = _inside(column(requests, "first_token_s"), window)
-    return ratio(float(column(requests, "input_len")[inside].sum()), window[1] - window[0])
 
 
 def tgs(tokens: Columns, gpus: int, window: Window) -> float:
@@ -271,11 +278,12 @@ def tgs(tokens: Columns, gpus: int, window: Window) -> float:
 def steps(tokens: Columns, window: Window) -> tuple[Floats, Floats]:
     """(tokens, seconds) of every whole step inside the window: from the last boundary of a step to that of the next.
 
-    A cut inside a step would look like noise: its micro-batches are not evenly spaced.
+    A cut inside a step would look like noise: its micro-batches are not evenly spaced. Of several cells it is the steps
+    of the one with the most boundaries.
     """
     own = column(tokens, "step") >= 0  # what came before or beside decode has none
-    numbers, place = np.unique(column(tokens, "step")[own], return_inverse=True)
     times = column(tokens, "t_s")[own]
+    numbers, place = np.unique(_numbers(tokens, column(tokens, "t_s"))[own], return_inverse=True)
     first, last = np.full(len(numbers), math.inf), np.zeros(len(numbers))
     np.minimum.at(first, place, times)
     np.maximum.at(last, place, times)
@@ -283,6 +291,19 @@ def steps(tokens: Columns, window: Window) -> tuple[Floats, Floats]:
     seconds = np.diff(last, prepend=math.nan)
     whole = (first > window[0]) & (last <= window[1]) & ~np.isnan(seconds)
     return emitted[whole], seconds[whole]
+
+
+def _numbers(tokens: Columns, times: Floats) -> Floats:
+    """The step of every boundary; of several cells the one that the cell with the most boundaries was in."""
+    steps_ = column(tokens, "step")
+    if "cell" not in tokens or not len(steps_):
+        return steps_
+    cells = np.asarray(tokens["cell"])
+    own = cells == np.bincount(cells).argmax()
+    numbers, place = np.unique(steps_[own], return_inverse=True)
+    last = np.zeros(len(numbers))
+    np.maximum.at(last, place, times[own])
+    return np.searchsorted(last, times).astype(float)
 
 
 def request_throughput(requests: Columns, window: Window) -> float:
@@ -437,6 +458,22 @@ def within(requests: Columns, sla: Sla) -> NDArray[np.bool_]:
     for metric, limit in sla.limits.items():
         kept = kept & (spans[metric] <= limit)
     return kept
+
+
+def decided(run: Run, sla: Sla) -> NDArray[np.bool_]:
+    """Mark the counted requests of which it is known whether they met every limit.
+
+    Where an overloaded run was ended, not those that then sat or waited, unless they were late by then.
+    """
+    asked = counted(run.requests)
+    if run.load is None or run.load.ended is None:
+        return asked
+    age = run.load.ended - column(run.requests, "arrival_s")
+    late = age > sla.limits.get("e2el", math.inf)
+    late |= (age > sla.limits.get("ttft", math.inf)) & np.isnan(column(run.requests, "first_token_s"))
+    waits = run.load.ended - column(run.requests, "kv_ready_s") if run.prefilled else age
+    late |= (waits > sla.limits.get("queue", math.inf)) & np.isnan(column(run.requests, "admitted_s"))
+    return asked & (late | ~np.isin(np.asarray(run.requests["status"]), ("running", "waiting")))
 
 
 def goodput(run: Run, sla: Sla) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +24,11 @@ Columns = dict[str, Array]
 def requests(record: Record, cell: Cell) -> Columns:
     """One row per request; NaN and NA-like -1 where nothing happened."""
     table = record.requests
-    crash = {} if record.outages is None else {"lost_s": table.lost}
+    more = {} if record.outages is None else {"lost_s": table.lost}
+    if cell.keeping.grows:
+        more["preemptions"] = table.preempted
+    if cell.keeping.prefix:
+        more |= {"prefix": table.group, "prefix_hit": table.hit}
     seat = np.array(table.seat, dtype=np.int32)
     rank = np.where(seat >= 0, seat // cell.micro_batches, np.int32(-1))
     dp = cell.deployment.attention.dp
@@ -33,7 +38,7 @@ def requests(record: Record, cell: Cell) -> Columns:
         "admitted_s": table.admitted,
         "first_token_s": table.first_token,
         "finish_s": table.finish,
-        **crash,
+        **more,
         "input_len": np.array(table.input_len, dtype=np.int64),
         "output_len": np.array(table.output_len, dtype=np.int64),
         "instance": np.where(rank >= 0, rank // dp, np.int32(-1)),
@@ -75,6 +80,27 @@ def tokens(record: Record, cell: Cell) -> Columns:
     return {name: np.concatenate([column, (more | {"itl_s": itl})[name]]) for name, column in found.items()}
 
 
+def by_class(found: Columns, record: Record, cell: Cell, names: tuple[str, ...], kinds: Array) -> Columns:
+    """The gaps of every class at the boundaries of `found`, `gaps_` and its name: exact, from who sat where.
+
+    A gap across an outage is of no class.
+    """
+    rows, visits, m = record.boundaries, _visits(record), cell.micro_batches
+    place = np.int64(1 << 40)  # of a lane: more than any step
+    lane = (visits.seat // m // cell.ranks * m + visits.seat % m) * place
+    order = np.lexsort((rows.step, rows.unit * m + rows.micro_batch))
+    at = ((rows.unit * m + rows.micro_batch) * place + rows.step)[order]
+    begin, end = (np.searchsorted(at, lane + visits.joined + n) for n in (2, np.maximum(visits.total, 1) + 1))
+    columns = {}
+    for kind, name in enumerate(names):
+        mine = (visits.joined >= 0) & (kinds[visits.request] == kind)
+        change = np.bincount(begin[mine], minlength=len(at) + 1) - np.bincount(end[mine], minlength=len(at) + 1)
+        gaps = np.zeros(len(found["gaps"]), dtype=np.int64)
+        gaps[order] = np.cumsum(change)[:-1]
+        columns[f"gaps_{name}"] = gaps
+    return columns
+
+
 def _gaps_across(record: Record, cell: Cell) -> tuple[Array, Array, Array]:
     """Gaps across outages: boundary row at which they end, how many are equal, seconds."""
     rows, stays, m = record.boundaries, record.stays, cell.micro_batches
@@ -99,25 +125,47 @@ def _gaps_across(record: Record, cell: Cell) -> tuple[Array, Array, Array]:
     return pairs[0].astype(np.int64), counts, pairs[1]
 
 
-def loaded(requests: Columns, tokens: Columns, record: Record, *, given: bool) -> tuple[int, steady.Load] | None:
+def loaded(
+    requests: Columns, tokens: Columns, record: Record, *, given: bool, changing: bool = False
+) -> tuple[int, steady.Load] | None:
     """(the slice with which the measurement of an open loop begins, how its load stood); None without a token.
 
-    `given`: the warm-up was given and is where the record begins.
+    `given`: the warm-up was given and is where the record begins; `changing`: the rate of arrivals changes by design.
     """
-    gaps = metrics.itl(tokens, (0.0, math.inf))
-    first = requests["first_token_s"] if record.prefill is None else record.prefill.decoded
-    alone = first - requests["admitted_s"]  # answers of one token have no gaps
-    alone = alone[~np.isnan(alone)]
-    if not gaps.count and not len(alone):
+    step = _step(requests if record.prefill is None else requests | {"first_token_s": record.prefill.decoded}, tokens)
+    if step is None:
         return None
-    step = metrics.mean(gaps) if gaps.count else float(alone.mean())
-    return steady.found(prefilled.flow(requests, record, step), record.edges, step, given=given)
+    place, load = steady.found(
+        prefilled.flow(requests, record, step), record.edges, step, given=given, changing=changing
+    )
+    return place, replace(load, ended=record.ended) if record.overloaded else load
 
 
-def arrived(requests: Columns, window: metrics.Window) -> Array:
-    """Mark the requests that came inside the window."""
-    arrival = requests["arrival_s"]
-    return (arrival >= window[0]) & (arrival <= window[1])
+def overloaded(record: Record, cell: Cell, *, given: bool, changing: bool) -> bool:
+    """Whether a record up to the last arrival is that of an overload, by the rules that judge the whole run."""
+    columns = requests(record, cell), tokens(record, cell)
+    found = loaded(*columns, record, given=given, changing=changing)
+    return found is not None and found[1].level == "OVERLOADED"
+
+
+def _step(requests: Columns, tokens: Columns) -> float | None:
+    """Mean decode step, seconds; None without a token."""
+    gaps = metrics.itl(tokens, (0.0, math.inf))
+    if gaps.count:
+        return metrics.mean(gaps)
+    alone = requests["first_token_s"] - requests["admitted_s"]  # answers of one token have no gaps
+    alone = alone[~np.isnan(alone)]
+    return float(alone.mean()) if len(alone) else None
+
+
+def counted(requests: Columns, record: Record) -> Array:
+    """Mark the requests that came inside the window; where an overload ended the run, those that left in it too.
+
+    Of a queue that grows by its own length, whoever comes in the window is served after it.
+    """
+    (start, end), arrival, finish = record.window, requests["arrival_s"], requests["finish_s"]
+    came = requests["counted"] & (arrival >= start) & (arrival <= end)
+    return came | ((finish > start) & (finish <= end)) if record.overloaded else came
 
 
 def gpus(record: Record, cell: Cell) -> Columns:

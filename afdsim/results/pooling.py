@@ -8,14 +8,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from afdsim.results import bottleneck, metrics, outages
+from afdsim.results import bottleneck, caching, metrics, outages
 from afdsim.results.intervals import over_seeds
 from afdsim.results.steady import LEVELS, Level
-from afdsim.results.summary import bounds, known, limit
+from afdsim.results.summary import bounds, known, limit, worst_class
 
 _SUMMED: Final = frozenset(
     {"completed", "duration", "total_input_tokens", "total_output_tokens", "refused", "unfinished", "steps", "events"}
     | outages.SUMMED
+    | caching.SUMMED
 )
 """Keys that count; every other number is averaged over the seeds, and maxima are kept."""
 _RATES: Final = ("offered", "served", "queue_growth")
@@ -42,6 +43,8 @@ def together(every: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str,
         own["sla"] |= _sla([one["sla"] for one in each], own.get("load"), too_few) | {
             "goodput_ci": own["ci"].get("request_goodput")
         }
+    if "classes" in own:
+        own |= _classes(own["classes"], [one["classes"] for one in each], own.get("load"))
     if "bottleneck" in own:
         own["bottleneck"] |= bottleneck.longest(own["bottleneck"]["bounds"], own["bottleneck"]["round_trip"])
     if "failures" in own:
@@ -51,8 +54,11 @@ def together(every: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str,
     return found | {"afdsim": known(own)}
 
 
-def notes(every: Sequence[Sequence[str]], seeds: Sequence[int]) -> list[str]:
-    """Return the notes of several runs; of those that differ in their numbers only, the one that counts the most."""
+def notes(every: Sequence[Sequence[str]], seeds: Sequence[int], noun: str = "seed") -> list[str]:
+    """Return the notes of several runs; of those that differ in their numbers only, the one that counts the most.
+
+    `noun` is what the runs differ in.
+    """
     found: dict[tuple[str, int], dict[int, str]] = {}
     for seed, own in zip(seeds, every, strict=True):
         before = Counter[str]()
@@ -60,18 +66,18 @@ def notes(every: Sequence[Sequence[str]], seeds: Sequence[int]) -> list[str]:
             shape = _NUMBER.sub("#", note)
             found.setdefault((shape, before[shape]), {})[seed] = note
             before[shape] += 1
-    return [_most(by_seed, len(seeds)) for by_seed in found.values()]
+    return [_most(by_seed, len(seeds), noun) for by_seed in found.values()]
 
 
-def _most(by_seed: Mapping[int, str], seeds: int) -> str:
+def _most(by_seed: Mapping[int, str], seeds: int, noun: str) -> str:
     """Return one of the notes of several seeds that say the same in numbers, and which seed says it."""
     seed = max(by_seed, key=lambda each: _numbers(by_seed[each]))
     text, alike = by_seed[seed], len(set(by_seed.values())) == 1
     if alike and len(by_seed) == seeds:
         return text
     if alike:
-        return f"{text} (in {'seed ' + str(seed) if len(by_seed) == 1 else f'{len(by_seed)} of {seeds} seeds'})"
-    return f"{text} (in seed {seed}, the most of {len(by_seed)} seeds)"
+        return f"{text} (in {f'{noun} {seed}' if len(by_seed) == 1 else f'{len(by_seed)} of {seeds} {noun}s'})"
+    return f"{text} (in {noun} {seed}, the most of {len(by_seed)} {noun}s)"
 
 
 def _numbers(note: str) -> list[float]:
@@ -118,6 +124,18 @@ def _saturation(level: str, loads: Sequence[Mapping[str, Any]]) -> dict[str, Any
         found[f"{name}_ci"] = bounds(over_seeds(values))
     wants = [one["wants_s"] for one in loads if "wants_s" in one]
     return found | ({"wants_s": max(wants)} if wants and level == "n/a" else {})
+
+
+def _classes(
+    found: dict[str, Any], every: Sequence[Mapping[str, Any]], level: Level | None
+) -> dict[str, dict[str, Any] | str | None]:
+    """Return the classes with their SLAs held against the mean over the seeds."""
+    for name, own in found.items():
+        too_few = sorted({key for one in every for key in one[name].get("too_few", ())})
+        own["too_few"] = too_few or None
+        if "sla" in own:
+            own["sla"] |= _sla([one[name]["sla"] for one in every], level, too_few)
+    return {"classes": found, "worst_class": worst_class(found)}
 
 
 def _sla(slas: Sequence[Mapping[str, Any]], level: Level | None, too_few: Sequence[str]) -> dict[str, Any]:

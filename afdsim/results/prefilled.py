@@ -8,6 +8,7 @@ others hold until their KV cache has left; `imbalance` while a rank waits for th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
 
@@ -19,7 +20,17 @@ from afdsim.results import metrics
 from afdsim.results.metrics import Window
 
 Columns = dict[str, Array]
+DEFINITIONS: Final = {
+    "ttft": "first token - arrival; the first token comes from prefill",
+    "prefill_queue": "first step of its prompt - arrival",
+    "queue": "admission to decode - its KV cache there",
+    "itl": "every gap between consecutive tokens of a request, that from prefill to decode too",
+    "tgs": "output tokens per GPU and second, over all GPUs, those of prefill too",
+}
+"""What more, and what else, the definitions say with prefill."""
 NAME = "prefill"
+OF_CLASS = "gaps_"
+"""Begin of the columns of tokens that count the gaps of a class (`outcome.by_class`)."""
 
 
 def requests(found: Columns, record: Record) -> Columns:
@@ -33,18 +44,18 @@ def requests(found: Columns, record: Record) -> Columns:
     return dict([*items[:place], *times.items(), *items[place:]])
 
 
-def tokens(found: Columns, record: Record) -> Columns:
+def tokens(found: Columns, requests: Columns, record: Record) -> Columns:
     """Return the rows of boundaries with those of prefill, whose step is -1.
 
     A row for every moment of first tokens, and one without tokens for the gap between the first and the second token of
-    a request.
+    one of the `requests`.
     """
     own = record.prefill
     if own is None:
         return found
     moments, counts = np.unique(own.end[~np.isnan(own.end)], return_counts=True)
-    second = own.decoded[~np.isnan(own.decoded)]
-    gaps = (own.decoded - own.end)[~np.isnan(own.decoded)]
+    there = ~np.isnan(own.decoded)
+    second, gaps = own.decoded[there], (own.decoded - own.end)[there]
     zeros, ones = np.zeros(len(gaps), dtype=np.int64), np.ones(len(gaps), dtype=np.int64)
     more = {
         "t_s": np.concatenate([moments, second]),
@@ -52,6 +63,9 @@ def tokens(found: Columns, record: Record) -> Columns:
         "gaps": np.concatenate([np.zeros_like(counts), ones]),
         "itl_s": np.concatenate([np.full(len(moments), np.nan), gaps]),
     }
+    for name in (name for name in found if name.startswith(OF_CLASS)):
+        mine = np.asarray(requests["class"])[there] == name.removeprefix(OF_CLASS)
+        more[name] = np.concatenate([np.zeros_like(counts), mine.astype(np.int64)])
     nowhere = np.full(len(moments) + len(gaps), -1)
     return {name: np.concatenate([column, more.get(name, nowhere)]) for name, column in found.items()}
 
@@ -135,3 +149,10 @@ def pools(found: dict[str, metrics.Pool], record: Record, prices: Mapping[str, f
         mbu=moved,
     )
     return found | {NAME: own}
+
+
+def prompt_throughput(run: metrics.Run) -> float:
+    """Prompt tokens per second of the window, each prompt when its first token is out."""
+    end, (start, stop) = metrics.column(run.requests, "first_token_s"), run.window
+    inside = (end > start) & (end <= stop)
+    return metrics.ratio(float(metrics.column(run.requests, "input_len")[inside].sum()), stop - start)

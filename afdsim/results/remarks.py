@@ -64,6 +64,7 @@ def remarks(scenario: Scenario, cell: Cell, demand: Demand, record: Record) -> I
     yield from _repeated(scenario, demand, record)
     yield from _assumed_variation(scenario)
     yield from _assumed_failures(scenario)
+    yield from _assumed_swaps(scenario, cell)
     yield from _refused(cell, record)
     yield from _short_of_memory(cell, record)
     yield from _warm_up(demand, record)
@@ -136,6 +137,13 @@ def _assumed_failures(scenario: Scenario) -> Iterator[str]:
         yield f"assumed of failures, not given: {', '.join(assumed)}"
 
 
+def _assumed_swaps(scenario: Scenario, cell: Cell) -> Iterator[str]:
+    """Say how fast contexts go to host memory, where nobody said."""
+    if cell.keeping.swaps and scenario.kv_cache is not None and scenario.kv_cache.host_bandwidth is None:
+        gpu, rate = cell.deployment.attention.gpu.name, cell.keeping.pace / 1e9
+        yield f"assumed of preemption, not given: {rate:g} GB/s to host memory, the line rate of {gpu}'s PCIe slot"
+
+
 def _refused(cell: Cell, record: Record) -> Iterator[str]:
     refused = int(record.requests.refused.sum())
     if refused:
@@ -150,7 +158,7 @@ def _short_of_memory(cell: Cell, record: Record) -> Iterator[str]:
     deployment, requests = cell.deployment, record.requests
     longest = int(max(requests.input_len + requests.output_len, default=1))
     fits, asked = deployment.kv_cache.sequences(longest), deployment.max_num_seqs
-    if fits < asked:
+    if fits < asked and not cell.keeping.grows:
         yield f"KV cache of a rank holds {fits:,} of max_num_seqs {asked:,} at the longest context, {longest:,}"
 
 
@@ -180,6 +188,13 @@ def _cut_short(demand: Demand, record: Record) -> Iterator[str]:
         yield (
             f"{int(there.sum()):,} of {int(table.counted.sum()):,} requests had not finished at run.stop.max_sim_time: "
             "latencies are those of the others"
+        )
+    elif record.overloaded:
+        waits = int(np.isnan(table.admitted[there]).sum())
+        yield (
+            f"overloaded: the run ended with its last arrival, at {record.ended:,.4g} s, when {waits:,} requests "
+            f"waited and {int(there.sum()) - waits:,} were in flight: latencies are those of the others, and would go "
+            "on growing"
         )
     elif record.ended < demand.horizon and (there.any() or asked):
         yield f"stopped at {record.ended:,.4g} s: {int((~np.isnan(table.finish)).sum()):,} requests had finished"

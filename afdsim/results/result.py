@@ -455,14 +455,25 @@ def _scalars(run: Run) -> dict[str, Any]:
         "window": list(run.window),
         "pools": {name: asdict(pool) for name, pool in run.pools.items()},
         "engine": asdict(run.engine),
-        "sla": None if run.sla is None else {"limits": dict(run.sla.limits), "percentile": run.sla.percentile},
+        "sla": _plain(run.sla),
         "load": run.load and run.load.plain(),
         "bounds": run.bounds and asdict(run.bounds),
         "ranks": run.ranks and asdict(run.ranks),
         **({} if run.failures is None else {"failures": run.failures}),
+        **({} if run.kv_cache is None else {"kv_cache": run.kv_cache}),
+        **({"cells": list(run.cells)} if run.cells else {}),
         "waits": run.waits,
         "critical": run.critical,
+        **({"classes": {name: _plain(sla) for name, sla in run.classes.items()}} if run.classes else {}),
     }
+
+
+def _plain(sla: metrics.Sla | None) -> dict[str, Any] | None:
+    return None if sla is None else {"limits": dict(sla.limits), "percentile": sla.percentile}
+
+
+def _limits(plain: Mapping[str, Any] | None) -> metrics.Sla | None:
+    return None if plain is None else metrics.Sla(**plain)
 
 
 def _run(scalars: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> Run:
@@ -475,14 +486,17 @@ def _run(scalars: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> Run:
         window=(scalars["window"][0], scalars["window"][1]),
         pools={name: metrics.Pool(**pool) for name, pool in scalars["pools"].items()},
         engine=metrics.Engine(**scalars["engine"]),
-        sla=None if scalars["sla"] is None else metrics.Sla(**scalars["sla"]),
+        sla=_limits(scalars["sla"]),
         load=scalars["load"] and Load.read(scalars["load"]),
         bounds=scalars["bounds"] and Bounds(**scalars["bounds"]),
         ranks=_ranks(scalars.get("ranks")),  # older folders have none
         failures=scalars.get("failures"),
+        kv_cache=scalars.get("kv_cache"),
+        cells=tuple(scalars.get("cells", ())),
         blame=_columns(frames["blame"]) if "blame" in frames else {},
         waits=scalars.get("waits", {}),
         critical=scalars.get("critical"),
+        classes={name: _limits(sla) for name, sla in scalars.get("classes", {}).items()},
     )
 
 

@@ -74,6 +74,8 @@ class Load:
     """Seconds before the last arrival from which requests see the cluster empty."""
     why: str = ""
     """What keeps the level from being STABLE."""
+    ended: float | None = None
+    """When the run was ended because it was OVERLOADED, seconds; None where it went on until all had left."""
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON has it: bounds that are not known are None."""
@@ -128,19 +130,29 @@ class _Flow:
         here = self.arrived(window)
         return self.queued[here] > PATIENCE * self.step
 
+    def waiting(self, time: float) -> int:
+        """How many have come by a time and not been admitted."""
+        return int(np.count_nonzero(self.arrival <= time) - np.count_nonzero(self.admitted <= time))
+
     def in_flight(self, edges: Floats) -> Floats:
         """Mean number of requests that have come and not gone, between edges."""
         areas = _area(self.arrival, edges) - _area(self.gone, edges)
         return np.asarray(np.diff(areas) / np.diff(edges))
 
 
-def found(requests: Mapping[str, Any], edges: Floats, step: float, *, given: bool) -> tuple[int, Load]:
+def found(
+    requests: Mapping[str, Any], edges: Floats, step: float, *, given: bool, changing: bool = False
+) -> tuple[int, Load]:
     """(the edge at which the measurement begins, how the load stood).
 
     `edges` cut the time up to the last arrival, seconds; where the warm-up is `given`, the first is its end. `step` is
-    the mean decode step in seconds. Where nothing can be said of the load, everything is measured.
+    the mean decode step in seconds. Where nothing can be said of the load, everything is measured. A `changing` rate
+    is measured from the first edge on, and judged by its queue: there is no level at which it could rest, and it grows
+    if it is longer at the end than in the middle.
     """
     flow, stop = _flow(requests, step), float(edges[-1])
+    if changing:
+        return 0, _judged(flow, (float(edges[0]), stop), changing=True)
     if given:
         return 0, _as_given(flow, (float(edges[0]), stop))
     warm = _warm(flow, edges)
@@ -217,31 +229,39 @@ def _as_given(flow: _Flow, window: tuple[float, float]) -> Load:
     return load
 
 
-def _judged(flow: _Flow, window: tuple[float, float]) -> Load:
+def _judged(flow: _Flow, window: tuple[float, float], *, changing: bool = False) -> Load:
     """Hold the window against the rules, the gravest first."""
     came, joined, went = _rates(flow, window)
     length = window[1] - window[0]
     if min(came.mean(), went.mean()) * length < FEWEST:
         return _unknown(flow, window[1], f"fewer than {FEWEST} requests came and went after the warm-up")
     load, held = replace(_measured(came, joined, went), settling=flow.settling), flow.held(window)
-    level, why = _queue(held, flow.held((window[0] + length / 2, window[1])), load)
+    middle = window[0] + length / 2
+    longer = changing and flow.waiting(window[1]) > flow.waiting(middle)
+    level, why = _queue(held, flow.held((middle, window[1])), load, longer=longer)
+    if changing:  # its rates follow the curve, not chance
+        load = replace(load, offered_interval=UNKNOWN, served_interval=UNKNOWN, growth_interval=UNKNOWN)
     if level != "STABLE":
         return replace(load, level=level, why=why)
     if length < LATENCIES * flow.latency:
         return _unknown(flow, window[1], f"arrivals end {length / flow.latency:.1f} mean latencies after the warm-up")
+    doubt = "" if changing else _doubt(came, went, _counted(flow.gone, window))
+    return _unknown(flow, window[1], doubt) if doubt else load
+
+
+def _doubt(came: Floats, went: Floats, gone: Floats) -> str:
+    """Say what chance leaves open of the rates of a window."""
     if half_width(went) > DOUBT * went.mean():
-        return _unknown(flow, window[1], "what is served is known to no better than half")
-    gone = _counted(flow.gone, window)
-    if abs((came - gone).mean()) > half_width(came - gone):
-        return _unknown(flow, window[1], "the number of requests in flight still drifts")
-    return load
+        return "what is served is known to no better than half"
+    drifts = abs((came - gone).mean()) > half_width(came - gone)
+    return "the number of requests in flight still drifts" if drifts else ""
 
 
-def _queue(held: Marks, later: Marks, load: Load) -> tuple[Level, str]:
-    """Say what the queue of the window, and of its later half, did."""
+def _queue(held: Marks, later: Marks, load: Load, *, longer: bool) -> tuple[Level, str]:
+    """Say what the queue of the window, and of its later half, did; `longer`: it is at the end than in the middle."""
     grows = load.growth_interval.low > 0
     if len(later) and later.mean() > STUCK:
-        if grows:
+        if grows or longer:
             return "OVERLOADED", "the queue grows and no longer empties"
         return "BACKLOGGED", "the queue no longer empties"
     rarely = _emptied(held) < CYCLES or 2 * _emptied(later) < CYCLES

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from afdsim.results import blame, bottleneck, metrics
+from afdsim.results import blame, bottleneck, metrics, prefilled
 from afdsim.results.intervals import Interval, half_width, ratio_interval
 from afdsim.results.metrics import Floats, Run, Samples, Verdict, column, completed, counted, enough, ratio
 from afdsim.results.steady import BINS, Load
@@ -47,9 +47,7 @@ def _rates(run: Run) -> dict[str, float]:
         "output_throughput": metrics.output_throughput(run.tokens, run.window),
     }
     if run.prefilled:
-        found["total_token_throughput"] = (
-            metrics.prompt_throughput(run.requests, run.window) + found["output_throughput"]
-        )
+        found["total_token_throughput"] = prefilled.prompt_throughput(run) + found["output_throughput"]
     return found if run.sla is None else found | {"request_goodput": metrics.goodput(run, run.sla)}
 
 
@@ -78,13 +76,16 @@ def _own(run: Run, samples: Mapping[str, Samples]) -> dict[str, Any]:
         "load": None if run.load is None else run.load.level,
         "saturation": None if run.load is None else saturation(run.load),
         "sla": _sla(run, samples, intervals),
+        **_classes(run),
         "ci": intervals or None,
         "too_few": list(_too_few(samples)) or None,
         "failures": run.failures,
+        "kv_cache": run.kv_cache,
+        "cells": [dict(cell) for cell in run.cells] or None,
         **_fates(run),
         "engine": {"name": run.engine.name, "steps": run.engine.steps, "events": run.engine.events},
         "itl_method": "exact",
-        "definitions": metrics.DEFINITIONS | (metrics.OF_PREFILL if run.prefilled else {}),
+        "definitions": metrics.DEFINITIONS | (prefilled.DEFINITIONS if run.prefilled else {}),
     }
 
 
@@ -117,6 +118,52 @@ def _fates(run: Run) -> dict[str, int]:
     return {"refused": int(refused.sum()), **crashed, "unfinished": int(unfinished.sum())}
 
 
+# classes ------------------------------------------------------------------------------------------------------------
+
+
+def _classes(run: Run) -> dict[str, Any]:
+    if not run.classes:
+        return {}
+    found = {name: known(_of_class(metrics.of_class(run, name))) for name in run.classes}
+    return {"classes": found, "worst_class": worst_class(found)}
+
+
+def _of_class(part: Run) -> dict[str, Any]:
+    """Return what a class got: counts, latencies, and its SLA."""
+    samples, done = metrics.latencies(part), completed(part.requests)
+    flat: dict[str, Any] = {
+        "completed": int(done.sum()),
+        "total_input_tokens": int(column(part.requests, "input_len")[done].sum()),
+        "total_output_tokens": int(column(part.requests, "output_len")[done].sum()),
+        **_fates(part),
+    }
+    if part.steady:
+        flat["request_throughput"] = metrics.request_throughput(part.requests, part.window)
+    for metric, values in samples.items():
+        flat |= _in_milliseconds(metric, values)
+    return flat | {"sla": _sla(part, samples, {}), "too_few": list(_too_few(samples)) or None}
+
+
+_GRAVE: Final = ("PASS", "MARGINAL", "n/a", "FAIL")
+
+
+def worst_class(classes: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Name the class whose SLA is missed most, or met least; None where no class has an SLA."""
+
+    def grave(name: str) -> tuple[int, float]:
+        sla = classes[name]["sla"]
+        return _GRAVE.index(sla["verdict"]), sla.get("value_ms", 0.0) / sla["limit_ms"]
+
+    limited = [name for name in classes if "sla" in classes[name]]
+    return max(limited, key=grave) if limited else None
+
+
+def met(summary: Mapping[str, Any]) -> bool:
+    """Whether every SLA of a summary is met, that of all requests and those of classes; true where there is none."""
+    own = summary["afdsim"]
+    return all(part.get("sla", {}).get("met", True) for part in (own, *own.get("classes", {}).values()))
+
+
 # the SLA and the load -----------------------------------------------------------------------------------------------
 
 
@@ -133,7 +180,7 @@ def _sla(run: Run, samples: Mapping[str, Samples], intervals: Mapping[str, list[
         "verdict": metrics.overall([each.word for each in found], run.load.level if run.load is not None else None),
         "goodput": metrics.goodput(run, run.sla) if run.steady else None,
         "goodput_ci": intervals.get("request_goodput"),
-        "goodput_share": ratio(float(kept.sum()), float(counted(run.requests).sum())),
+        "goodput_share": ratio(float(kept.sum()), float(metrics.decided(run, run.sla).sum())),
         "limits": limits if len(found) > 1 else None,
     }
 
@@ -160,6 +207,7 @@ def saturation(load: Load) -> dict[str, Any]:
         "queue_growth_ci": bounds(load.growth_interval),
         "why": load.why or None,
         "wants_s": load.wants,
+        "ended_s": load.ended,
     }
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from afdsim import __version__
 from afdsim.engine.books import CAUSES
-from afdsim.results import blaming, metrics, outages
+from afdsim.results import blaming, caching, metrics, outages
 from afdsim.results.bottleneck import ROUND_TRIP
 from afdsim.results.header import (
     deployment_line,
@@ -19,6 +19,7 @@ from afdsim.results.header import (
     model_lines,
     network_line,
     prefill_lines,
+    router_line,
     straggler_lines,
 )
 from afdsim.units import show_count, show_rate
@@ -110,14 +111,18 @@ def terminal(
     page = _Page(runs=runs, summary=summary or pooled(runs), ink=ink or Ink())
     parts = (
         page.head(source),
+        page.load(),
         page.latencies(),
+        page.classes(),
         page.throughput(),
         page.histogram(),
         page.over_time(),
         page.causes(),
         page.blame(),
         page.marginal(),
+        page.cells(),
         page.failures(),
+        page.kv_cache(),
         page.verdict(),
         page.remarks(),
         [f"Saved {saved}/  ({_CONTENT})"] if saved is not None else [],
@@ -126,6 +131,15 @@ def terminal(
 
 
 _CONTENT = "result.json, scenario.yaml, requests, tokens, gpus, links, figures/"
+
+
+_OF_CELLS = {
+    "TPOT": "mean_tpot_ms",
+    "p99 TPOT": "p99_tpot_ms",
+    "queue": "mean_queue_ms",
+    "p99 queue (ms)": "p99_queue_ms",
+}
+"""Heads of the columns of cells, with keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +163,8 @@ class _Page:
         plural = "s" if len(self.runs) > 1 else ""
         first = f"afdsim {__version__}  {source or scenario.name}  {key}  seed{plural} {seeds}"
         lines = [self.ink.strong(first), *model_lines(scenario, self.runs[0].formats), deployment_line(scenario)]
-        return [*lines, *prefill_lines(scenario), *network_line(scenario), *straggler_lines(scenario)]
+        lines += [*prefill_lines(scenario), *router_line(scenario)]
+        return [*lines, *network_line(scenario), *straggler_lines(scenario)]
 
     def latencies(self) -> list[str]:
         """Return the table of percentiles, with the definitions below."""
@@ -177,12 +192,29 @@ class _Page:
     def _latencies(self) -> tuple[tuple[str, str, float], ...]:
         return (*(_OF_PREFILL if self._prefilled else ()), *_LATENCIES)
 
+    def classes(self) -> list[str]:
+        """Return a row for every class of requests, and which of them is worst off."""
+        found = self.own.get("classes", {})
+        if not found:
+            return []
+        lines = table(_CLASSES, [_class_row(name, own) for name, own in found.items()], self.ink)
+        lines.append(" TPOT = mean; ms, E2EL in s; goodput = share of the requests inside every limit of their class")
+        name = self.own.get("worst_class")
+        if name is None:
+            return lines
+        sla = found[name]["sla"]
+        scale, unit = metrics.shown_in(sla["metric"])
+        value = f"{sla['value_ms'] * scale:,.4g}" if "value_ms" in sla else "n/a"
+        limit = f"{sla['percentile']} {sla['metric'].upper()} {value} of {sla['limit_ms'] * scale:,.6g} {unit}"
+        return [*lines, f" worst: {name}, {limit}: {self._word(sla['verdict'])}"]
+
     def throughput(self) -> list[str]:
         """Say tokens per second in all, per GPU, per user, and what they cost; or why that is not known."""
         lost = (fate for fate in ("refused", "lost", "unfinished") if self.own.get(fate))
         fates = [f"{show_count(self.summary['completed'])} finished"]
         fates += [f"{show_count(self.own[fate])} {fate}" for fate in lost]
-        by = ", requests by their arrival" if "load" in self.own else ""
+        ended = "ended_s" in self.own.get("saturation", {})
+        by = f", requests {'that came or left in it' if ended else 'by their arrival'}" if "load" in self.own else ""
         window = f"window {self.summary['duration']:,.4g} s simulated{by}"
         requests = f"Requests  {', '.join(fates)}; {window}"
         if "tgs" not in self.own:
@@ -286,6 +318,28 @@ class _Page:
         shown = sorted(busy) if len(busy) <= _MOST_ROWS else sorted({busy[0], busy[-1], *slow[: _MOST_ROWS - 2]})
         return [[f"  {target}[{index}]", *(f"{share:.1%}" for share in shares[index])] for index in shown]
 
+    def cells(self) -> list[str]:
+        """Say what every cell behind a router did; of many those with the longest waits and TPOT."""
+        cells = self.own.get("cells", ())
+        rows = [
+            [
+                f"cell[{number}]",
+                show_count(each["completed"]),
+                f"{each['tgs']:,.0f}" if "tgs" in each else "n/a",
+                *(f"{each[key]:,.4g}" if key in each else "n/a" for key in _OF_CELLS.values()),
+                *(f"{share:.1%}" for share in each["busy"].values()),
+            ]
+            for number, each in enumerate(cells)
+        ]
+        if not rows:
+            return []
+        busy = [f"{pool} busy" for pool in cells[0]["busy"]]
+        kept = sorted(range(len(rows)), key=lambda at: -cells[at].get("mean_queue_ms", 0.0))[:_MOST_ROWS]
+        shown = [rows[at] for at in sorted(kept)]
+        left = [f" and {len(rows) - len(shown)} more cells that wait less"] if len(shown) < len(rows) else []
+        head = ["cell", "finished", "tok/s/GPU", *_OF_CELLS, *busy]
+        return [self.ink.strong("Cells behind the router"), *table(head, shown, self.ink), *left]
+
     def failures(self) -> list[str]:
         """Say what crashed, how long all stood still, and whom it hit."""
         found = self.own.get("failures")
@@ -295,19 +349,25 @@ class _Page:
         lines = hanging("Failures: ", "; ".join(outages.sentences(found, self.own.get("lost", 0))))
         return [*lines, *(table(outages.HEAD, rows, self.ink) if rows else [])]
 
+    def kv_cache(self) -> list[str]:
+        """Say how KV cache in blocks was given out, and whom that preempted."""
+        found = self.own.get("kv_cache")
+        return [] if found is None else hanging("KV cache: ", "; ".join(caching.sentences(found)))
+
     def verdict(self) -> list[str]:
-        """Hold the SLA limit by limit, and say whether an open loop kept up."""
+        """Hold the SLA limit by limit."""
         sla = self.own.get("sla")
         lines = [] if sla is None else self._limits(sla)
         if sla is not None:
             share = f"{sla['goodput_share']:.1%} of requests inside every limit"
             lines.append(f"     goodput {sla['goodput']:,.1f} req/s, {share}" if "goodput" in sla else f"     {share}")
-        if (load := self.own.get("saturation")) is not None:
-            lines += self._load(load)
         return lines
 
-    def _load(self, load: Mapping[str, Any]) -> list[str]:
-        """Say how an open loop stood, and with "n/a" how long it would have to run."""
+    def load(self) -> list[str]:
+        """Say whether an open loop kept up, before any figure, and with "n/a" how long it would have to run."""
+        load = self.own.get("saturation")
+        if load is None:
+            return []
         label, why = f"Load {self._word(load['level'])}: ", load.get("why", "")
         if load["level"] == "n/a":
             seconds = f"{load.get('wants_s', 0.0):,.4g} s of arrivals would probably do (--until-steady)"
@@ -357,6 +417,18 @@ class _Page:
         values = np.concatenate([part.values for part in parts])
         weights = [part.weights for part in parts if part.weights is not None]
         return metrics.Samples(values, np.concatenate(weights) if weights else None)
+
+
+_CLASSES = ("class", "finished", "TPOT", "p99 TPOT", "p99 ITL", "p99 queue", "p99 E2EL", "goodput", "SLA")
+
+
+def _class_row(name: str, own: Mapping[str, Any]) -> list[str]:
+    """Figures of one class; n/a where it has too few requests for them."""
+    keys = (("mean_tpot_ms", 1), ("p99_tpot_ms", 1), ("p99_itl_ms", 1), ("p99_queue_ms", 1), ("p99_e2el_ms", 1e-3))
+    few, sla = own.get("too_few", ()), own.get("sla", {})
+    cells = [_NONE if key in few or key not in own else f"{own[key] * scale:,.4g}" for key, scale in keys]
+    good = f"{sla['goodput_share']:.1%}" if sla else _NONE
+    return [name, show_count(own["completed"]), *cells, good, sla.get("verdict", _NONE)]
 
 
 _TITLES = {"tpot": "TPOT per request (ms)", "itl": "ITL, every gap (ms)"}

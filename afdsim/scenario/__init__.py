@@ -6,8 +6,10 @@ part          what every map of keys is
 asked         keys of what is asked: workload and SLA
 tree          every other key: type, range, default
 cabling       NICs that a network names and GPUs share, and whether a deployment has them
+caching       KV cache in blocks: what a request holds, and what preemption costs
 failing       crashes and repairs: what fails, and what then happens
 prefilling    prefill servers in front of the deployment, and what does not fit them
+routing       a router in front of several cells
 divisions     what does not divide over GPUs, and the nearest degrees that do
 words         words of other tools: ours, or that it is not modelled
 complaints    what is wrong with a file, where, and the way out

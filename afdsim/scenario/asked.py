@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from afdsim import units
 from afdsim.scenario.leaves import Amount, Choice, Flag, Real, Text, got
 from afdsim.scenario.part import Fault, Length, Part, Sigma, Time
+
+MOST_GROUPS = 100_000
+"""Of prompts that begin alike."""
+
+if TYPE_CHECKING:
+    from afdsim.workload import rates
 
 Rate = Annotated[float, Amount("rate")]
 
@@ -59,6 +66,96 @@ class Gamma(Part):
             yield "burstiness", "give one of burstiness and cv: burstiness (gamma shape) = 1/cv^2"
         if self.burstiness is None and self.cv is None:
             yield "", "process gamma needs burstiness (the gamma shape) or cv (= 1/sqrt(burstiness))"
+
+
+class Burst(Part):
+    """A state of bursty arrivals."""
+
+    rate: Annotated[float, Amount("rate", positive=False)]
+    """While it lasts; '0 req/s' is silence."""
+    dwell: Annotated[float, Amount("time")]
+    """Mean of the exponential time that it lasts."""
+
+
+class Mmpp(Part):
+    """Bursts: Poisson arrivals whose rate is that of a state, and the states follow one another in a circle (MMPP)."""
+
+    process: Literal["mmpp"]
+    states: tuple[Burst, ...]
+    """Two or more, for example on and off. Which one it begins with is drawn by the time that each lasts."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that there are bursts, and that somebody comes."""
+        found = _finite(self.states, "states")
+        if len(self.states) < 2:
+            found += [("states", f"must be two or more, else write 'process: poisson' {got(len(self.states))}")]
+        yield from found or _undrawable(self)
+
+    @property
+    def law(self) -> rates.Modulated:
+        """The same to draw from."""
+        from afdsim.workload import rates
+
+        return rates.Modulated(states=tuple(rates.State(rate=each.rate, dwell=each.dwell) for each in self.states))
+
+
+class Point(Part):
+    """A rate at a time of a curve."""
+
+    at: Time
+    rate: Annotated[float, Amount("rate", positive=False)]
+
+
+class RateCurve(Part):
+    """Poisson arrivals whose rate changes evenly from point to point: a day with 'period: 24h', or a ramp without."""
+
+    process: Literal["rate_curve"]
+    points: tuple[Point, ...]
+    """In order of time, the first at 0s; two at one time are a jump."""
+    period: Annotated[float, Amount("time")] | None = None
+    """After which the curve begins again, to which it leads from the last point; default: the last rate stays."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check the order of the points, and that the rate does not end at 0."""
+        yield from [*self._disorder(), *_finite(self.points, "points")] or _undrawable(self)
+
+    def _disorder(self) -> Iterator[Fault]:
+        times, last = [point.at for point in self.points], len(self.points) - 1
+        if times[:1] != [0.0]:
+            yield "points", "must begin at 0s, for example {at: 0s, rate: 2 req/s}"
+        for place, (before, after) in enumerate(pairwise(times), start=1):
+            if after < before:
+                yield f"points.{place}.at", f"must be >= {units.show_time(before)}, that of the point before"
+        if self.period is not None and times and self.period < times[-1]:
+            end = got(units.show_time(self.period))
+            yield "period", f"must be >= {units.show_time(times[-1])}, the last point {end}"
+        if self.period is None and times and not self.points[-1].rate:
+            yield f"points.{last}.rate", "must be > 0: the last rate stays, unless a period is given"
+
+    @property
+    def law(self) -> rates.RateCurve:
+        """The same to draw from."""
+        from afdsim.workload import rates
+
+        points = tuple(rates.Point(at=each.at, rate=each.rate) for each in self.points)
+        return rates.RateCurve(points=points, period=self.period)
+
+
+def _finite(given: Sequence[Burst | Point], key: str) -> list[Fault]:
+    """Check that rates are finite and not all 0."""
+    endless = [f"{key}.{place}.rate" for place, each in enumerate(given) if math.isinf(each.rate)]
+    found = [(path, "must be finite; all at once is 'process: poisson, request_rate: inf'") for path in endless]
+    nobody = bool(given) and not any(each.rate for each in given)
+    return [*found, (key, "must have a rate > 0")] if nobody else found
+
+
+def _undrawable(asked: Mmpp | RateCurve) -> list[Fault]:
+    """Return why nothing can be drawn, where no key alone is at fault."""
+    try:
+        _ = asked.law
+    except ValueError as error:
+        return [("", str(error))]
+    return []
 
 
 class Replay(Part):
@@ -135,8 +232,43 @@ class Trace(Part):
             yield "path", f"no such file '{self.path}'"
 
 
-Arrival = Annotated[ClosedLoop | Poisson | Constant | Gamma | Replay, Field(discriminator="process")]
+class Prefix(Part):
+    """Prompts that begin alike: every request belongs to one of some groups, drawn from the seed.
+
+    Blocks of a prefix that is on a rank are counted once. That saves memory there, no prefill time: a prompt's KV cache
+    comes from elsewhere.
+    """
+
+    groups: Length
+    """Prefixes in all: system prompts, tenants, documents."""
+    tokens: Length
+    """Tokens at the beginning of the prompts of a group, part of `input_len`; a shorter prompt is all prefix."""
+    zipf: Sigma = 0.0
+    """Exponent of how often groups are asked for; 0: all alike."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Check that every rank can look at every group."""
+        if self.groups > MOST_GROUPS:
+            yield "groups", f"must be <= {MOST_GROUPS:,}: every rank has a place for each {got(self.groups)}"
+
+
+Arrival = Annotated[ClosedLoop | Poisson | Constant | Gamma | Mmpp | RateCurve | Replay, Field(discriminator="process")]
 Lengths = Annotated[ConstantLength | LognormalLength | UniformLength, Field(discriminator="distribution")]
+
+
+class RequestClass(Part):
+    """Requests of one kind: their share, their lengths, and what they may take."""
+
+    name: Annotated[str, Text(r"[A-Za-z][A-Za-z0-9_-]{0,15}", "at most 16 letters, digits, _ and -, e.g. 'chat'")]
+    weight: Annotated[float, Real(positive=True)] = 1.0
+    """Share of the arrivals, over the sum of all weights. Poisson classes with rates of their own are one Poisson
+    process of the sum of these, with the rates as weights."""
+    input_len: Lengths | None = None
+    """Default: `workload.input_len`."""
+    output_len: Lengths | None = None
+    """Default: `workload.output_len`."""
+    sla: Sla | None = None
+    """Default: the SLA of the scenario."""
 
 
 class Workload(Part):
@@ -150,8 +282,11 @@ class Workload(Part):
     """Requests of an open loop, those that are counted of a closed one; with a trace: the first ones, default all."""
     duration: Annotated[float, Amount("time")] | None = None
     """How long requests arrive, in place of `num_requests`; for open loops."""
+    prefix: Prefix | None = None
     trace: Trace | None = None
     """Where lengths come from, and with 'process: trace' arrivals; with another process they are that law's."""
+    classes: tuple[RequestClass, ...] | None = None
+    """Kinds of requests that come mixed; the class of each is drawn. Results are told by class too."""
 
     def faults(self) -> Iterator[Fault]:
         """Check that arrivals and lengths come from exactly one place each."""
@@ -161,12 +296,26 @@ class Workload(Part):
             yield "trace", "process trace needs a file; give workload.trace.path"
         for key in ("input_len", "output_len"):
             given = getattr(self, key) is not None
+            by_class = self.classes is not None and all(getattr(each, key) for each in self.classes)
             if given and (replayed or self.trace is not None):
                 yield key, "comes from the trace; remove it (or set it to null)"
-            elif not (given or replayed or self.trace):
-                yield key, "required key is missing"
+            elif not (given or by_class or replayed or self.trace):
+                yield key, "required key is missing" + (", or in each of the classes" if self.classes else "")
+        yield from self._classes()
         if self.trace is not None and not replayed:
             yield from self._unused(self.trace)
+
+    def _classes(self) -> Iterator[Fault]:
+        """Check that classes differ in name, and that their lengths come from one place."""
+        if self.classes == ():
+            yield "classes", "needs a class, for example {name: chat, weight: 3}; or remove it"
+        names = [each.name for each in self.classes or ()]
+        for place, each in enumerate(self.classes or ()):
+            if each.name in names[:place]:
+                yield f"classes.{place}.name", f"'{each.name}' is the name of another class"
+            for key in ("input_len", "output_len"):
+                if self.trace is not None and getattr(each, key) is not None:
+                    yield f"classes.{place}.{key}", "comes from the trace; remove it (or set it to null)"
 
     def _unused(self, trace: Trace) -> Iterator[Fault]:
         """Check that nothing is asked of the arrivals of a trace that gives lengths only."""
@@ -189,7 +338,9 @@ class Workload(Part):
                 )
             case Replay() if self.duration is not None:
                 yield "duration", "of a trace is told by trace.start and trace.end"
-            case ClosedLoop() | Poisson() | Constant() | Gamma() if not told and self.trace is None:
+            case ClosedLoop() | Poisson() | Constant() | Gamma() | Mmpp() | RateCurve() if (
+                not told and self.trace is None
+            ):
                 yield "num_requests", "required key is missing"
             case _ if None not in (self.num_requests, self.duration):
                 yield "duration", "and num_requests both tell when arrivals end; remove one (or set it to null)"
@@ -201,10 +352,10 @@ class Sla(Part):
     """Limits that a deployment must meet, while it carries its load.
 
     An open loop is measured from the end of the warm-up to the last arrival. offered: arrivals per second; served:
-    completions per second; backlog growth: by how many requests per second the queue grows. STABLE: the number in
-    flight does not drift, served is offered within chance, and the queue is empty or empties again and again.
-    BACKLOGGED: it hardly empties. OVERLOADED: it never does, and grows. n/a: the run is too short to tell. Only a
-    STABLE load meets an SLA.
+    completions per second; backlog growth: by how many requests per second the queue grows. STABLE: served is offered
+    within chance, the number in flight does not drift, and the queue is empty or empties again and again. BACKLOGGED: a
+    queue was left, or grew for a part of the window: it hardly empties. OVERLOADED: it grows for as long as requests
+    come, and the run ends with the last of them. n/a: the run is too short to tell. Only a STABLE load meets an SLA.
     """
 
     ttft: Annotated[float, Amount("time")] | None = None
@@ -230,3 +381,6 @@ class Sla(Part):
         """The limits that are given, seconds by metric."""
         every = {"ttft": self.ttft, "tpot": self.tpot, "e2el": self.e2el, "queue": self.queue}
         return {metric: limit for metric, limit in every.items() if limit is not None}
+
+
+Workload.model_rebuild()

@@ -90,7 +90,8 @@ def described(root: Model) -> dict[str, Any]:
     }
     schema["properties"] = {"extends": extends, **schema["properties"]}
     for key in ("input_len", "output_len"):
-        schema["$defs"]["Workload"]["properties"][key]["anyOf"].append({"type": "integer", "minimum": 1})
+        for part in ("Workload", "RequestClass"):
+            schema["$defs"][part]["properties"][key]["anyOf"].append({"type": "integer", "minimum": 1})
     schema["$defs"]["Network"]["properties"]["nics_per_instance"]["anyOf"].append({"type": "integer", "minimum": 1})
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 

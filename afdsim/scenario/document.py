@@ -23,7 +23,19 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from afdsim import units
 from afdsim.catalog import entries as catalog
 from afdsim.errors import ScenarioError
-from afdsim.scenario import asked, cabling, complaints, divisions, failing, leaves, prefilling, tree, yamlfile
+from afdsim.scenario import (
+    asked,
+    cabling,
+    caching,
+    complaints,
+    divisions,
+    failing,
+    leaves,
+    prefilling,
+    routing,
+    tree,
+    yamlfile,
+)
 from afdsim.scenario.part import Fault, Part
 from afdsim.scenario.yamlfile import Document, Keys, Mark
 
@@ -49,8 +61,10 @@ class Scenario(Part):
     network: tree.Network = tree.Network()
     variation: tree.Variation = tree.Variation()
     workload: asked.Workload
+    kv_cache: caching.KvCache | None = None
     sla: asked.Sla | None = None
     failures: failing.Failures | None = None
+    router: routing.Router | None = None
     cost: Mapping[tree.Gpu, Annotated[float, leaves.Amount("price", positive=False)]] = Field(default_factory=dict)
     run: tree.Run = tree.Run()
 
@@ -76,6 +90,8 @@ class Scenario(Part):
         yield from self._misfits(self.deployment)
         yield from divisions.faults(self.model, self.deployment, self._misfits)
         yield from prefilling.misfits(self.prefill, self.model, self.workload, self.sla)
+        if self.prefill is not None and self.router is not None:
+            yield "router", "is not modelled behind prefill servers, which feed one deployment; remove one of them"
 
     def _misfits(self, deployment: tree.Deployment) -> Iterator[Fault]:
         """Yield what of the rest does not fit a deployment."""
@@ -93,6 +109,7 @@ class Scenario(Part):
         if self.failures is not None:
             found = failing.misfits(self.failures, pools, deployment.type)
             yield from ((f"failures.{path}", text) for path, text in found)
+        yield from self._apart()
         arrival = self.workload.arrival
         if isinstance(arrival, asked.ClosedLoop) and (arrival.concurrency or 0) > deployment.slots:
             yield "workload.arrival.concurrency", f"must be <= {deployment.slots:,}, all slots of the deployment"
@@ -101,6 +118,27 @@ class Scenario(Part):
             yield from cabling.misfits(self.network, deployment)
         else:
             yield from _colocated_faults(self.model, deployment, self.network, prefilled=self.prefill is not None)
+
+    def _apart(self) -> Iterator[Fault]:
+        """Yield what does not go together, whatever the deployment."""
+        if self.router is not None:
+            yield from routing.misfits(self.router, self.workload, self.failures is not None)
+        if self.workload.prefix is not None:
+            yield from (("workload.prefix", text) for text in self._unshared())
+        if self.failures is not None and self.kv_cache is not None and self.kv_cache.policy == "grow":
+            yield "kv_cache.policy", "grow is not modelled together with failures; write 'policy: reserve'"
+
+    def _unshared(self) -> Iterator[str]:
+        """Yield why prompts that begin alike could not share blocks."""
+        from afdsim.catalog.llm import kept
+
+        if self.kv_cache is None:
+            yield "is shared in the blocks of a KV cache; add 'kv_cache: {}'"
+        if self.failures is not None:
+            yield "is not modelled together with failures; remove one of them (or set it to null)"
+        mixers = (mixer for layer in catalog.llm(self.model).layers for mixer in layer.mixers)
+        if any(kept(mixer) is not None for mixer in mixers):
+            yield "is not modelled of layers that keep a window or a state, which this model has; remove it"
 
     @cached_property
     def key(self) -> str:
@@ -261,14 +299,21 @@ class Kind(IntEnum):
     acceptance = 12
     spike_attention = 13
     spike_ffn = 14
+    router = 15
+    arrival_states = 20
+    classes = 21
+    prefixes = 22
 
 
-def stream(seed: int, kind: Kind | str, step: int = 0) -> np.random.Generator:
-    """Return the generator of one kind of draw at one step, independent of every other and of the order of events."""
+def stream(seed: int, kind: Kind | str, step: int = 0, cell: int = 0) -> np.random.Generator:
+    """Return the generator of one kind of draw at one step, independent of every other and of the order of events.
+
+    Behind a router every cell has generators of its own.
+    """
     import numpy as np
 
     number = Kind[kind] if isinstance(kind, str) else kind
-    return np.random.Generator(np.random.Philox(key=[seed, int(number)], counter=[0, 0, step, 0]))
+    return np.random.Generator(np.random.Philox(key=[seed, int(number)], counter=[0, 0, step, cell]))
 
 
 class Streams:
@@ -277,13 +322,13 @@ class Streams:
     The numbers are those of `stream`; take them before the same kind is asked for again.
     """
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, seed: int, cell: int = 0) -> None:
+        self._seed, self._cell = seed, cell
         self._generators: dict[str, tuple[np.random.Generator, dict[str, Any]]] = {}
 
     def __call__(self, kind: str, step: int = 0) -> np.random.Generator:
         if kind not in self._generators:
-            generator = stream(self._seed, kind, step)
+            generator = stream(self._seed, kind, step, self._cell)
             self._generators[kind] = generator, dict(generator.bit_generator.state)
             return generator
         generator, state = self._generators[kind]
@@ -366,12 +411,18 @@ def _shorthand(document: Document) -> Document:
     """Write out what may be written briefly: a bare number of tokens, and arrivals that come with a trace."""
     workload = document.data.get("workload")
     if isinstance(workload, dict):
-        for key in ("input_len", "output_len"):
-            if isinstance(workload.get(key), int) and not isinstance(workload[key], bool):
-                workload[key] = {"distribution": "constant", "value": workload[key]}
+        classes = workload.get("classes")
+        for part in (workload, *(classes if isinstance(classes, list) else ())):
+            _spell_out_lengths(part)
         if "trace" in workload and "arrival" not in workload:
             workload["arrival"] = {"process": "trace"}
     return document
+
+
+def _spell_out_lengths(part: Any) -> None:
+    for key in ("input_len", "output_len") if isinstance(part, dict) else ():
+        if isinstance(part.get(key), int) and not isinstance(part[key], bool):
+            part[key] = {"distribution": "constant", "value": part[key]}
 
 
 def _anchor(document: Document) -> None:

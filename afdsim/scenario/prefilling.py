@@ -86,10 +86,14 @@ class Prefill(Part):
 def misfits(prefill: Prefill | None, model: str, workload: asked.Workload, sla: asked.Sla | None) -> Iterator[Fault]:
     """Check prefill against the rest of a scenario."""
     if prefill is None:
-        if sla is not None and sla.ttft is not None:
-            text = "needs prefill servers, which give the first token, e.g. 'prefill: {gpu: H800, instances: 2}'"
-            yield "sla.ttft", text
+        limits = {"sla": sla} | {f"workload.classes.{n}.sla": each.sla for n, each in enumerate(workload.classes or ())}
+        for path, each in limits.items():
+            if each is not None and each.ttft is not None:
+                give = "'prefill: {gpu: H800, instances: 2}'"
+                yield f"{path}.ttft", f"needs prefill servers, which give the first token, e.g. {give}"
         return
+    if workload.prefix is not None:
+        yield "workload.prefix", "is not modelled with prefill servers, which compute every prompt whole; remove it"
     if isinstance(workload.arrival, asked.ClosedLoop):
         yield (
             "workload.arrival.process",

@@ -28,6 +28,8 @@ _KERNELS = tuple(f"{pool}.kernels" for pool in _POOLS)
 _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("faults fault_injection outages crashes", ("failures",)),
     ("mttr", ("failures.repair",)),
+    ("router_policy routing_policy load_balancer load_balancing global_scheduler", ("router.policy",)),
+    ("replicas num_replicas replica cluster_num_replicas data_parallel_replicas", ("router.replicas",)),
     # workload
     ("isl input_length prompt_len random_input_len", ("workload.input_len",)),
     ("context_len context_length prompt_tokens", ("workload.input_len",)),
@@ -37,7 +39,15 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("qps rate rps arrival_rate", ("workload.arrival.request_rate",)),
     ("max_concurrency num_users", ("workload.arrival.concurrency",)),
     ("dataset dataset_path trace_file trace_path", ("workload.trace.path",)),
-    ("time_scale_factor rate_scale", ("workload.trace.time_scale",)),
+    ("time_scale_factor", ("workload.trace.time_scale",)),
+    ("prefix_caching prefix_cache radix_cache prefix_sharing", ("workload.prefix",)),
+    ("prefix_len random_prefix_len", ("workload.prefix.tokens",)),
+    ("num_prefixes", ("workload.prefix.groups",)),
+    ("ramp_up_strategy ramp_up_start_rps ramp_up_end_rps ramp", ("workload.arrival.points",)),
+    ("bursts on_off mmpp_states", ("workload.arrival.states",)),
+    # KV cache
+    ("block_size page_size kv_block_size", ("kv_cache.block",)),
+    ("preemption_mode recompute", ("kv_cache.preemption",)),
     # deployment
     ("batch_size max_batch_size a_batch_size decode_bs", ("deployment.max_num_seqs",)),
     ("batch_size_cap max_running_requests", ("deployment.max_num_seqs",)),
@@ -75,6 +85,7 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("kv_transfer_bandwidth", ("network.link.bandwidth",)),
     # limits and the run
     ("slo", ("sla",)),
+    ("slo_class tenant tenants slo_classes request_classes", ("workload.classes",)),
     ("goodput tpot_slo slo_tpot target_tpot", ("sla.tpot",)),
     ("time_to_first_token mean_ttft_ms ttft_slo slo_ttft target_ttft first_token", ("sla.ttft",)),
     ("e2e e2e_latency request_latency", ("sla.e2el",)),
@@ -88,12 +99,16 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 _TOPICS: tuple[tuple[str, str], ...] = (
     (
+        "rate_scale speedup_ratio replay_speed",
+        "a rate of replay is not modelled as such: 'workload.trace.time_scale' is 1 over it, 0.5 replays twice as fast",
+    ),
+    (
         "itl inter_token_latency",
         "a limit on single gaps is not modelled; 'sla.tpot' limits their mean over a request, and every run prints ITL",
     ),
     (
-        "prefix_caching prefix_cache radix_cache prefix_sharing hash_ids",
-        "prefix caches are not modelled: every request holds its own KV cache, 'workload.input_len' tokens at first",
+        "hash_ids",
+        "shared blocks of a trace are not modelled; 'workload.prefix' draws groups of prompts that begin alike",
     ),
     (
         "mem_fraction_static",
@@ -106,22 +121,13 @@ _TOPICS: tuple[tuple[str, str], ...] = (
     ),
     (
         "swap_space cpu_offload_gb cpu_offload kv_offload kv_offloading_size hierarchical_cache hicache lmcache",
-        "swapping and offloading are not modelled: KV caches stay in HBM; 'deployment.max_num_seqs' limits how many",
+        "offloading is not modelled: KV caches stay in HBM, but for those of preempted requests with "
+        "'kv_cache.preemption'; 'deployment.max_num_seqs' limits how many",
     ),
     (
-        "preemption preemption_mode recompute watermark watermark_blocks_fraction",
-        "preemption is not modelled: KV cache is reserved in full at admission, and what does not fit waits; "
-        "'deployment.max_num_seqs' limits a rank",
-    ),
-    (
-        "router router_policy routing_policy load_balancer load_balancing global_scheduler admission_policy",
-        "a router is not modelled: one cell is simulated, and in it a request joins the rank and micro-batch with the "
-        "fewest sequences; 'workload.arrival' is what reaches the cell",
-    ),
-    (
-        "replicas num_replicas replica cluster_num_replicas data_parallel_replicas",
-        "several replicas are not modelled: a replica is a whole deployment, and one is simulated; divide the load "
-        "('workload.arrival') by their number, and multiply GPUs and tokens/s by it",
+        "watermark watermark_blocks_fraction",
+        "a watermark is not modelled: as in version 1 of vLLM a request joins when its blocks are free, and who came "
+        "last makes room where 'kv_cache.policy' lets contexts grow",
     ),
     (
         "autoscaling autoscaler max_replicas min_replicas scale_up scale_down",
@@ -157,8 +163,8 @@ _TOPICS: tuple[tuple[str, str], ...] = (
         "sequences; 'deployment.max_num_seqs' limits a rank",
     ),
     (
-        "block_size page_size kv_block_size num_blocks num_gpu_blocks_override total_kv_blocks",
-        "blocks of the KV cache are not modelled: it is counted in tokens; 'deployment.max_num_seqs' limits a rank",
+        "num_blocks num_gpu_blocks_override total_kv_blocks",
+        "a number of blocks is not modelled: it follows from 'deployment.gpu_memory_utilization' and 'kv_cache.block'",
     ),
     (
         "tokenizer tokenizer_mode detokenizer async_scheduling",
@@ -180,10 +186,6 @@ _TOPICS: tuple[tuple[str, str], ...] = (
     (
         "sessions session turns multi_turn conversation think_time",
         "sessions are not modelled: every request stands alone; 'workload.trace' replays recorded ones",
-    ),
-    (
-        "slo_class tenant tenants slo_classes",
-        "classes of requests are not modelled: 'sla' holds for all of them",
     ),
     (
         "timeout deadline max_queue_len max_queued_requests rate_limit",

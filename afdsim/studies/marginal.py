@@ -97,6 +97,8 @@ def _told(given: Figures, known: Figures) -> dict[str, Any]:
 def ways(scenario: Scenario) -> Iterator[More]:
     """Yield the deployment of a scenario with one more instance of each role."""
     match scenario.deployment:
+        case _ if scenario.router is not None:
+            return  # one more in every cell is no small change
         case tree.Afd(attention=attention, ffn=ffn):
             for role, a, f in (("attention", 1, 0), ("ffn", 0, 1)):
                 label = f"{attention.instances + a}A{ffn.instances + f}F"

@@ -31,8 +31,8 @@ from afdsim.scenario.document import Scenario
 
 Status = Literal["ok", "error"]
 
-UNTOLD = ("definitions",)
-"""Keys of a summary that say the same for every point; they are documentation and no column."""
+UNTOLD = ("definitions", "cells")
+"""Keys of a summary that are no columns: documentation, which is the same for every point, and rows of their own."""
 
 PRESENTATION = ("cli/", "plot", "results/plot", "results/terminal")
 """Beginnings of the paths of modules that only show what others compute."""
@@ -169,6 +169,8 @@ def flat(summary: Mapping[str, Any]) -> dict[str, Any]:
     own = {key: value for key, value in summary["afdsim"].items() if key not in UNTOLD}
     if "failures" in own:
         own["failures"] = outages.pooled(own["failures"])
+    if "blame" in own:
+        own["blame"] = {kind: each["share"] for kind, each in own["blame"]["kinds"].items()}
     if "bottleneck" in own:
         own["bottleneck"] = {key: value for key, value in own["bottleneck"].items() if not isinstance(value, Mapping)}
     return dict(_leaves({key: value for key, value in summary.items() if key != "afdsim"} | own, ""))

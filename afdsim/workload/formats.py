@@ -53,8 +53,12 @@ def _is_zero(value: Any) -> bool:
         return False
 
 
+def _of_text(text: Any) -> int:
+    return _tokens(math.ceil(len(text.encode()) / BYTES_PER_TOKEN))
+
+
 def _of_turn(number: int) -> Callable[[Any], int]:
-    return lambda turns: _tokens(math.ceil(len(_said(turns[number]).encode()) / BYTES_PER_TOKEN))
+    return lambda turns: _of_text(_said(turns[number]))
 
 
 def _said(turn: Any) -> Any:
@@ -158,6 +162,14 @@ FORMATS: Final = MappingProxyType(
             unit="s",
             failed=_is_zero,
         ),
+        "vllm-custom": TraceFormat(
+            source="vllm bench serve --dataset-name custom, JSON lines of prompt and output_tokens",
+            columns=("", "prompt", "output_tokens"),
+            unit="s",
+            tokens=(_of_text, _tokens),
+            note=f"tokens in are estimated: {BYTES_PER_TOKEN} bytes of UTF-8 a token, rounded up; input_len in "
+            "place of prompt, and output_len, are taken as counted",
+        ),
         "sharegpt": TraceFormat(
             source="huggingface.co/datasets/anon8231489123/ShareGPT_Vicuna_unfiltered, turns of OpenAI's keys too",
             columns=("", "conversations", "conversations"),
@@ -180,6 +192,8 @@ CAUSES: Final = MappingProxyType(
         "total_input_tokens": "a benchmark's result without the length of each request: save it with --save-detailed "
         "(vLLM) or --output-details (SGLang)",
         "sub_requests": "sessions of requests, which are not modelled: write one request a record",
+        "prompt": "prompts without the lengths of their answers: write output_tokens beside prompt (vLLM's "
+        "--custom-output-len -1 reads the same key)",
         "messages": _TEXTS,
         "role": _TEXTS,
     }
@@ -363,7 +377,8 @@ def fractions(path: Path, place: str, value: float) -> str:
 def no_arrivals(name: str, records: Records, path: Path, way_out: str) -> str:
     """Return what to say where arrivals are wanted of a file that has none."""
     column = FORMATS[name].columns[0]
-    lacking = f"no column {column}; found {_shown(records.columns)}" if column else "conversations have no times"
+    told = "conversations" if name == "sharegpt" else "prompts"
+    lacking = f"no column {column}; found {_shown(records.columns)}" if column else f"{told} have no times"
     return f"{path}: read as {name}: has lengths and no arrivals ({lacking}); {way_out}"
 
 

@@ -15,6 +15,8 @@ from typing import Any, Final, TypeAlias, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from afdsim.workload.rates import Modulated, RateCurve, TimeChange
+
 Ints: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
 Stream: TypeAlias = Callable[[str, int], np.random.Generator]
@@ -186,7 +188,7 @@ class Recorded:
 
 
 OpenLoop: TypeAlias = Poisson | ConstantRate | Gamma | Trace
-Arrivals: TypeAlias = ClosedLoop | OpenLoop
+Arrivals: TypeAlias = ClosedLoop | OpenLoop | Modulated | RateCurve
 
 
 def arrivals(law: OpenLoop, rng: np.random.Generator, n: int) -> Floats:
@@ -213,6 +215,25 @@ def _arrivals(law: OpenLoop, rng: np.random.Generator, start: int, stop: int, cl
     return np.cumsum(gaps)
 
 
+# classes ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classes:
+    """Kinds of requests that come mixed; a request's is drawn by weight, independent of its arrival."""
+
+    names: tuple[str, ...]
+    weights: tuple[float, ...]
+    input_len: tuple[Lengths | None, ...]
+    """Of each; None: as those of all requests."""
+    output_len: tuple[Lengths | None, ...]
+
+    def __post_init__(self) -> None:
+        _demand(bool(self.names), "there must be a class")
+        fits = all(math.isfinite(weight) and weight > 0 for weight in self.weights)
+        _demand(fits, f"weights must be > 0 (got {', '.join(f'{weight:g}' for weight in self.weights)})")
+
+
 # the endless column -------------------------------------------------------------------------------------------------
 
 
@@ -220,7 +241,8 @@ class RequestSource:
     """Requests by index, drawn in blocks when first asked for: endless for laws, `size` long for a trace.
 
     Lengths of None are those of the trace that gives the arrivals. `streams` gives the generator of a column:
-    "arrival", "input_len" or "output_len".
+    "arrival", "state" (of bursts), "class", "input_len" or "output_len", these followed by ".1" and so on where a class
+    has lengths of its own. So a class that comes or goes leaves arrivals alone, and lengths of the others.
     """
 
     def __init__(
@@ -229,17 +251,43 @@ class RequestSource:
         input_len: Lengths | Recorded | None,
         output_len: Lengths | Recorded | None,
         streams: Callable[[str], np.random.Generator],
+        classes: Classes | None = None,
     ) -> None:
-        self.law = arrival
+        self.law, self.classes = arrival, classes
         self.size: int | None = len(arrival) if isinstance(arrival, Trace) else None
         self.file = next(
             (each for each in (arrival, input_len, output_len) if isinstance(each, Trace | Recorded)), None
         )
         """The recording that requests come from, if any."""
         self.notes = () if self.file is None else self.file.notes
-        self._input = _Column(_lengths("input_len", arrival, input_len, streams))
-        self._output = _Column(_lengths("output_len", arrival, output_len, streams))
-        self._arrival = None if isinstance(arrival, ClosedLoop) else _Column(_times(arrival, streams("arrival")))
+        self._kind = None if classes is None else _Column(_kinds(classes, streams("class")))
+        self._input = _Column(self._lengths("input_len", input_len, streams))
+        self._output = _Column(self._lengths("output_len", output_len, streams))
+        self._arrival = None if isinstance(arrival, ClosedLoop) else _Column(_times(arrival, streams))
+
+    def kinds(self, n: int) -> Ints:
+        """Return the classes of the first `n` requests, by their place in `classes`."""
+        assert self._kind is not None, "there are no classes"
+        return self._kind.first(n).astype(np.int64)
+
+    def _lengths(
+        self, column: str, law: Lengths | Recorded | None, streams: Callable[[str], np.random.Generator]
+    ) -> Callable[[int], Ints]:
+        """Lengths by the law of all requests, or by that of the class of each."""
+        kind, every = self._kind, () if self.classes is None else getattr(self.classes, column)
+        own = [(place, each, streams(f"{column}.{place + 1}")) for place, each in enumerate(every) if each is not None]
+        alone = bool(own) and len(own) == len(every)
+        common = (lambda _: np.zeros(BLOCK, np.int64)) if alone else _lengths(column, self.law, law, streams)
+        if kind is None or not own:
+            return common
+
+        def block(number: int) -> Ints:
+            which, found = kind.block(number), common(number)
+            for place, each, rng in own:
+                found = np.where(which == place, draw(each, rng, BLOCK), found)
+            return found
+
+        return block
 
     def lengths(self, request: int) -> tuple[int, int]:
         """(input, output) tokens of a request."""
@@ -283,14 +331,15 @@ class _Column:
         if 0 <= offset < len(self._list):
             return self._list[offset]
         number, offset = divmod(index, BLOCK)
-        self._start, self._list = number * BLOCK, self._block(number).tolist()
+        self._start, self._list = number * BLOCK, self.block(number).tolist()
         return self._list[offset]
 
     def first(self, n: int) -> NDArray[Any]:
-        blocks = [self._block(number) for number in range(-(-n // BLOCK))]
+        blocks = [self.block(number) for number in range(-(-n // BLOCK))]
         return np.concatenate(blocks)[:n] if blocks else np.zeros(0)
 
-    def _block(self, number: int) -> NDArray[Any]:
+    def block(self, number: int) -> NDArray[Any]:
+        """Return a whole block."""
         while len(self._blocks) <= number:
             self._blocks.append(self._draw(len(self._blocks)))
         return self._blocks[number]
@@ -310,7 +359,22 @@ def _lengths(
     return lambda _: draw(law, rng, BLOCK)
 
 
-def _times(law: OpenLoop, rng: np.random.Generator) -> Callable[[int], Floats]:
+def _kinds(classes: Classes, rng: np.random.Generator) -> Callable[[int], Ints]:
+    shares = np.cumsum(classes.weights) / math.fsum(classes.weights)
+    last = len(shares) - 1
+    return lambda _: np.minimum(np.searchsorted(shares, rng.random(BLOCK), side="right"), last)
+
+
+def _times(
+    law: OpenLoop | Modulated | RateCurve, streams: Callable[[str], np.random.Generator]
+) -> Callable[[int], Floats]:
+    if isinstance(law, Modulated | RateCurve):
+        change, even = TimeChange(law, streams("state")), _one_by_one(Poisson(rate=1.0), streams("arrival"))
+        return lambda number: change(even(number))
+    return _one_by_one(law, streams("arrival"))
+
+
+def _one_by_one(law: OpenLoop, rng: np.random.Generator) -> Callable[[int], Floats]:
     clock = 0.0
 
     def block(number: int) -> Floats:

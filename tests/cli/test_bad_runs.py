@@ -131,8 +131,8 @@ def test_a_trace_with_other_columns_says_which_were_expected(replay):
     assert done.exit_code == 2
     assert done.stderr == (
         f"{path}: expected columns TIMESTAMP,ContextTokens,GeneratedTokens (azure), or those of mooncake, bailian, "
-        "burstgpt, vidur, llmservingsim, blis, vllm-bench, sharegpt, afdsim, generic; found ts,in,out in a CSV; rename "
-        "the columns, for example to timestamp,input_length,output_length, and give time_unit: s, ms, us or ns\n"
+        "burstgpt, vidur, llmservingsim, blis, vllm-bench, vllm-custom, sharegpt, afdsim, generic; found ts,in,out in a CSV; "
+        "rename the columns, for example to timestamp,input_length,output_length, and give time_unit: s, ms, us or ns\n"
     )
 
 

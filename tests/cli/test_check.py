@@ -193,3 +193,10 @@ def test_models_of_the_catalog_have_limits_too_and_strict_says_where_it_cannot_t
     assert "longer than the 40,960 tokens that qwen3-32b was made for" in told.stderr
     assert silent.exit_code == 0
     assert "--strict: nothing says for how many tokens step3-small was made" in silent.stderr
+
+
+def test_no_number_of_sequences_is_told_where_classes_have_lengths_of_their_own():
+    classes = "workload.classes=[{name: a, input_len: 9}, {name: b}]"
+
+    assert "sequences of 1,088 tokens" in afdsim("check", "small").stdout
+    assert "sequences of" not in afdsim("check", "small", "--set", classes).stdout

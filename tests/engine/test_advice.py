@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import afdsim
 from afdsim.catalog import entries as catalog
 from afdsim.engine.advice import _larger, advised, final_length, shown
-from afdsim.engine.desk import too_long
+from afdsim.engine.capacity import too_long
 from afdsim.engine.lowering import deployment
 from afdsim.errors import AfdsimError, CapacityError, ScenarioError
 from afdsim.scenario.document import load

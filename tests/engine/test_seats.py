@@ -12,6 +12,7 @@ from afdsim.engine.cell import Cell
 from afdsim.engine.desk import Desk
 from afdsim.engine.lowering import lower
 from afdsim.engine.seats import FOREVER, NOBODY
+from afdsim.engine.turnover import turn_over
 from afdsim.scenario.document import Scenario
 from afdsim.simulation import demanded
 from tests.cases import tiny, tiny_windowed
@@ -54,7 +55,7 @@ class Office:
         self.now += PERIOD
         for lane in range(len(self.book.lanes)):
             if self.desk.ends == FOREVER:
-                seats.turn_over(self.places, self.desk.machine.asked, self.book, lane, self.step, self.now)
+                turn_over(self.places, self.desk.machine.asked, self.book, lane, self.step, self.now)
         self.step += 1
 
     @property

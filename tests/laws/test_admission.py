@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from afdsim.engine import seats
 from afdsim.engine.desk import Desk
 from afdsim.engine.lowering import lower
+from afdsim.engine.turnover import turn_over
 from afdsim.scenario.document import Scenario
 from afdsim.simulation import demanded, simulate
 from tests.cases import tiny, tiny_hybrid, tiny_sparse, tiny_windowed
@@ -76,7 +77,7 @@ def test_micro_batches_of_a_rank_are_within_one_sequence_of_one_another(scenario
         if desk.full:
             desk.extend_rows()
         step, lane = divmod(turn, len(desk.book.lanes))
-        seats.turn_over(desk.machine.places, desk.machine.asked, desk.book, lane, step, float(turn))
+        turn_over(desk.machine.places, desk.machine.asked, desk.book, lane, step, float(turn))
         if desk.ends < seats.FOREVER:
             break
         taken = desk.book.seats[:, seats.TAKEN].reshape(-1, cell.micro_batches)

@@ -375,3 +375,12 @@ def test_a_crash_a_hair_before_a_boundary_is_seen():
 
     with pytest.raises(AssertionError):
         assert_same(one, other)
+
+
+@given(fragile())
+def test_blocks_that_are_reserved_go_through_outages_as_tokens_do(scenario):
+    scenario = scenario.vary("kv_cache", {"block": 16})
+    kernel, processes = run(scenario), run(scenario, "processes")
+
+    assert_same(kernel, processes)
+    assert_conserved(kernel)

@@ -70,7 +70,7 @@ def free(pool):
 def run(asked, engine, change=lambda pool: pool):
     """The record of prompts through a pool that `change` gives and of decode."""
     cell = lower(asked, seed=0)
-    demand = demanded(asked, cell, 0)
+    demand = replace(demanded(asked, cell, 0), overloaded=None)
     done = served(change(lower_prefill(asked, cell)), demand)
     return cell, joined(execute(cell, handed(demand, done), engine), demand, done)
 
@@ -79,7 +79,7 @@ def alone(kind, engine):
     """The record of decode without prefill, of requests with a token more before and one less to come."""
     asked = scenario(kind, prefill=None)
     cell = lower(asked, seed=0)
-    demand = demanded(asked, cell, 0)
+    demand = replace(demanded(asked, cell, 0), overloaded=None)
     arrival, (inputs, outputs) = demand.source.times(150), demand.source.columns(150)
     trace = Trace(arrival=arrival, input_len=inputs + 1, output_len=outputs - 1)
     source = RequestSource(trace, None, None, lambda _: np.random.default_rng(0))
@@ -143,6 +143,7 @@ VARIANTS = {
     "a crash, rejected": {"failures": LOST | {"requests": "reject"}},
     "all at once": {"workload.arrival.request_rate": "inf"},
     "a warm-up": {"run.warmup": "10ms"},
+    "a cache that grows": {"kv_cache": {"policy": "grow", "block": 16, "reprefill_rate": "1e6 tok/s"}},
     "jitter": {"variation": {"event": 0.1, "step": 0.05}},
 }
 
@@ -164,7 +165,7 @@ def test_every_token_and_every_gap_is_counted_once(kind, shape, lengths):
     cell, record = run(scenario(kind, prefill=SERVERS | shape, lengths=lengths), "kernel")
     table = record.requests
     requests = prefilled.requests(outcome.requests(record, cell), record)
-    tokens = prefilled.tokens(outcome.tokens(record, cell), record)
+    tokens = prefilled.tokens(outcome.tokens(record, cell), requests, record)
 
     assert len(table) == 150
     assert (requests["status"] == "finished").all()

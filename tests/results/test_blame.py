@@ -129,7 +129,7 @@ def test_the_report_names_them_in_a_few_lines(result):
     block = text.split(blaming.TITLE)[1].split("\n\n")[0].splitlines()[1:]
 
     assert 4 <= len(block) <= 7
-    assert block[0].startswith(" peers: ")
+    assert block[0].startswith(" later than their mates: ")
     assert any(line.startswith(" critical path: ") for line in block)
     assert max(map(len, text.splitlines())) <= 96
 

@@ -172,3 +172,44 @@ def test_ttft_is_a_metric_that_can_be_asked_for(result):
 def test_a_workload_of_single_tokens_is_told():
     with pytest.raises(afdsim.SimulationError, match="every request ends with the first token"):
         simulated("workload.output_len=1")
+
+
+def test_classes_have_a_first_token_of_their_own():
+    short = {
+        "name": "chat",
+        "weight": 3,
+        "input_len": 200,
+        "output_len": 20,
+        "sla": {"ttft": "1s", "percentile": "mean"},
+    }
+    long = {
+        "name": "papers",
+        "weight": 1,
+        "input_len": 6000,
+        "output_len": 40,
+        "sla": {"ttft": "1ms", "percentile": "mean"},
+    }
+    base = load("step3_prefill", overrides=[*SHORT, "workload.arrival.request_rate=20 req/s"])
+    asked = base.varied({"workload.classes": [short, long], "workload.input_len": None, "workload.output_len": None})
+    found = afdsim.simulate(asked)
+    own, requests = found.summary["afdsim"]["classes"], found.requests
+    gaps = {name: int(found.tokens[f"gaps_{name}"].sum()) for name in own}
+
+    assert own["chat"]["mean_ttft_ms"] < own["papers"]["mean_ttft_ms"]
+    assert [own[name]["sla"]["goodput_share"] for name in own] == [1.0, 0.0]
+    assert gaps == {name: int((requests.output_len - 1)[requests["class"] == name].sum()) for name in own}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"router": {"replicas": 2}}, "router: is not modelled behind prefill servers"),
+        (
+            {"workload.prefix": {"groups": 2, "tokens": 64}, "kv_cache": {}},
+            "workload.prefix: is not modelled with prefill",
+        ),
+    ],
+)
+def test_what_prefill_does_not_go_with_is_told(changes, message):
+    with pytest.raises(afdsim.ScenarioError, match=message):
+        load("step3_prefill").varied(changes)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from afdsim.results import steady
 from afdsim.results.intervals import Interval
 from afdsim.results.steady import Load, truncation
+from afdsim.workload.rates import Point, RateCurve, TimeChange
 
 STEP = 0.01
 
@@ -19,7 +20,12 @@ def served(rate, seconds, *, slots, service=1.0, seed=0):
     """Requests of a Poisson process, each `service` seconds on one of some slots, first come, first served."""
     rng = np.random.default_rng(seed)
     arrival = np.cumsum(rng.exponential(1 / rate, int(rate * seconds)))
-    lasts = service * rng.uniform(0.8, 1.2, len(arrival))
+    return queued(arrival, slots, service * rng.uniform(0.8, 1.2, len(arrival)))
+
+
+def queued(arrival, slots, lasts=None):
+    """The same from arrivals and seconds of service, one each where they are not given."""
+    lasts = np.ones(len(arrival)) if lasts is None else lasts
     free, admitted = np.zeros(slots), np.empty(len(arrival))
     for request, (moment, length) in enumerate(zip(arrival, lasts, strict=True)):
         slot = int(np.argmin(free))
@@ -63,6 +69,38 @@ def test_no_run_is_too_short_to_see_that_it_is_not_stable(rate, seconds, seed):
     _, load = judged(served(rate, seconds, slots=100, seed=seed))
 
     assert load.level != "STABLE"
+
+
+def curved(points, seconds, *, slots=100, seed=0):
+    """Requests whose rate is linear between (time, rate), each a second on one of some slots."""
+    rates = np.array(points, float)[:, 1]
+    law = RateCurve(points=tuple(Point(at=time, rate=rate) for time, rate in points))
+    expected = np.cumsum(np.random.default_rng(seed).exponential(1.0, int(rates.max() * seconds * 1.2)))
+    arrival = TimeChange(law, np.random.default_rng(seed))(expected)
+    return queued(arrival[arrival <= seconds], slots)
+
+
+@pytest.mark.parametrize(
+    ("points", "level"),
+    [
+        ([(0, 10), (60, 80), (120, 10)], "STABLE"),
+        ([(0, 1), (120, 90)], "STABLE"),
+        ([(0, 60), (40, 160), (80, 60), (120, 60)], "BACKLOGGED"),
+        ([(0, 120), (60, 180), (120, 120)], "OVERLOADED"),
+        ([(0, 10), (120, 300)], "OVERLOADED"),
+    ],
+    ids=["a day", "a ramp", "a rush", "too much all day", "a ramp beyond capacity"],
+)
+def test_a_rate_that_changes_is_judged_by_its_queue(points, level):
+    requests = curved(points, 120.0)
+    edges = np.linspace(0.0, requests["arrival_s"][-1], 501)
+    place, load = steady.found(requests, edges, STEP, given=False, changing=True)
+
+    assert (place, load.level) == (0, level)
+    assert load.offered == pytest.approx(len(requests["arrival_s"]) / 120.0, rel=0.01)
+    assert not any(map(math.isfinite, (*load.offered_interval, *load.served_interval, *load.growth_interval)))
+    if level == "STABLE":
+        assert steady.found(requests, edges, STEP, given=False)[1].level == "n/a"  # what rests has one level
 
 
 def test_a_run_that_only_fills_the_cluster_says_how_long_it_should_be():

@@ -248,6 +248,15 @@ def test_an_open_loop_says_whether_it_kept_up(small):
     )
 
 
+def test_the_load_is_said_before_any_figure(small):
+    grows = Load(level="OVERLOADED", offered=150.0, served=100.0, growth=50.0, ended=10.0, why="the queue grows")
+    text = report(small, load=grows)
+
+    assert text.index("\nLoad OVERLOADED") < text.index("\n Metric") < text.index("\nOutput") < text.index("\nSLA")
+    assert "requests that came or left in it" in text
+    assert "requests by their arrival" in report(small, load=replace(grows, ended=None))
+
+
 def test_a_pass_is_not_printed_for_a_load_that_is_not_carried(small):
     queued = Load(level="BACKLOGGED", offered=150.0, served=149.0, growth=0.1, why="the queue no longer empties")
     text = report(small, load=queued, sla=metrics.Sla(limits={"tpot": 60.0}, percentile="mean"))

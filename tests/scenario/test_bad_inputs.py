@@ -49,6 +49,24 @@ run:
 # old text -> new text, then the message; several lines of message are several faults
 # fmt: off
 ROWS = (
+    ("cost: {H800", "kv_cache: {policy: grow}\ncost: {H800",
+     "32:11: kv_cache.reprefill_rate: required key is missing with 'policy: grow', e.g. '20000 tok/s'; or write "
+     "'preemption: swap'"),
+    ("cost: {H800", "kv_cache: {preemption: swap}\ncost: {H800",
+     "32:24: kv_cache.preemption: belongs to 'policy: grow': nobody is preempted where all is reserved; remove it"),
+    ("cost: {H800", "kv_cache: {policy: grow, preemption: swap, reprefill_rate: 9 tok/s}\ncost: {H800",
+     "32:60: kv_cache.reprefill_rate: belongs to 'preemption: recompute'; remove it (or set it to null)"),
+    ("cost: {H800", "kv_cache: {policy: grow, reprefill_rate: 9 tok/s, host_bandwidth: 9 GB/s}\ncost: {H800",
+     "32:67: kv_cache.host_bandwidth: belongs to 'preemption: swap'; remove it (or set it to null)"),
+    ("  num_requests: 100", "  num_requests: 100\n  prefix: {groups: 4, tokens: 64}",
+     "31:11: workload.prefix: is shared in the blocks of a KV cache; add 'kv_cache: {}'"),
+    ("  num_requests: 100", "  num_requests: 100\n  prefix: {groups: 200000, tokens: 64}",
+     "31:20: workload.prefix.groups: must be <= 100,000: every rank has a place for each (got 200000)"),
+    ("cost: {H800", "kv_cache: {block: 0}\ncost: {H800",
+     "32:19: kv_cache.block: must be a whole number >= 1 (got 0)"),
+    ("cost: {H800", "kv_cache: {policy: grow, preemption: swap}\nfailures: {mtbf: {gpu: 1h}, requests: reject}\n"
+     "cost: {H800",
+     "32:20: kv_cache.policy: grow is not modelled together with failures; write 'policy: reserve'"),
     ("  output_len:", "  otput_len:",
      "29:3: workload.otput_len: unknown key 'otput_len'; did you mean 'output_len'?"),
     ("  input_len: {distribution: constant, value: 4096}", "  input_len: 9\n  isl: 4096",
@@ -70,7 +88,7 @@ ROWS = (
     ("  num_requests: 100", "  num_requests: 100\n  request_rate: 1 req/s",
      "31:3: workload.request_rate: unknown key 'request_rate' here; it belongs to 'workload.arrival.request_rate'"),
     ("version: 1", "version: 1\nzebra: 1",
-     "2:1: zebra: unknown key 'zebra' (known: version, name, model, precision, deployment, prefill, network, variation, workload, sla, failures, cost, run)"),
+     "2:1: zebra: unknown key 'zebra' (known: version, name, model, precision, deployment, prefill, network, variation, workload, kv_cache, sla, failures, router, cost, run)"),
     ("9us", "20",
      "21:14: network.link.latency: needs a unit, for example '20us' or '20ms'"),
     ("400Gbps", "400",
@@ -117,6 +135,34 @@ ROWS = (
      "27:17: workload.arrival.burstiness: give one of burstiness and cv: burstiness (gamma shape) = 1/cv^2"),
     ("    process: poisson", "    process: gamma\n    burstiness: 0",
      "27:17: workload.arrival.burstiness: must be a number > 0 (got 0)"),
+    ("  num_requests: 100", "  num_requests: 100\n  classes:\n  - {name: a b, weight: 0}",
+     "32:12: workload.classes[0].name: must be at most 16 letters, digits, _ and -, e.g. 'chat' (got 'a b')\n32:25: workload.classes[0].weight: must be a number > 0 (got 0)"),
+    ("  num_requests: 100", "  num_requests: 100\n  classes:\n  - {name: a}\n  - {name: a, isl: 5}",
+     "33:15: workload.classes[1].isl: unknown key 'isl'; afdsim calls it 'workload.input_len'"),
+    ("  num_requests: 100", "  num_requests: 100\n  classes:\n  - {name: a}\n  - {name: a}",
+     "33:12: workload.classes[1].name: 'a' is the name of another class"),
+    ("  num_requests: 100", "  num_requests: 100\n  classes: []",
+     "31:12: workload.classes: needs a class, for example {name: chat, weight: 3}; or remove it"),
+    ("  output_len: 512", "  classes: [{name: a, output_len: 9}, {name: b}]",
+     "25:3: workload.output_len: required key is missing, or in each of the classes"),
+    ("    process: poisson\n    request_rate: 180 req/s", "    process: mmpp\n    states: [{rate: 9 req/s, dwell: 1s}]",
+     "27:13: workload.arrival.states: must be two or more, else write 'process: poisson' (got 1)"),
+    ("    process: poisson\n    request_rate: 180 req/s", "    process: mmpp\n    states:\n    - {rate: inf, dwell: 1s}\n    - {rate: 1 req/s, dwell: 0s}",
+     "29:30: workload.arrival.states[1].dwell: must be > 0 (got '0s')"),
+    ("    process: poisson\n    request_rate: 180 req/s", "    process: mmpp\n    states:\n    - {rate: inf, dwell: 1s}\n    - {rate: 1 req/s, dwell: 1s}",
+     "28:14: workload.arrival.states[0].rate: must be finite; all at once is 'process: poisson, request_rate: inf'"),
+    ("    process: poisson\n    request_rate: 180 req/s", "    process: rate_curve\n    points:\n    - {at: 0s, rate: 1 req/s}\n    - {at: 5s, rate: 0 req/s}",
+     "29:22: workload.arrival.points[1].rate: must be > 0: the last rate stays, unless a period is given"),
+    ("    process: poisson\n    request_rate: 180 req/s", "    process: rate_curve\n    points:\n    - {at: 0s, rate: 1 req/s}\n    - {at: 5s, rate: 2 req/s}\n    - {at: 4s, rate: 3 req/s}",
+     "30:12: workload.arrival.points[2].at: must be >= 5.00 s, that of the point before"),
+    ("    process: poisson\n    request_rate: 180 req/s", "    process: rate_curve\n    period: 4s\n    points:\n    - {at: 0s, rate: 1 req/s}\n    - {at: 5s, rate: 2 req/s}",
+     "27:13: workload.arrival.period: must be >= 5.00 s, the last point (got '4.00 s')"),
+    ("    process: poisson\n    request_rate: 180 req/s", "    process: rate_curve\n    period: 5s\n    points: [{at: 0s, rate: 0 req/s}, {at: 5s, rate: 0 req/s}, {at: 5s, rate: 3 req/s}]",
+     "26:5: workload.arrival: a rate > 0 req/s must last for some time of a period"),
+    ("    process: poisson\n    request_rate: 180 req/s", "    process: mmpp\n    states: [{rate: 1 req/s, dwell: 1us}, {rate: 2 req/s, dwell: 1us}]",
+     "26:5: workload.arrival: states must last for 0.01 requests or more (got 1.5e-06); what changes faster is a Poisson process of the mean rate"),
+    ("    process: poisson\n    request_rate: 180 req/s", "    process: rate_curve\n    points: [{at: 1s, rate: 1 req/s}]",
+     "27:13: workload.arrival.points: must begin at 0s, for example {at: 0s, rate: 2 req/s}"),
     ("    process: poisson", "    process: gamma",
      "26:5: workload.arrival: process gamma needs burstiness (the gamma shape) or cv (= 1/sqrt(burstiness))"),
     ("180 req/s", "-1 req/s",
@@ -126,7 +172,7 @@ ROWS = (
     ("    request_rate: 180 req/s\n", "",
      "26:5: workload.arrival.request_rate: required key is missing"),
     ("process: poisson", "process: poison",
-     "26:5: workload.arrival: unknown process 'poison'; did you mean 'poisson'? (known: closed_loop, poisson, constant, gamma, trace)"),
+     "26:5: workload.arrival: unknown process 'poison'; did you mean 'poisson'? (known: closed_loop, poisson, constant, gamma, mmpp, rate_curve, trace)"),
     ("    process: poisson\n", "",
      "26:5: workload.arrival.process: required key is missing"),
     ("process: poisson", "process: closed_loop",
@@ -221,6 +267,9 @@ ROWS = (
     ("    latency: 9us", "    latency: 9us\n  nics_per_instance: {ffn: 4}\n"
      "failures: {events: [{at: 30s, target: 'ffn[0].nic[4]'}], requests: reject}",
      "23:39: failures.events[0].target: ffn instance 0 has NICs 0..3"),
+    ("run:", "router: {replicas: 0}\nrun:", "33:20: router.replicas: must be a whole number >= 1 (got 0)"),
+    ("run:", "router: {replicas: 2, policy: sticky}\nrun:",
+     "33:31: router.policy: must be one of round_robin, least_requests, least_kv, power_of_two, prefix_affinity (got 'sticky')"),
     ("run:", "failures: {events: [{at: 30s, target: 'ffn[0].fan[1]'}], requests: reject}\nrun:",
      "33:39: failures.events[0].target: must be 'attention[i]' or 'ffn[i]'; colocated: 'instance[i]'; a part of one: "
      "'ffn[0].gpu[3]', 'ffn[0].nic[2]' (got 'ffn[0].fan[1]')"),
@@ -263,7 +312,7 @@ ROWS = (
     ("version: 1", "version: 1\nextends: [a]",
      "2:10: extends: must be a file or the name of a shipped scenario (got a list)"),
     ("version: 1", "version: 1\n5: 1",
-     "2:1: 5: key '5' must be text, not a number\n2:1: 5: unknown key '5' (known: version, name, model, precision, deployment, prefill, network, variation, workload, sla, failures, cost, run)"),
+     "2:1: 5: key '5' must be text, not a number\n2:1: 5: unknown key '5' (known: version, name, model, precision, deployment, prefill, network, variation, workload, kv_cache, sla, failures, router, cost, run)"),
     ("version: 1", "version: !!int 1",
      "1:10: version: YAML tags (!...) are not used in scenarios"),
     ("version: 1", "version: *one",
@@ -409,6 +458,28 @@ def test_nesting_and_aliases_are_bounded(file):
 
 
 @pytest.mark.parametrize(
+    ("base", "more", "message"),
+    [
+        (
+            "small",
+            (),
+            "router: needs requests that arrive: in a closed_loop every cell has its own, so run one cell without 'router'",
+        ),
+        (
+            "step3_poisson",
+            ("failures={mtbf: {gpu: 1d}, requests: reject}",),
+            "router: and 'failures' do not go together yet: no router hears of a crash; run one cell without it",
+        ),
+    ],
+)
+def test_what_does_not_go_with_a_router_is_refused(base, more, message):
+    with pytest.raises(ScenarioError) as caught:
+        load(base, overrides=["router={replicas: 4}", *more])
+
+    assert str(caught.value) == f"--set router={{replicas: 4}}: {message}"
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         (
@@ -425,7 +496,7 @@ def test_nesting_and_aliases_are_bounded(file):
         ),
         (
             "netwrk.post=1us",
-            "--set netwrk.post=1us: netwrk.post: no such key 'netwrk' (has: version, name, model, precision, deployment, prefill, network, variation, workload, sla, failures, cost, run); did you mean 'network'?",
+            "--set netwrk.post=1us: netwrk.post: no such key 'netwrk' (has: version, name, model, precision, deployment, prefill, network, variation, workload, kv_cache, sla, failures, router, cost, run); did you mean 'network'?",
         ),
         ("model.name=1", "--set model.name=1: model.name: 'model' has no keys"),
         ("run.seeds=[1", "--set run.seeds=[1:1:3: not valid YAML: expected ',' or ']', but got '<stream end>'"),

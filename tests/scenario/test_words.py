@@ -61,10 +61,8 @@ def test_a_word_is_answered_in_a_file_an_override_and_an_axis(word):
 
 
 def test_a_replica_is_a_whole_deployment():
-    assert told("deployment.replicas") == (
-        "deployment.replicas: unknown key 'replicas'; several replicas are not modelled: a replica is a whole "
-        "deployment, and one is simulated; divide the load ('workload.arrival') by their number, and multiply GPUs and "
-        "tokens/s by it"
+    assert (
+        told("deployment.replicas") == "deployment.replicas: unknown key 'replicas'; afdsim calls it 'router.replicas'"
     )
 
 
@@ -72,9 +70,9 @@ def test_a_latency_that_no_sla_can_limit_is_told():
     assert told("sla.itl").startswith("sla.itl: unknown key 'itl'; a limit on single gaps is not modelled; 'sla.tpot'")
 
 
-@pytest.mark.parametrize("word", ["enable_prefix_caching", "enable-prefix-caching", "--no-enable-prefix-caching"])
+@pytest.mark.parametrize("word", ["enable_lora", "enable-lora", "--no-enable-lora"])
 def test_a_flag_is_the_word_that_it_switches(word):
-    assert words.hint(word, "", lambda _: True) == f"; {words.ABSENT['prefix_caching']}"
+    assert words.hint(word, "", lambda _: True) == f"; {words.ABSENT['lora']}"
 
 
 @pytest.mark.parametrize(

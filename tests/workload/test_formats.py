@@ -117,6 +117,27 @@ def test_a_note_says_that_turns_of_a_chat_are_independent(tmp_path):
 # lengths without arrivals
 
 
+def test_prompts_of_a_custom_dataset_are_estimated_and_their_answers_counted(tmp_path):
+    line = '{"prompt": "What is the capital of India?", "output_tokens": 10}\n{"prompt": "é", "output_tokens": 1520}\n'
+    path = write(tmp_path, line)
+    found = read_lengths(path)
+
+    assert columns(found) == ([8, 1], [10, 1520])
+    assert found.told.startswith(f"{path}: read as vllm-custom (lengths only): 2 requests")
+    assert found.notes == (
+        f"{path}: tokens in are estimated: 4 bytes of UTF-8 a token, rounded up; input_len in place of prompt, and "
+        "output_len, are taken as counted",
+    )
+    with pytest.raises(
+        ScenarioError, match=r"read as vllm-custom: has lengths and no arrivals \(prompts have no times"
+    ):
+        read_trace(path)
+    with pytest.raises(ScenarioError, match="found prompts without the lengths of their answers: write output_tokens"):
+        read_lengths(write(tmp_path, '{"prompt": "a"}\n{"prompt": "b"}\n', "bare"))
+    with pytest.raises(ScenarioError, match="of 2 rows cannot be used"):
+        read_lengths(write(tmp_path, line.replace("10", '"ten"'), "damaged"))
+
+
 def test_conversations_are_counted_by_a_rule_that_is_stated(tmp_path):
     talk = [
         {"from": "human", "value": "x" * 41},
