@@ -62,8 +62,8 @@ def compare(  # noqa: PLR0917 - click passes one argument per option
     afdsim compare step3_2a2f_4k dsv3_ep128_4k -o out/
     afdsim compare step3_poisson step3_poisson --set-b deployment.attention.instances=3
     """  # noqa: D301 - click keeps the lines of a paragraph that starts with a backspace
+    from afdsim.results.ink import Ink
     from afdsim.results.result import to_json
-    from afdsim.results.terminal import Ink
     from afdsim.studies.comparison import check_folder
     from afdsim.studies.comparison import compare as run
 

@@ -155,8 +155,6 @@ def run(  # noqa: PLR0917 - click passes one argument per option
             _print_report(list(stopped.results), pooled(stopped.results), scenario, folder)
         raise
     if until_steady:
-        if loaded.workload.arrival.process == "closed_loop":
-            warn("--until-steady: a closed loop is steady when it has filled; nothing to lengthen")
         results = _go_on(loaded, results, folder=folder, quiet=quiet, marginal=marginal)
     if recorder is not None:
         _write_trace(results[0], recorder, folder)
@@ -219,6 +217,9 @@ def _go_on(
     """Lengthen an open loop until the load of all seeds is known; the folder keeps the last run."""
     from afdsim.studies.steadying import until_steady
     from afdsim.units import show_time
+
+    if scenario.workload.arrival.process == "closed_loop":
+        warn("--until-steady: a closed loop is steady when it has filled; nothing to lengthen")
 
     def run(longer: Scenario) -> list[Result]:
         if longer is scenario:
@@ -324,7 +325,8 @@ def _print_wall_time(results: list[Result], wall: float) -> None:
 
 
 def _print_report(results: list[Result], summary: Mapping[str, Any], scenario: str, folder: Path | None) -> None:
-    from afdsim.results.terminal import Ink, terminal
+    from afdsim.results.ink import Ink
+    from afdsim.results.terminal import terminal
 
     ink = Ink(colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ, unicode=_prints_blocks())
     click.echo(terminal(results, summary=summary, source=scenario, saved=folder, ink=ink))

@@ -424,7 +424,7 @@ class Pipeline:
                 times = (header, tail, list(whole))
                 free[hop] = cross(free[hop], lag, work, times, list(whole), (0, len(copies)))
             for x, copy in enumerate(copies):
-                lost = tail[x] - copy.tail - wiring.between
+                lost = max(tail[x] - copy.tail - wiring.between, 0.0)  # rounded, it may be less
                 self._deliver(turn, copy._replace(header=header[x], tail=tail[x], lost=lost))
 
     def _ingress(self, port: int) -> Steps:

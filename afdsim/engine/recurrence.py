@@ -256,7 +256,8 @@ def note_binding(machine: Machine, flight: Flight, trace: Trace, t: Index, door:
     else:
         trace.bound[place] = machine.sources[x] - shut
     if machine.wiring.servers > 0:
-        trace.crossed[place] = 0.0 if x == NOBODY else flight.tail[x] - flight.left[x] - machine.wiring.between
+        lost = 0.0 if x == NOBODY else flight.tail[x] - flight.left[x] - machine.wiring.between
+        trace.crossed[place] = max(lost, 0.0)  # rounded, it may be less
 
 
 def note_senders(machine: Machine, trace: Trace, noise: Noise, t: Index, spikes: Index) -> None:

@@ -22,6 +22,7 @@ result               the result: summary, frames, files
 header               what was simulated, as text
 blaming              whom the GPUs waited for, as text
 portrait             what a language model is and where it fits, as text
+ink                  styles, tables and sparklines
 terminal             the report as text
 timeline             spans of a window of a run
 chrome               a timeline as a Chrome trace

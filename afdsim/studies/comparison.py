@@ -21,9 +21,9 @@ from afdsim.cost.roofline import CostModel
 from afdsim.engine.books import CAUSES
 from afdsim.errors import ScenarioError
 from afdsim.results.header import WIDTH, deployment_line, model_line, straggler_lines
+from afdsim.results.ink import Ink, table
 from afdsim.results.metrics import shown_in
 from afdsim.results.result import Result, pooled, to_json, write_text
-from afdsim.results.terminal import Ink, table
 from afdsim.scenario.document import Scenario, Source, load
 from afdsim.scenario.tree import Afd
 from afdsim.simulation import simulate

@@ -34,7 +34,7 @@ Status = Literal["ok", "error"]
 UNTOLD = ("definitions", "cells")
 """Keys of a summary that are no columns: documentation, which is the same for every point, and rows of their own."""
 
-PRESENTATION = ("cli/", "plot", "results/plot", "results/terminal")
+PRESENTATION = ("cli/", "plot", "results/plot", "results/terminal", "results/ink")
 """Beginnings of the paths of modules that only show what others compute."""
 
 

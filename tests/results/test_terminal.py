@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from afdsim.results import metrics
 from afdsim.results.bottleneck import Bounds
 from afdsim.results.header import WIDTH, deployment_line
+from afdsim.results.ink import Ink, sparkline
 from afdsim.results.intervals import Interval
 from afdsim.results.result import pooled
 from afdsim.results.steady import Load
-from afdsim.results.terminal import Ink, sparkline, terminal
+from afdsim.results.terminal import terminal
 from afdsim.scenario.document import load
 from tests import synthetic
 
