@@ -20,7 +20,7 @@ from afdsim.cluster.network import Network
 from afdsim.cost.roofline import CostModel
 from afdsim.engine.books import CAUSES
 from afdsim.errors import ScenarioError
-from afdsim.results.header import WIDTH, deployment_line, model_line, straggler_lines
+from afdsim.results.header import WIDTH, deployment_line, model_line, prefill_lines, router_line, straggler_lines
 from afdsim.results.ink import Ink, table
 from afdsim.results.metrics import shown_in
 from afdsim.results.result import Result, pooled, to_json, write_text
@@ -40,7 +40,10 @@ Progress = Callable[[float, str], None]
 SHARED = ("workload", "sla", "run")
 """Parts of a scenario that all deployments have from the first."""
 
+_LINES = (prefill_lines, router_line, straggler_lines)
+"""What a head says of a scenario where it has it."""
 _SPOKEN = (
+    ("mean_ttft_ms", "TTFT mean"),
     ("mean_tpot_ms", "TPOT mean"),
     ("p99_tpot_ms", "p99"),
     ("mean_queue_ms", "queue wait mean"),
@@ -340,7 +343,7 @@ def _head(name: str, run: Result, keys: Sequence[str]) -> list[str]:
     scenario = run.scenario
     own, label = scenario.resolved(), f"{name}: "
     texts = [deployment_line(scenario), model_line(scenario, run.formats)]
-    texts += filter(None, [" ".join(map(str.strip, straggler_lines(scenario)))])
+    texts += filter(None, [" ".join(map(str.strip, lines(scenario))) for lines in _LINES])
     keys = [key for key in keys if key != "model" and _used(key, scenario)]
     for part in dict.fromkeys(key.partition(".")[0] for key in keys):
         value, paths = own.get(part), [key.partition(".")[2] for key in keys if key.partition(".")[0] == part]

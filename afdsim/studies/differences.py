@@ -38,6 +38,8 @@ FIGURES = (
     Figure(key="afdsim.gpus", label="GPUs", shown=",.0f"),
     Figure(key="output_throughput", label="Output tok/s", shown=",.0f"),
     Figure(key="afdsim.tgs", label="Output tok/s/GPU (TGS)", shown=",.0f", better=1),
+    Figure(key="mean_ttft_ms", label="TTFT mean (ms)", shown=",.1f", better=-1),
+    Figure(key="p99_ttft_ms", label="TTFT p99 (ms)", shown=",.1f", better=-1),
     Figure(key="mean_tpot_ms", label="TPOT mean (ms)", shown=".2f", better=-1),
     Figure(key="median_tpot_ms", label="TPOT p50 (ms)", shown=".2f", better=-1),
     Figure(key="p99_tpot_ms", label="TPOT p99 (ms)", shown=".2f", better=-1),
@@ -50,7 +52,12 @@ FIGURES = (
     Figure(key="afdsim.usd_per_1m_output_tokens", label="USD per 1M output tokens", shown=".3f", better=-1),
 )
 
-_PAIRED = {"mean_tpot_ms": metrics.tpot, "mean_queue_ms": metrics.queue, "mean_e2el_ms": metrics.e2el}
+_PAIRED = {
+    "mean_ttft_ms": metrics.ttft,
+    "mean_tpot_ms": metrics.tpot,
+    "mean_queue_ms": metrics.queue,
+    "mean_e2el_ms": metrics.e2el,
+}
 """Means over requests, and what each request contributes."""
 
 
