@@ -91,8 +91,7 @@ def simulate(  # noqa: PLR0913 - the whole line has three seams
     `router` takes the place of the policy of `router` in the scenario.
     """
     scenario = scenario if isinstance(scenario, Scenario) else load(scenario)
-    if observer is not None and scenario.router is not None:
-        raise SimulationError("a trace shows one cell: leave 'router' out of the scenario (--set router=null)")
+    _fitting(scenario, observer, router)
     seed = scenario.run.seeds[0] if seed is None else seed
     try:
         cell = lower(scenario, seed=seed, cost=checked_cost(cost), network=checked_network(network))
@@ -108,13 +107,11 @@ def simulate(  # noqa: PLR0913 - the whole line has three seams
             made = _fleet(scenario, cell, demand, (seed, engine), router=router, progress=report)
     except CapacityError as error:
         raise placed(error, scenario) from None
-    found = Result(
-        scenario=scenario,
-        run=made.run,
-        manifest=manifest(scenario, seed=seed, engine=engine, engine_reason=reason),
-        notes=made.notes,
-    )
-    return _signed(found, cost, network, unmeasured(cell, None if done is None else done.pool) if cost is None else ())
+    signed = manifest(scenario, seed=seed, engine=engine, engine_reason=reason)
+    found = Result(scenario=scenario, run=made.run, manifest=signed, notes=made.notes)
+    notes = unmeasured(cell, None if done is None else done.pool) if cost is None else ()
+    routed = [] if router is None else [f"requests were routed by {label(router)}, not by the scenario's policy"]
+    return _signed(found, cost, network, [*routed, *notes])
 
 
 def _before(scenario: Scenario, cell: Cell, demand: Demand, cost: CostModel | None) -> tuple[Served | None, Demand]:
@@ -124,6 +121,14 @@ def _before(scenario: Scenario, cell: Cell, demand: Demand, cost: CostModel | No
         return None, demand
     done = served(pool, demand)
     return done, handed(demand, done)
+
+
+def _fitting(scenario: Scenario, observer: Observer, router: Router | None) -> None:
+    """Refuse an observer of several cells, and a router of one."""
+    if observer is not None and scenario.router is not None:
+        raise SimulationError("a trace shows one cell: leave 'router' out of the scenario (--set router=null)")
+    if router is not None and scenario.router is None:
+        raise SimulationError("router= needs cells: add 'router: {replicas: n}' to the scenario")
 
 
 def execute(

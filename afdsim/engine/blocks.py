@@ -77,6 +77,10 @@ class Blocks:
             if self._progress is not None:
                 self._progress(self.desk.progress)
 
+    def outlast(self, until: float) -> None:
+        """Stand idle until then: others go on."""
+        self.desk.outlast(until, self.desk.memory.trace)
+
     @property
     def due(self) -> float:
         """Before when nothing happens, if nobody comes."""

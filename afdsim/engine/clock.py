@@ -97,9 +97,14 @@ class Run:
         """Let happen what happens before `until`; returns whether the cell has stopped."""
         if until == FOREVER:
             self.env.run(until=self._stop)
-        while not self._stop.processed and self.env.peek() < until:
+        while not self._stop.processed and (self.env.peek() < until or self.desk.ends < FOREVER):
             self.env.step()
         return bool(self._stop.processed)
+
+    def outlast(self, until: float) -> None:
+        """Stand idle until then: others go on."""
+        latest = self._traces[max(self._traces)] if self._traces else None
+        self.desk.outlast(until, latest)
 
     @property
     def due(self) -> float:

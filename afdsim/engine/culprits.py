@@ -225,7 +225,7 @@ class _Lane:
     def blamed(self, way: Way, unit: int) -> dict[str, list[Culprit]]:
         """The same of a way, by where its columns begin in `books.Lines`, in order."""
         senders, alone = way.senders, len(way.senders) == 1
-        joint = [Culprit("peer" if alone else "pool", cause, senders.start, stage=way.sent) for cause in way.waits]
+        joint = [Culprit("pool", cause, senders.start, stage=way.sent) for cause in way.waits]
         peers = [] if alone else [[Culprit("peer", cause, u, stage=way.sent) for u in senders] for cause in way.alone]
         leaving, reaching = self.ports(way, unit)
         out = [Culprit("port", NETWORK, u, leaving[u], "egress", way.sent) for u in senders]

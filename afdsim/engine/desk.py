@@ -304,15 +304,31 @@ class Desk:
         chains = extended(book.next_filling, size * len(self.cell.windows), NOBODY)
         self.memory = self.memory._replace(book=book._replace(requests=requests, times=times, next_filling=chains))
 
-    def dismiss(self, until: float) -> None:
-        """No more requests come: the run ends when those that are here have ended; if none is left, at `until`."""
+    def dismiss(self) -> None:
+        """No more requests come: the run ends when those that are here have ended."""
         asked = self.machine.asked._replace(num_requests=int(self.book.count[seats.KNOWN]))
         self.machine = self.machine._replace(asked=asked)
-        if self.dozing:
-            now = 0.0 if self._found_nothing is None else self.opened(self._found_nothing)
-            ends = max(now, min(until, asked.horizon))
-            self.pause(ends, self._found_nothing)
-            self.book.clock[seats.ENDS_AT], self.parked, self.dozing = ends, True, False
+
+    def outlast(self, until: float, trace: Trace | None) -> None:
+        """Other cells go on until then: book what is left as `no_work`, but for boundaries that found nothing to do."""
+        ledger, trace = self.memory.ledger, self._found_nothing if self.dozing else trace
+        ledger.edges[0] = self.book.clock[seats.WARM_AT]
+        for unit in range(len(ledger.booked)):
+            settle(ledger, unit)
+            clear(ledger, unit)
+            left = max(until - ledger.end[unit], 0.0)
+            busy = min(self._heads(trace, unit), left)
+            ledger.row[unit, BUSY], ledger.row[unit, NO_WORK] = busy, left - busy
+        ledger.begin[:], ledger.end[:] = ledger.end, np.maximum(ledger.end, until)
+        self.parked, self.dozing = self.parked or self.dozing, False
+        self.book.clock[seats.ENDS_AT] = until
+
+    def _heads(self, trace: Trace | None, unit: int) -> float:
+        """Seconds of the boundaries of a step on a unit."""
+        if trace is None or unit >= self.cell.seated:
+            return 0.0
+        places = self._boundaries[unit]
+        return float(sum(trace.finish[place] for place in places) - sum(trace.start[place] for place in places))
 
     def opened(self, trace: Trace) -> float:
         """When the last boundary of a step ended."""
@@ -347,10 +363,7 @@ class Desk:
         ledger.edges[0] = self.book.clock[seats.WARM_AT]
         for unit in range(len(ledger.booked)):
             settle(ledger, unit)
-            busy = 0.0
-            if trace is not None and unit < self.cell.seated:
-                places = self._boundaries[unit]
-                busy = sum(trace.finish[place] for place in places) - sum(trace.start[place] for place in places)
+            busy = self._heads(trace, unit)
             ledger.row[unit] = 0.0
             clear(ledger, unit)
             ledger.row[unit, BUSY], ledger.row[unit, NO_WORK] = busy, until - ledger.end[unit] - busy

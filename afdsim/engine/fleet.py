@@ -7,7 +7,8 @@ request runs two. Requests are handed over in the order in which they arrive.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from afdsim.engine import seats
 from afdsim.engine.desk import Demand, Desk
 from afdsim.engine.record import Record
 from afdsim.engine.seats import FOREVER, NOBODY
+from afdsim.errors import SimulationError, StoppedEarly
 
 Array = np.ndarray
 
@@ -33,6 +35,9 @@ class Member(Protocol):
 
     def advance(self, until: float) -> None:
         """Run as long as boundaries end before `until`, somebody is known to come, and the run has not ended."""
+
+    def outlast(self, until: float) -> None:
+        """Stand idle until then: others go on."""
 
     @property
     def due(self) -> float:
@@ -194,6 +199,9 @@ class PrefixAffinity:
 
 DRAWN = 4096
 """Requests whose cells are drawn at a time."""
+TOLD, GOES = 256, 64
+"""Requests between two words of how far it is; goes in which a cell runs up to the last arrival."""
+SECOND = 1.0
 LOYAL = 32
 """Requests by which the cell of a group may be ahead; assumed."""
 
@@ -208,33 +216,63 @@ class Routed(NamedTuple):
 
 
 def route(members: Sequence[Member], demand: Demand, router: Router, told: Callable[[float], None] | None) -> Routed:
-    """Send the requests of an open loop to cells, and run these to the end; `told`: the share that has been sent."""
-    arrivals, lengths = demand.source.times(demand.num_requests), demand.source.columns(demand.num_requests)
-    standings = [Standing(number, member) for number, member in enumerate(members)]
+    """Send the requests of an open loop to cells, and run these to the end; `told`: how far that is, 0..1.
+
+    Where `told` raises `StoppedEarly`, the cells end where they are.
+    """
     chosen = np.zeros(demand.num_requests, dtype=np.int64)
+    latest = float(demand.source.times(demand.num_requests)[-1])
+    sent = 0
     for member in members:
         member.begin()
-    groups = np.full(demand.num_requests, NOBODY) if demand.prefixes is None else demand.prefixes.first(len(arrivals))
-    columns = (arrivals.tolist(), *(column.tolist() for column in lengths), groups.tolist())
-    for number, row in enumerate(zip(*columns, strict=True)):
+    try:
+        for sent in _sent(members, demand, router, chosen):
+            if told is not None and sent % TOLD == 0:
+                told(sent / demand.num_requests / 2)
+        _finish(members, latest, told)
+    except StoppedEarly:
+        for member in members:
+            if member.desk.ends == FOREVER and not member.desk.dozing:
+                member.desk.cut()
+    _close(members, latest if sent == demand.num_requests else 0.0)
+    return Routed(tuple(member.record() for member in members), chosen[:sent])
+
+
+def _sent(members: Sequence[Member], demand: Demand, router: Router, chosen: Array) -> Iterator[int]:
+    """Hand over one request after the other; yields how many have been, and notes to whom."""
+    many = demand.num_requests
+    groups = np.full(many, NOBODY) if demand.prefixes is None else demand.prefixes.first(many)
+    columns = (demand.source.times(many), *demand.source.columns(many), groups)
+    standings = [Standing(number, member) for number, member in enumerate(members)]
+    for number, row in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         request = Request(number, *row)
         for standing in standings:
             standing.now = request.arrival
-        chosen[number] = place = router.choose(request, standings)
+        place = router.choose(request, standings)
+        if not 0 <= place < len(members):
+            raise SimulationError(f"router: choose() must return a cell from 0 to {len(members) - 1} (got {place})")
+        chosen[number] = place
         standings[place].take(request)
-        if told is not None and number % DRAWN == 0:
-            told(number / demand.num_requests)
-    return Routed(_finished(members, float(arrivals[-1])), chosen)
+        yield number + 1
 
 
-def _finished(members: Sequence[Member], latest: float) -> tuple[Record, ...]:
-    """Run every cell until its requests have ended; those that are without by then are so until the last one ends."""
-    for member in members:
-        if not member.desk.dozing:
-            member.desk.dismiss(latest)
-            member.advance(FOREVER)
+def _finish(members: Sequence[Member], latest: float, told: Callable[[float], None] | None) -> None:
+    """Run every cell until its requests have ended, some time at a go."""
+    span = max(latest, SECOND) / GOES
+    for number, member in enumerate(members):
+        member.desk.dismiss()
+        for go in count(1):
+            if member.desk.ends < FOREVER or member.desk.dozing:
+                break
+            member.advance(go * span)
+            if told is not None:
+                told(0.5 + (number + min(go / GOES, 1.0)) / len(members) / 2)
+
+
+def _close(members: Sequence[Member], latest: float) -> None:
+    """Let all cells end with the last of them, and no earlier than the last arrival."""
     ends = max([latest, *(member.desk.ends for member in members if member.desk.ends < FOREVER)])
+    ends = min(ends, *(member.desk.machine.asked.horizon for member in members))
     for member in members:
-        if member.desk.dozing:
-            member.desk.dismiss(ends)
-    return tuple(member.record() for member in members)
+        if member.desk.ends != ends:
+            member.outlast(ends)

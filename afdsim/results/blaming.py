@@ -10,7 +10,7 @@ from afdsim.units import show_many
 
 TITLE = "Whom the GPUs waited for (share of all GPU time, GPU-seconds)"
 WORDS = {
-    "pool": "whole pools",
+    "pool": "pools",
     "peer": "late peers",
     "port": "ports",
     "uplink": "uplinks",

@@ -84,14 +84,26 @@ def _numbers(note: str) -> list[float]:
     return [float(text.replace(",", "")) for text in _NUMBER.findall(note)]
 
 
+def _cells(values: Sequence[Any]) -> list[Any]:
+    return [_together("", each) for each in zip(*values, strict=True)]
+
+
+def _furthest(values: Sequence[Any]) -> Any:
+    return max(values, key=lambda ranks: ranks.get("spread", math.inf))
+
+
+_WHOLE: Final = {"cells": _cells, "ranks": _furthest}
+"""How what is more than a number is merged."""
+
+
 def _together(key: str, values: Sequence[Any]) -> Any:
     """Merge the values of one key over the seeds; what some seeds lack is left out.
 
     Of ranks, which have names and no mean, those of the seed in which they lie furthest apart.
     """
     first = values[0]
-    if key == "ranks":
-        return max(values, key=lambda ranks: ranks.get("spread", math.inf))
+    if key in _WHOLE:
+        return _WHOLE[key](values)
     if isinstance(first, Mapping):
         shared = [name for name in first if all(name in each for each in values)]
         return {name: _together(name, [each[name] for each in values]) for name in shared}

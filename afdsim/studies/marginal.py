@@ -1,7 +1,8 @@
 """What one more instance of each role would give: re-simulated, not guessed.
 
 A closed loop is measured as `tuning` measures its candidates, over a few steps of a full cluster with the same batch on
-every rank, and so is the deployment as it is; an open loop runs as it was, with the same requests and seed. Of tensor
+every rank in which nothing crashes, and so is the deployment as it is; an open loop runs as it was, with the same
+requests and seed. Of tensor
 parallelism the next degree that the model allows takes the place of one more instance.
 """
 
@@ -141,7 +142,7 @@ def _of_run(result: Result) -> Figures:
 def _measured(scenario: Scenario, seed: int) -> Figures:
     """Figures of a closed loop over a few steps of a full cluster."""
     cell = lower(scenario, seed=seed)
-    demand = replace(demanded(scenario, cell, seed), num_requests=ENDLESS, warmup=0.0)
+    demand = replace(demanded(scenario, cell, seed), num_requests=ENDLESS, warmup=0.0, failing=None)
     horizon = SPARE * (STEPS + 1) * lonely_step(cell)
     engine, _ = chosen_engine(scenario, cell, replace(demand, horizon=horizon))
     pace = measured(cell, demand, None, engine)

@@ -48,9 +48,8 @@ def test_every_column_that_the_books_may_charge_is_the_culprit_that_it_should_be
                     scatter = account.culprits[int(lines.scatters[way]) + rank]
                     assert (scatter.kind, scatter.unit, scatter.stage) == ("nvlink", sender, "scatter")
             early, late = (account.culprits[int(at[way])] for at in (lines.early, lines.late))
-            joint = "pool" if len(awaited.senders) > 1 else "peer"
-            assert (early.kind, early.unit, early.cause) == (joint, awaited.senders.start, awaited.before)
-            assert (late.kind, late.unit, late.cause) == (joint, awaited.senders.start, awaited.between)
+            assert (early.kind, early.unit, early.cause) == ("pool", awaited.senders.start, awaited.before)
+            assert (late.kind, late.unit, late.cause) == ("pool", awaited.senders.start, awaited.between)
             own = account.culprits[int(lines.ports[way]) + len(awaited.senders)]
             assert (own.unit, own.direction) == (units.start, "ingress")
             if cell.wiring.servers:

@@ -15,6 +15,8 @@ from afdsim.engine.desk import Demand
 from afdsim.engine.fleet import Request, RoundRobin, Routed, Standing, route
 from afdsim.engine.lowering import lower
 from afdsim.engine.record import Record
+from afdsim.errors import StoppedEarly
+from afdsim.results.result import pooled
 from afdsim.scenario.document import Scenario
 from afdsim.scenario.routing import POLICIES
 from afdsim.simulation import Engine, demanded, drawing, execute, member, routing
@@ -29,10 +31,11 @@ COLUMNS = ("arrival", "admitted", "first_token", "finish", "input_len", "output_
 
 @st.composite
 def open_loops(draw: st.DrawFn) -> Scenario:
-    """Any small deployment of any kind whose requests arrive."""
+    """Any small deployment of any kind whose requests arrive, now and then with a horizon."""
     scenario = draw(st.one_of(deployments(), engines(), tensors(), growing(), alike()))
     assume(scenario.workload.arrival.process != "closed_loop")
-    return scenario
+    horizon = draw(st.sampled_from([None, None, "4ms", "60ms"]))
+    return scenario if horizon is None else scenario.vary("run.stop", {"max_sim_time": horizon})
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ def test_every_request_goes_to_one_cell_and_the_time_of_every_cell_adds_up(scena
         assert np.array_equal(record.requests.input_len, input_len[own])
         assert np.array_equal(record.requests.output_len, output_len[own])
         assert np.array_equal(record.requests.arrival, arrivals[own])
+        assert np.array_equal(record.edges, found.records[0].edges)
+        assert record.ended == found.records[0].ended
         lengths = np.diff(record.edges)[:, np.newaxis]
         assert record.slices.sum(axis=2) == pytest.approx(np.broadcast_to(lengths, record.slices.shape[:2]))
 
@@ -218,6 +223,61 @@ def test_cells_draw_factors_of_their_own():
     assert len({*(finish["first_token_s"] - finish["arrival_s"]).round(12)}) > 3
 
 
+@pytest.mark.parametrize("policy", POLICIES[:4])
+def test_cells_that_get_everything_at_once_end_together(policy):
+    lengths = {"distribution": "lognormal", "mean": 64, "cv": 1.0, "max": 400}
+    burst = {"process": "poisson", "request_rate": "inf"}
+    result = afdsim.simulate(three(policy, workload__arrival=burst, workload__output_len=lengths, run__warmup=None))
+    seconds = result.gpus[list(CAUSES)].sum(axis=1)
+
+    assert result.requests["finish_s"].max() == pytest.approx(result.summary["duration"])
+    assert seconds.to_numpy() == pytest.approx([result.summary["duration"]] * len(seconds))
+    lost = sum(pool[cause] for pool in result.summary["afdsim"]["pools"].values() for cause in CAUSES[1:4])
+    shares = [each["share"] for each in result.summary["afdsim"]["blame"]["kinds"].values()]
+    assert sum(shares) == pytest.approx(lost / len(result.summary["afdsim"]["pools"]))
+
+
+@pytest.mark.parametrize("engine", ["kernel", "processes"])
+def test_who_is_stopped_early_keeps_what_there_is(engine):
+    made = fleet(three().vary("router", None), 3)
+    told = list[float]()
+
+    def enough(share: float) -> None:
+        told.append(share)
+        if share > 0.5:
+            raise StoppedEarly
+
+    found = route([member(cell, made.demand, engine) for cell in made.cells], made.demand, RoundRobin(), enough)
+
+    assert len(found.chosen) == made.demand.num_requests
+    assert len({record.ended for record in found.records}) == 1
+    assert sum(int((record.requests.finish > 0).sum()) for record in found.records) < made.demand.num_requests
+    assert told == sorted(told)
+
+
+@pytest.mark.parametrize("place", [-1, 3])
+def test_a_router_that_names_no_cell_is_told(place):
+    router = type("Astray", (), {"choose": lambda self, request, cells: place})()
+
+    with pytest.raises(afdsim.SimulationError, match=f"from 0 to 2 .got {place}"):
+        afdsim.simulate(three(), router=router)
+
+
+def test_a_router_without_cells_is_refused():
+    with pytest.raises(afdsim.SimulationError, match="router= needs cells"):
+        afdsim.simulate(three().vary("router", None), router=Last())
+
+
+def test_cells_of_several_seeds_are_added_up():
+    each = [afdsim.simulate(three(), seed=seed) for seed in (0, 1)]
+    together = pooled(each)["afdsim"]["cells"]
+
+    for number, cell in enumerate(together):
+        own = [one.summary["afdsim"]["cells"][number] for one in each]
+        assert cell["completed"] == sum(one["completed"] for one in own)
+        assert cell["mean_tpot_ms"] == pytest.approx(np.mean([one["mean_tpot_ms"] for one in own]))
+
+
 class Last:
     """A router of one's own."""
 
@@ -226,7 +286,10 @@ class Last:
 
 
 def test_a_router_of_ones_own_takes_the_place_of_the_policy():
-    assert set(afdsim.simulate(three(), router=Last()).requests["cell"]) == {2}
+    result = afdsim.simulate(three(), router=Last())
+
+    assert set(result.requests["cell"]) == {2}
+    assert any("routed by" in note and "Last" in note for note in result.notes)
 
 
 class Looking:

@@ -24,6 +24,13 @@ def rows(scenario):
     return marginal(afdsim.simulate(scenario))
 
 
+def test_nothing_crashes_while_one_more_instance_is_measured():
+    crash = {"events": [{"at": "10ms", "target": "attention[0]"}], "repair": "50ms", "requests": "reject"}
+    crashing = tiny(3, attention=2, ffn=1).vary("failures", crash)
+
+    assert rows(crashing) == rows(crashing.vary("failures", None))
+
+
 def test_a_closed_loop_is_measured_like_the_deployment_that_it_would_be():
     found = rows(tiny(3, attention=1, ffn=1, cost__H800="2 USD/h"))
     as_it_is = afdsim.simulate(tiny(3, attention=1, ffn=1, cost__H800="2 USD/h")).summary
