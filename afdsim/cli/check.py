@@ -88,7 +88,7 @@ def _check_model(what: str, llm: Llm, texts: Iterable[str]) -> None:
 
 def _check_scenario(what: str, overrides: tuple[str, ...], *, strict: bool) -> None:
     from afdsim.engine.lowering import deployment
-    from afdsim.results.header import deployment_line, hanging, memory_lines, model_lines, prefill_lines
+    from afdsim.results.header import deployment_line, hanging, memory_lines, model_lines, prefill_lines, router_line
     from afdsim.results.remarks import beyond, lacking, of_model, of_trace
     from afdsim.scenario.formats import of_scenario
     from afdsim.simulation import counted, requested
@@ -106,7 +106,7 @@ def _check_scenario(what: str, overrides: tuple[str, ...], *, strict: bool) -> N
         warn(note)
     click.echo(f"{what}: fine  ({loaded.name}, sha256:{loaded.key[:8]})")
     lines = [*model_lines(loaded, of_scenario(loaded)), deployment_line(loaded), *memory_lines(afd, length)]
-    lines += prefill_lines(loaded)
+    lines += [*prefill_lines(loaded), *router_line(loaded)]
     click.echo("\n".join([*lines, *hanging("Trace ", told)]))
 
 

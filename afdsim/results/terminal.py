@@ -81,7 +81,7 @@ def terminal(
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
-_CONTENT = "result.json, scenario.yaml, requests, tokens, gpus, links, figures/"
+_CONTENT = "result.json, scenario.yaml, requests, tokens, gpus, links, blame, figures/"
 
 
 _OF_CELLS = {
