@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from hypothesis import settings
 
 from afdsim.catalog.hardware import Gpu
 from afdsim.catalog.llm import Array
@@ -222,6 +223,17 @@ def place(schedule: Schedule, name: str, *, layer: int = 0, micro_batch: int = 0
     turn = schedule.turns[number]
     assert isinstance(turn, Boundary | Compute)
     return schedule.at[number] + unit - turn.units.start
+
+
+def fewer(part: int = 3) -> settings:
+    """Only a part of the profile's examples: for laws that run long in processes."""
+    return settings(max_examples=max(settings.default.max_examples // part, 1))
+
+
+def unseen(scenario: Scenario) -> Outcome:
+    """A run in machine code with nobody who looks at its steps: many at a go."""
+    cell = lower(scenario, seed=0)
+    return Outcome(cell=cell, record=execute(cell, demanded(scenario, cell, 0), "kernel"), traces={})
 
 
 def run(

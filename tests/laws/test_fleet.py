@@ -20,7 +20,7 @@ from afdsim.results.result import pooled
 from afdsim.scenario.document import Scenario
 from afdsim.scenario.routing import POLICIES
 from afdsim.simulation import Engine, demanded, drawing, execute, member, routing
-from tests.cases import tiny
+from tests.cases import fewer, tiny
 from tests.golden_cells import CELLS
 from tests.laws.test_colocated import engines, tensors
 from tests.laws.test_equivalence import deployments
@@ -80,6 +80,7 @@ def test_one_cell_behind_a_router_is_the_run_without_it(scenario, policy, engine
     assert_alike(alone.routed(policy, engine).records[0], single)
 
 
+@fewer()
 @given(open_loops(), st.integers(2, 4), st.sampled_from(POLICIES))
 def test_both_engines_send_requests_to_the_same_cells_and_leave_the_same_records(scenario, cells, policy):
     assume(lower(scenario, seed=0).refuses is None)
@@ -227,7 +228,8 @@ def test_cells_draw_factors_of_their_own():
 def test_cells_that_get_everything_at_once_end_together(policy):
     lengths = {"distribution": "lognormal", "mean": 64, "cv": 1.0, "max": 400}
     burst = {"process": "poisson", "request_rate": "inf"}
-    result = afdsim.simulate(three(policy, workload__arrival=burst, workload__output_len=lengths, run__warmup=None))
+    scenario = three(policy, workload__arrival=burst, workload__output_len=lengths, run__warmup=None)
+    result = afdsim.simulate(scenario.vary("run.engine", "kernel"))
     seconds = result.gpus[list(CAUSES)].sum(axis=1)
 
     assert result.requests["finish_s"].max() == pytest.approx(result.summary["duration"])

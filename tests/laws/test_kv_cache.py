@@ -15,7 +15,7 @@ from afdsim.results.result import Result
 from afdsim.results.terminal import terminal
 from afdsim.scenario.document import Scenario
 from afdsim.simulation import simulate
-from tests.cases import Outcome, Stages, Wires, run, tiny
+from tests.cases import Outcome, Stages, Wires, fewer, run, tiny, unseen
 from tests.engine.test_seats import Office
 from tests.laws.test_colocated import engines, tensors
 from tests.laws.test_equivalence import assert_same, deployments
@@ -161,6 +161,7 @@ def contexts_read(office: Office, sitting: list[int]) -> np.ndarray:
     return found
 
 
+@fewer()
 @given(st.one_of(growing(), alike()))
 def test_both_engines_agree_and_every_token_comes_once(scenario):
     kernel, processes = run(scenario), run(scenario, "processes")
@@ -200,7 +201,7 @@ def assert_same_times(one: Outcome, other: Outcome) -> None:
 @given(growing())
 def test_with_memory_to_spare_growing_is_reserving(scenario):
     scenario = scenario.vary("workload.prefix", None).vary("deployment.gpu_memory_utilization", 0.9)
-    grown, reserved = run(scenario), run(scenario.vary("kv_cache", None))
+    grown, reserved = unseen(scenario), unseen(scenario.vary("kv_cache", None))
 
     assert_same_times(grown, reserved)
     assert not grown.record.stays.request.size
@@ -209,9 +210,9 @@ def test_with_memory_to_spare_growing_is_reserving(scenario):
 @given(growing())
 def test_reserved_blocks_of_one_token_are_what_was_without_blocks(scenario):
     scenario = scenario.vary("workload.prefix", None)
-    reserved = run(scenario.vary("kv_cache", {"block": 1, "policy": "reserve"}))
+    reserved = unseen(scenario.vary("kv_cache", {"block": 1, "policy": "reserve"}))
 
-    assert_same_times(reserved, run(scenario.vary("kv_cache", None)))
+    assert_same_times(reserved, unseen(scenario.vary("kv_cache", None)))
 
 
 @given(growing())

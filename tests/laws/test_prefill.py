@@ -21,7 +21,7 @@ from afdsim.results import outcome, prefilled
 from afdsim.scenario.document import load
 from afdsim.simulation import demanded, execute
 from afdsim.workload.laws import RequestSource, Trace
-from tests.cases import tiny_model
+from tests.cases import fewer, tiny_model
 
 POISSON = {"process": "poisson", "request_rate": "4000 req/s"}
 KINDS = {
@@ -123,6 +123,7 @@ shapes = st.fixed_dictionaries(
 )
 
 
+@fewer()
 @given(st.sampled_from(sorted(KINDS)), shapes, st.sampled_from([(300, 1), (80, 2), (700, 9)]))
 def test_engines_agree_bit_for_bit(kind, shape, lengths):
     asked = scenario(kind, prefill=SERVERS | shape, lengths=lengths)
