@@ -421,7 +421,7 @@ def _fleet(
     numbers = [np.flatnonzero(places == number)[: len(record.requests)] for number, record in enumerate(records)]
     columns = [_columns(demand, record, cell, own) for record, own in zip(records, numbers, strict=True)]
     widths = {pool.name: pool.gpus.instances for pool in cell.pools}
-    requests = joining.of_all([each for each, _ in columns], places, next(iter(widths.values())))
+    requests = joining.of_all([each for each, _ in columns], numbers, next(iter(widths.values())))
     tokens = {name: np.concatenate([each[name] for _, each in columns]) for name in columns[0][1]}
     found = _loaded(demand, requests, tokens, records[0])
     if found is not None:

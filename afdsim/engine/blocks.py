@@ -66,7 +66,7 @@ class Blocks:
     def wake(self) -> None:
         """Go on: somebody is known to come."""
         self.desk.wake()
-        self._noise = None
+        self._forget()
 
     def advance(self, until: float) -> None:
         """Run as long as boundaries end before `until`, somebody is known to come, and the run has not ended."""
@@ -111,7 +111,7 @@ class Blocks:
             case _ if why == IDLE:
                 self._idle_steps += 1
                 desk.park(desk.memory.trace)
-                self._noise = None  # an outage may have come and gone
+                self._forget()
                 return why, int(step) + 1
             case _ if why == STOPPED:
                 self._broken(int(step) - 1)
@@ -125,7 +125,12 @@ class Blocks:
         self._completed = [(first, min(end, last)) for first, end in self._completed]
         self._broken_steps += 1
         self.desk.fall(step, self.desk.memory.trace)
-        self._noise = None  # who is away draws nothing
+        self._forget()
+
+    def _forget(self) -> None:
+        """Draw anew behind a pause in which an outage may have come and gone: who is away draws nothing."""
+        if self.desk.still is not None:
+            self._noise = None
 
     def _factors(self, first: int) -> Noise:
         """Factors of the next steps, drawn some steps at a time."""

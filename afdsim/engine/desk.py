@@ -198,16 +198,21 @@ class Desk:
         self._extend_requests(wanted, input_len, output_len)
 
     def _extend_requests(self, wanted: int, input_len: Array, output_len: Array) -> None:
-        book, issued = self.book, self.book.count[seats.ISSUED]
-        requests = extended(book.requests, wanted, 0)
-        requests[len(book.requests) :, BLANK] = NOBODY
+        self._extend_room(wanted)
+        requests, issued = self.book.requests, self.book.count[seats.ISSUED]
         requests[:, seats.INPUT_LEN], requests[:, seats.OUTPUT_LEN] = input_len, output_len
         if self.demand.prefixes is not None:
             requests[:, seats.GROUP] = self.demand.prefixes.first(wanted)
-        times = extended(book.times, wanted, NEVER)
         if not self.demand.closed:
-            times[issued:, seats.ARRIVAL] = self.demand.source.times(wanted)[issued:]
-        chains = extended(book.next_filling, wanted * len(self.cell.windows), NOBODY)
+            self.book.times[issued:, seats.ARRIVAL] = self.demand.source.times(wanted)[issued:]
+
+    def _extend_room(self, size: int) -> None:
+        """Have room for so many requests."""
+        book = self.book
+        requests = extended(book.requests, size, 0)
+        requests[len(book.requests) :, BLANK] = NOBODY
+        times = extended(book.times, size, NEVER)
+        chains = extended(book.next_filling, size * len(self.cell.windows), NOBODY)
         self.memory = self.memory._replace(book=book._replace(requests=requests, times=times, next_filling=chains))
 
     def _steps(self, first: int) -> None:
@@ -286,7 +291,7 @@ class Desk:
         """Take in a request that no other precedes; `group` of prompts that begin alike, if any do."""
         known = int(self.book.count[seats.KNOWN])
         if known == len(self.book.requests):
-            self._extend_known(2 * max(known, SUBMITTED))
+            self._extend_room(2 * max(known, SUBMITTED))
         row = self.book.requests[known]
         row[seats.INPUT_LEN], row[seats.OUTPUT_LEN] = input_len, output_len
         if group != NOBODY:
@@ -295,14 +300,6 @@ class Desk:
         if self.cell.drafts is not None:
             row[seats.DRAWN] = self.cell.drafts.steps(known, output_len)
         self.book.count[seats.KNOWN] = known + 1
-
-    def _extend_known(self, size: int) -> None:
-        book = self.book
-        requests = extended(book.requests, size, 0)
-        requests[len(book.requests) :, BLANK] = NOBODY
-        times = extended(book.times, size, NEVER)
-        chains = extended(book.next_filling, size * len(self.cell.windows), NOBODY)
-        self.memory = self.memory._replace(book=book._replace(requests=requests, times=times, next_filling=chains))
 
     def dismiss(self) -> None:
         """No more requests come: the run ends when those that are here have ended."""
@@ -363,13 +360,12 @@ class Desk:
         ledger.edges[0] = self.book.clock[seats.WARM_AT]
         for unit in range(len(ledger.booked)):
             settle(ledger, unit)
-            busy = self._heads(trace, unit)
-            ledger.row[unit] = 0.0
             clear(ledger, unit)
-            ledger.row[unit, BUSY], ledger.row[unit, NO_WORK] = busy, until - ledger.end[unit] - busy
+            busy, left = self._heads(trace, unit), until - ledger.end[unit]
             if state.idle[unit] == AWAY:
-                ledger.row[unit] = 0.0
-                ledger.row[unit, DOWN] = until - ledger.end[unit]
+                ledger.row[unit, DOWN] = left
+            else:
+                ledger.row[unit, BUSY], ledger.row[unit, NO_WORK] = busy, left - busy
         ledger.begin[:], self._paused = ledger.end, until
         forget(ledger.past, until)
         for free in (ledger.end, ledger.booked, state.inbox, state.free[COMPUTE, : self.cell.seated]):

@@ -200,8 +200,7 @@ class PrefixAffinity:
 DRAWN = 4096
 """Requests whose cells are drawn at a time."""
 TOLD, GOES = 256, 64
-"""Requests between two words of how far it is; goes in which a cell runs up to the last arrival."""
-SECOND = 1.0
+"""Requests between two words of how far it is; goes in which a cell runs up to the last arrival, or for a second."""
 LOYAL = 32
 """Requests by which the cell of a group may be ahead; assumed."""
 
@@ -258,7 +257,7 @@ def _sent(members: Sequence[Member], demand: Demand, router: Router, chosen: Arr
 
 def _finish(members: Sequence[Member], latest: float, told: Callable[[float], None] | None) -> None:
     """Run every cell until its requests have ended, some time at a go."""
-    span = max(latest, SECOND) / GOES
+    span = max(latest, 1.0) / GOES
     for number, member in enumerate(members):
         member.desk.dismiss()
         for go in count(1):

@@ -45,12 +45,11 @@ def joined(runs: Sequence[Run], requests: Columns, widths: Mapping[str, int]) ->
     )
 
 
-def of_all(each: Sequence[Columns], chosen: Array, width: int) -> dict[str, Array]:
+def of_all(each: Sequence[Columns], numbers: Sequence[Array], width: int) -> dict[str, Array]:
     """Return the requests of all cells in the order in which they arrived.
 
-    `chosen` is the cell of every request; `width` are instances of a cell that hold requests.
+    `numbers` are those of every cell's requests; `width` are instances of a cell that hold requests.
     """
-    numbers = [np.flatnonzero(chosen == cell)[: len(own["request_id"])] for cell, own in enumerate(each)]
     order = np.argsort(np.concatenate(numbers), kind="stable")
     cell = np.repeat(np.arange(len(each)), [len(own) for own in numbers])[order]
     found = {name: np.concatenate([np.asarray(own[name]) for own in each])[order] for name in each[0]}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from afdsim.scenario.asked import ClosedLoop, Workload
 from afdsim.scenario.leaves import Choice, Whole
 from afdsim.scenario.part import Fault, Part
 
 Policy = Literal["round_robin", "least_requests", "least_kv", "power_of_two", "prefix_affinity"]
-POLICIES: tuple[Policy, ...] = ("round_robin", "least_requests", "least_kv", "power_of_two", "prefix_affinity")
+POLICIES: tuple[Policy, ...] = get_args(Policy)
 MOST = 1024
 """Cells of a fleet."""
 
