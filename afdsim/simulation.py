@@ -61,10 +61,10 @@ LONGEST_REQUEST = 131_072
 
 Engine = Literal["processes", "kernel"]
 
-LOADING, COMPILING = 0.6, 20.0
+LOADING, COMPILING = 1.0, 60.0
 """Seconds to start numba where its machine code is kept from an earlier run, and to compile it."""
-TURN = 1e-5
-"""Seconds of a turn of one unit, or of a copy, by processes."""
+TURN = 3e-5
+"""Seconds of a turn of one unit, or of a copy, by processes: 3e-5 in the main scenario, up to 7e-5 in small ones."""
 
 COLUMNS = {
     "arrival": "arrivals",

@@ -57,7 +57,14 @@ def handed(demand: Demand, done: Served) -> Demand:
     lengths = {"input_len": done.input_len[order] + 1, "output_len": done.output_len[order] - 1}
     unused = np.random.default_rng(0)  # nothing is drawn: these come one by one
     source = RequestSource(Trace(arrival=done.ready[order], **lengths), None, None, lambda _: unused)
-    return replace(demand, source=source, num_requests=len(order), last=float(done.arrival[-1]))
+    asked, judge = (
+        replace(demand, source=source, num_requests=len(order), last=float(done.arrival[-1])),
+        demand.overloaded,
+    )
+    if judge is None:
+        return asked
+    # what overloads prefill reaches decode at the pace of prefill: only both together show it
+    return replace(asked, overloaded=lambda record: judge(joined(record, demand, done)))
 
 
 # and back -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from afdsim.engine import books, prefixes, recurrence, samples, schedule, seats,
 ROOMS = (schedule, prefixes, seats, turnover, books, samples, network, tables, recurrence)
 """Whose sources the machine code depends on."""
 CALLED = {
-    prefixes: ("here", "spare_beside", "take_out", "touch", "let_go", "evict"),
+    prefixes: ("here", "spare_beside", "beyond", "trim", "take_out", "touch", "let_go", "evict"),
     seats: (
         "tokens_of", "steps_of", "pace_of", "growth", "gained", "kept", "need", "written", "takes", "shares", "worth",
         "make_room", "grant", "give_back", "issue", "append", "crowd", "queue", "emptiest", "fewest", "call", "welcome",

@@ -97,6 +97,22 @@ def evict(prefixes: Prefixes, rank: int) -> int:
     return tokens
 
 
+def beyond(prefixes: Prefixes, rank: int, prefix: int, tokens: int) -> int:
+    """How many tokens a prefix that nobody shares has here beyond so many: what `trim` can free."""
+    entry = prefixes.entries[rank, prefix]
+    if entry[HOLDERS] > 0:
+        return 0
+    return int(max(entry[TOKENS] - tokens, 0))
+
+
+def trim(prefixes: Prefixes, rank: int, prefix: int, tokens: int) -> int:
+    """Forget what a prefix that nobody shares has beyond so many tokens; returns how many these were."""
+    more = beyond(prefixes, rank, prefix, tokens)
+    prefixes.entries[rank, prefix, TOKENS] -= more
+    prefixes.spare[rank] -= more
+    return more
+
+
 def take_out(prefixes: Prefixes, rank: int, prefix: int) -> None:
     """Take a prefix out of those that nobody holds."""
     entries, idle = prefixes.entries, prefixes.idle

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afdsim.engine.prefixes import Prefixes, evict, here, let_go, spare_beside, touch
+from afdsim.engine.prefixes import Prefixes, beyond, evict, here, let_go, spare_beside, touch, trim
 
 Values = Any
 """An array: integers and floats apart, a row a thing, a column a field."""
@@ -241,8 +241,11 @@ def grant(places: Places, book: Book, request: int) -> bool:
         spare = spare_beside(book.prefixes, rank, group)
     elif places.keeping.prefix > 0:
         spare = book.prefixes.spare[rank]
-    if wanted > book.ranks[rank, KV_FREE] + worth(places, spare):
+    free, own = book.ranks[rank, KV_FREE], beyond(book.prefixes, rank, group, shared) if shared > 0 else 0
+    if wanted > free + worth(places, spare + own):
         return False
+    if wanted > free + worth(places, spare):
+        book.ranks[rank, KV_FREE] += worth(places, trim(book.prefixes, rank, group, shared))
     if shared > 0:
         requests[request, HIT] = shared - touch(book.prefixes, rank, group, shared)
     while wanted > book.ranks[rank, KV_FREE]:

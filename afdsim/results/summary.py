@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import numpy as np
@@ -124,8 +124,17 @@ def _fates(run: Run) -> dict[str, int]:
 def _classes(run: Run) -> dict[str, Any]:
     if not run.classes:
         return {}
-    found = {name: known(_of_class(metrics.of_class(run, name))) for name in run.classes}
+    found = {name: known(_of_class(_limited(metrics.of_class(run, name)))) for name in run.classes}
     return {"classes": found, "worst_class": worst_class(found)}
+
+
+def _limited(part: Run) -> Run:
+    """Leave TPOT out of the limits of a class whose answers are all one token: no request of it can have one."""
+    answers = column(part.requests, "output_len")[counted(part.requests)]
+    if part.sla is None or not len(answers) or (answers > 1).any():
+        return part
+    limits = {metric: limit for metric, limit in part.sla.limits.items() if metric != "tpot"}
+    return replace(part, sla=replace(part.sla, limits=limits) if limits else None)
 
 
 def _of_class(part: Run) -> dict[str, Any]:

@@ -183,3 +183,16 @@ def test_a_class_that_misses_its_limit_fails_the_run(tmp_path):
     )
 
     assert (bad.exit_code, good.exit_code) == (3, 0)
+
+
+def test_a_class_of_single_tokens_is_not_held_to_a_tpot(tmp_path):
+    path = tmp_path / "s.yaml"
+    classes = "{name: a}, {name: label, output_len: 1}"
+    path.write_text(
+        f"extends: small\nsla: {{tpot: 1s, e2el: 1h, percentile: mean}}\nworkload: {{classes: [{classes}]}}\n"
+    )
+    found = afdsim.simulate(load(path)).summary["afdsim"]["classes"]
+
+    assert set(found["a"]["sla"]["limits"]) == {"tpot", "e2el"}
+    assert (found["label"]["sla"]["metric"], found["label"]["sla"]["verdict"]) == ("e2el", "PASS")
+    assert CliRunner().invoke(main, ["run", str(path), "--quiet", "--fail-on-sla"]).exit_code == 0

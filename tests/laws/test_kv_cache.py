@@ -315,6 +315,18 @@ def test_whoever_is_called_goes_back_before_anybody_is_preempted():
     assert record.requests.finish.tolist() == pytest.approx([32.0, 64.0])
 
 
+@pytest.mark.parametrize("engine", ["kernel", "processes"])
+@pytest.mark.parametrize("policy", [{"policy": "reserve"}, {"policy": "grow", "reprefill_rate": "1e6 tok/s"}])
+def test_a_long_prefix_that_nobody_shares_gives_its_tail_to_who_shares_its_beginning(engine, policy, tmp_path):
+    path = tmp_path / "two.csv"
+    path.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0.0,300,4\n1.0,16,280\n")
+    workload = {"arrival": {"process": "trace"}, "trace": {"path": str(path)}, "prefix": {"groups": 1, "tokens": 400}}
+    asked = tiny(2).varied({"workload": workload, "kv_cache": {"block": 4, **policy}, "run.stop.max_sim_time": "60s"})
+    outcome = run(scarce(asked, 312), engine)
+
+    assert list(outcome.record.requests.status()) == ["finished", "finished"]
+
+
 def test_preemptions_are_told(tmp_path):
     found = simulate(pair(reprefill_rate="10 tok/s"))
     told = found.summary["afdsim"]["kv_cache"]

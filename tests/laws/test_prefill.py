@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import afdsim
 from afdsim.engine.books import CAUSES
 from afdsim.engine.handover import handed, joined, served
 from afdsim.engine.lowering import lower
@@ -243,3 +244,16 @@ def test_a_whole_trace_is_accounted_for(shared, trace, count):
     assert not np.isnan(done.end).any()
     assert np.isnan(done.ready).sum() == (done.output_len == 1).sum()
     assert len(done.steps) < 2 * count
+
+
+def test_prompts_that_pile_up_before_prefill_end_the_run_with_the_last_of_them():
+    slow = {"gpu": "H20", "instances": 1, "gpus_per_instance": 1}
+    burst = {"process": "poisson", "request_rate": "30000 req/s"}
+    asked = scenario("afd", prefill=slow).vary("workload.arrival", burst).vary("workload.num_requests", 2500)
+    one, other = (afdsim.simulate(asked.vary("run.engine", engine)) for engine in ("kernel", "processes"))
+    found = one.summary["afdsim"]
+
+    assert found["load"] == "OVERLOADED"
+    assert found["saturation"]["ended_s"] == pytest.approx(one.requests["arrival_s"].max(), rel=0.05)
+    assert (one.requests["status"] != "finished").any()
+    assert one.requests.equals(other.requests)
