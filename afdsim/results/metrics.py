@@ -4,14 +4,14 @@ Definitions are vLLM's. TPOT is one number per request, (last - first token)/(n 
 none; ITL is every gap between two tokens of a request; queue delay is admission - arrival; E2EL is last token -
 arrival. With prefill TTFT is first token - arrival, and queue delay begins when decode has the KV cache. Percentiles
 interpolate linearly as `numpy.percentile` does, standard deviations have ddof 0. Everything that is a rate, and the
-ITL, is taken over the window (start, end]; other latencies over the counted requests that finished. Columns are any
-mapping of names to sequences: a dict of arrays or a data frame.
+ITL, is taken over the window (start, end]; other latencies over the counted requests that finished, TTFT over those
+with a first token. Columns are any mapping of names to sequences: a dict of arrays or a data frame.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
@@ -232,20 +232,26 @@ def completed(requests: Columns) -> NDArray[np.bool_]:
 
 
 def latencies(run: Run) -> dict[str, Samples]:
-    """Return the samples of tpot, itl, e2el and queue, and of ttft and prefill_queue with prefill, in seconds."""
-    done = completed(run.requests)
-    spans = {"tpot": tpot(run.requests)[done], "e2el": e2el(run.requests)[done], "queue": queue(run.requests)[done]}
+    """Return the samples of tpot, itl, e2el and queue, and of ttft and prefill_queue with prefill, in seconds.
+
+    Those of the first token are of all that have it, finished or not: who finishes before a run is stopped came early.
+    """
+    table, done = run.requests, completed(run.requests)
+    late = None if run.load is None else column(table, "arrival_s") > run.window[1] - run.load.settling
+
+    def of(span: Callable[[Columns], Floats], kept: NDArray[np.bool_]) -> Samples:
+        values = span(table)
+        kept = kept & ~np.isnan(values)
+        return Samples(values[kept], late=None if late is None else late[kept])
+
     first = {"ttft": ttft, "prefill_queue": prefill_queue} if run.prefilled else {}
-    late = None
-    if run.load is not None:
-        late = column(run.requests, "arrival_s")[done] > run.window[1] - run.load.settling
-    several, seated = ~np.isnan(spans["tpot"]), ~np.isnan(spans["queue"])
+    out = counted(table) & ~np.isnan(column(table, "first_token_s"))
     return {
-        **{name: Samples(span(run.requests)[done], late=late) for name, span in first.items()},
-        "tpot": Samples(spans["tpot"][several], late=None if late is None else late[several]),
+        **{name: of(span, out) for name, span in first.items()},
+        "tpot": of(tpot, done),
         "itl": itl(run.tokens, run.window),
-        "e2el": Samples(spans["e2el"], late=late),
-        "queue": Samples(spans["queue"][seated], late=None if late is None else late[seated]),
+        "e2el": of(e2el, done),
+        "queue": of(queue, done),
     }
 
 

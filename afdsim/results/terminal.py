@@ -148,7 +148,9 @@ class _Page:
         found = self.own.get("classes", {})
         if not found:
             return []
-        lines = table(_CLASSES, [_class_row(name, own) for name, own in found.items()], self.ink)
+        heads = [head for head in _CLASSES if self._prefilled or "TTFT" not in head]
+        rows = [_class_row(name, own, heads) for name, own in found.items()]
+        lines = table(["class", "finished", *heads, "goodput", "SLA"], rows, self.ink)
         lines.append(" TPOT = mean; ms, E2EL in s; goodput = share of the requests inside every limit of their class")
         name = self.own.get("worst_class")
         if name is None:
@@ -370,12 +372,20 @@ class _Page:
         return metrics.Samples(values, np.concatenate(weights) if weights else None)
 
 
-_CLASSES = ("class", "finished", "TPOT", "p99 TPOT", "p99 ITL", "p99 queue", "p99 E2EL", "goodput", "SLA")
+_CLASSES = {
+    "p99 TTFT": ("p99_ttft_ms", 1),
+    "TPOT": ("mean_tpot_ms", 1),
+    "p99 TPOT": ("p99_tpot_ms", 1),
+    "p99 ITL": ("p99_itl_ms", 1),
+    "p99 queue": ("p99_queue_ms", 1),
+    "p99 E2EL": ("p99_e2el_ms", 1e-3),
+}
+"""Heads of the columns of classes, with keys and scales; that of the first token only with prefill."""
 
 
-def _class_row(name: str, own: Mapping[str, Any]) -> list[str]:
+def _class_row(name: str, own: Mapping[str, Any], heads: Sequence[str]) -> list[str]:
     """Figures of one class; n/a where it has too few requests for them."""
-    keys = (("mean_tpot_ms", 1), ("p99_tpot_ms", 1), ("p99_itl_ms", 1), ("p99_queue_ms", 1), ("p99_e2el_ms", 1e-3))
+    keys = [_CLASSES[head] for head in heads]
     few, sla = own.get("too_few", ()), own.get("sla", {})
     cells = [_NONE if key in few or key not in own else f"{own[key] * scale:,.4g}" for key, scale in keys]
     good = f"{sla['goodput_share']:.1%}" if sla else _NONE

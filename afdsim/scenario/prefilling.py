@@ -100,7 +100,23 @@ def misfits(prefill: Prefill | None, model: str, workload: asked.Workload, sla: 
             "closed_loop does not go through prefill servers: when a request ends would decide when the next prompt "
             "comes; give a rate, e.g. {process: poisson, request_rate: 20 req/s}, or remove 'prefill'",
         )
+    if all(map(_of_one, _answers(workload))):
+        yield "workload.output_len", "is 1 token, which prefill gives: decode has nothing to do; give more than 1"
     yield from ((f"prefill.{path}", text) for path, text in _uneven(catalog.llm(model), prefill))
+
+
+def _answers(workload: asked.Workload) -> list[asked.Lengths | None]:
+    """Lengths of the answers of every class; None where a trace tells them."""
+    return [each.output_len or workload.output_len for each in workload.classes or ()] or [workload.output_len]
+
+
+def _of_one(lengths: asked.Lengths | None) -> bool:
+    """Whether every answer is one token."""
+    match lengths:
+        case asked.ConstantLength(value=most) | asked.LognormalLength(max=most) | asked.UniformLength(max=most):
+            return most == 1
+        case None:
+            return False
 
 
 def _uneven(llm: Llm, prefill: Prefill) -> Iterator[Fault]:

@@ -169,9 +169,18 @@ def test_ttft_is_a_metric_that_can_be_asked_for(result):
     assert result.plot.ttft_cdf().get_xlabel().startswith("TTFT of a request")
 
 
+def test_the_first_token_counts_even_where_a_run_is_stopped_before_the_last():
+    result = simulated("run.stop.max_sim_time=5s")
+    first = result.requests[result.requests["counted"] & result.requests["first_token_s"].notna()]
+
+    assert (first["status"] != "finished").any()
+    assert result.samples("ttft").count == len(first)
+    assert result.summary["mean_ttft_ms"] == pytest.approx(first["ttft_ms"].mean())
+
+
 def test_a_workload_of_single_tokens_is_told():
     with pytest.raises(afdsim.SimulationError, match="every request ends with the first token"):
-        simulated("workload.output_len=1")
+        simulated("workload.output_len={distribution: lognormal, mean: 1, cv: 0}")
 
 
 def test_classes_have_a_first_token_of_their_own():

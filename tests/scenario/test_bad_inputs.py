@@ -343,6 +343,9 @@ ROWS = (
      "prefill: {gpu: H800, instances: 2}",
      "26:14: workload.arrival.process: closed_loop does not go through prefill servers: when a request ends would decide "
      "when the next prompt comes; give a rate, e.g. {process: poisson, request_rate: 20 req/s}, or remove 'prefill'"),
+    ("  output_len: 512\n  num_requests: 100\n",
+     "  output_len: {distribution: uniform, max: 1}\n  num_requests: 100\nprefill: {gpu: H800, instances: 2}\n",
+     "29:15: workload.output_len: is 1 token, which prefill gives: decode has nothing to do; give more than 1"),
 )
 # fmt: on
 
