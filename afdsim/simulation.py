@@ -21,10 +21,11 @@ from afdsim.engine.desk import Demand, Observer
 from afdsim.engine.fleet import LeastKv, LeastRequests, Member, PowerOfTwo, PrefixAffinity, RoundRobin, Router, route
 from afdsim.engine.handover import handed, joined, served
 from afdsim.engine.lowering import lower
-from afdsim.engine.prefill import Served
+from afdsim.engine.prefill import Pool, Served
 from afdsim.engine.record import Record
 from afdsim.engine.seats import FOREVER
 from afdsim.engine.servers import lower_prefill
+from afdsim.engine.users import behind
 from afdsim.errors import CapacityError, ScenarioError, SimulationError
 from afdsim.results import blame, bottleneck, caching, critical, metrics, outages, outcome, pooling, prefilled
 from afdsim.results import cells as joining
@@ -96,31 +97,23 @@ def simulate(  # noqa: PLR0913 - the whole line has three seams
     try:
         cell = lower(scenario, seed=seed, cost=checked_cost(cost), network=checked_network(network))
         demand = demanded(scenario, cell, seed)
-        done, decode = _before(scenario, cell, demand, checked_cost(cost))
+        pool = lower_prefill(scenario, cell, cost=checked_cost(cost))
+        done = None if pool is None or demand.closed else served(pool, demand)
+        decode = demand if done is None else handed(demand, done)
         engine, reason = chosen_engine(scenario, cell, decode)
         report = None if progress is None else lambda fraction: progress(fraction, scenario.name)
         if scenario.router is None:
-            record = execute(cell, decode, engine, progress=report, observer=observer)
-            record = record if done is None else joined(record, demand, done)
-            made = _single(scenario, cell, demand, record, engine)
+            start = partial(member, cell, engine=engine, progress=report, observer=observer)
+            made = _single(scenario, cell, demand, _through(start, demand, pool, done), engine)
         else:
             made = _fleet(scenario, cell, demand, (seed, engine), router=router, progress=report)
     except CapacityError as error:
         raise placed(error, scenario) from None
     signed = manifest(scenario, seed=seed, engine=engine, engine_reason=reason)
     found = Result(scenario=scenario, run=made.run, manifest=signed, notes=made.notes)
-    notes = unmeasured(cell, None if done is None else done.pool) if cost is None else ()
+    notes = unmeasured(cell, pool) if cost is None else ()
     routed = [] if router is None else [f"requests were routed by {label(router)}, not by the scenario's policy"]
     return _signed(found, cost, network, [*routed, *notes])
-
-
-def _before(scenario: Scenario, cell: Cell, demand: Demand, cost: CostModel | None) -> tuple[Served | None, Demand]:
-    """What prefill makes of the prompts, if there is any, and what is then asked of decode."""
-    pool = lower_prefill(scenario, cell, cost=cost)
-    if pool is None:
-        return None, demand
-    done = served(pool, demand)
-    return done, handed(demand, done)
 
 
 def _fitting(scenario: Scenario, observer: Observer, router: Router | None) -> None:
@@ -129,6 +122,15 @@ def _fitting(scenario: Scenario, observer: Observer, router: Router | None) -> N
         raise SimulationError("a trace shows one cell: leave 'router' out of the scenario (--set router=null)")
     if router is not None and scenario.router is None:
         raise SimulationError("router= needs cells: add 'router: {replicas: n}' to the scenario")
+
+
+def _through(start: Callable[[Demand], Member], demand: Demand, pool: Pool | None, done: Served | None) -> Record:
+    """The record of one cell; prompts of an open loop have been through the pool before, those of a closed one go."""
+    if pool is None:
+        return start(demand).execute()
+    if done is None:
+        return behind(pool, start(asked := replace(demand, routed=True)), asked)
+    return joined(start(handed(demand, done)).execute(), demand, done)
 
 
 def execute(
@@ -140,11 +142,7 @@ def execute(
     observer: Observer = None,
 ) -> Record:
     """Run a cell by one of the engines."""
-    if engine == "kernel":
-        return Blocks(cell, demand, progress=progress, observer=observer).execute()
-    from afdsim.engine.clock import Run
-
-    return Run(cell, demand, progress=progress, observer=observer).execute()
+    return member(cell, demand, engine, progress=progress, observer=observer).execute()
 
 
 def demanded(scenario: Scenario, cell: Cell, seed: int) -> Demand:
@@ -443,13 +441,20 @@ def drawing(cell: Cell, seed: int, number: int) -> Cell:
     return replace(cell, variation=replace(cell.variation, stream=streams), drafts=drafts)
 
 
-def member(cell: Cell, demand: Demand, engine: Engine) -> Member:
-    """A cell of a fleet under an engine."""
+def member(
+    cell: Cell,
+    demand: Demand,
+    engine: Engine,
+    *,
+    progress: Callable[[float], None] | None = None,
+    observer: Observer = None,
+) -> Member:
+    """A cell under an engine."""
     if engine == "kernel":
-        return Blocks(cell, demand)
+        return Blocks(cell, demand, progress=progress, observer=observer)
     from afdsim.engine.clock import Run
 
-    return Run(cell, demand)
+    return Run(cell, demand, progress=progress, observer=observer)
 
 
 def routing(policy: Policy, seed: int) -> Router:

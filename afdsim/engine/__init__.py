@@ -36,4 +36,5 @@ blocks        a run by the recurrence (engine `kernel`), block by block of steps
 processes     the turns of a schedule as SimPy processes
 clock         a run by the processes (engine `processes`) on the SimPy clock
 fleet         cells behind a router
+users         a closed loop behind prefill servers
 """

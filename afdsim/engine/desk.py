@@ -20,7 +20,7 @@ from afdsim.engine.record import Boundaries, Record, Requests, Stays
 from afdsim.engine.recurrence import Supply
 from afdsim.engine.samples import taken
 from afdsim.engine.schedule import COMPUTE, Boundary
-from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, Asked, Book
+from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, UNCOUNTED, Asked, Book
 from afdsim.engine.standstill import Standstill, fragile, spend
 from afdsim.engine.turnover import full
 from afdsim.workload.laws import RequestSource
@@ -64,7 +64,8 @@ class Demand:
     last: float | None = None
     """When the last request of an open loop came, where prefill had it first; None where `source` says so."""
     routed: bool = False
-    """Whether a router hands in the requests of `source`, one by one: which of them come here is not known before."""
+    """Whether the requests of `source` are handed in one by one, by a router or by prefill servers that a closed loop
+    sends its prompts to: which of them come here, and when, is not known before."""
     prefixes: Prefixes | None = None
     """Which prompts begin alike."""
     overloaded: Callable[[Record], bool] | None = None
@@ -89,6 +90,11 @@ class Demand:
         return min(last, self.horizon) if last > 0 else None
 
     @property
+    def refills(self) -> bool:
+        """Whether the next request of a closed loop comes as soon as one has finished."""
+        return self.closed and not self.routed
+
+    @property
     def given(self) -> float | None:
         """The warm-up of an open loop, if one was given that ends before the last arrival."""
         return self.warmup if self.stop is not None and self.warmup is not None and self.warmup < self.stop else None
@@ -98,7 +104,7 @@ class Demand:
         """The same as numbers."""
         warmup = (-1.0 if self.warmup is None else self.warmup) if self.closed else self.given or 0.0
         counted = UNBOUNDED if self.routed else self.num_requests
-        return Asked(self.closed, counted, self.concurrency, float(warmup), float(self.horizon))
+        return Asked(self.refills, counted, self.concurrency, float(warmup), float(self.horizon))
 
 
 class Desk:
@@ -153,22 +159,25 @@ class Desk:
     def begin(self, populate: Callable[..., Any]) -> float:
         """Draw the first requests and fill a closed loop; returns when the first step may begin."""
         asked = self.machine.asked
-        if self.demand.routed:
+        closed, count = self.demand.closed, self.book.count
+        if self.demand.routed and not closed:
             self.doze(None)
             return 0.0
-        self._lengths(asked.concurrency + 1 if asked.closed else asked.num_requests)
-        self.book.count[seats.KNOWN] = asked.num_requests
-        if asked.closed:
+        self._lengths(asked.concurrency + 1 if closed else asked.num_requests)
+        count[seats.KNOWN] = asked.num_requests
+        if closed:
             populate(self.machine.places, asked, self.book)
+        if self.demand.routed:
+            count[seats.KNOWN] = count[seats.ISSUED]
         self._steps(0)
-        return self._rest(0.0, min(self.next_arrival, asked.horizon), None)
+        return self._rest(0.0, 0.0 if closed else min(self.next_arrival, asked.horizon), None)
 
     # requests --------------------------------------------------------------------------------------------------------
 
     @property
     def short(self) -> bool:
         """Whether a step of a closed loop might need more requests than have been drawn."""
-        if not self.demand.closed:
+        if not self.demand.refills:
             return False
         left = self.supply.fitting[self.supply.drawn] - self.supply.fitting[self.book.count[seats.ISSUED]]
         return bool(left < self.demand.concurrency)
@@ -259,7 +268,7 @@ class Desk:
     def next_arrival(self) -> float:
         """When the next request of an open loop arrives; never, if there is none."""
         issued = self.book.count[seats.ISSUED]
-        if self.demand.closed:
+        if self.demand.refills:
             return 0.0
         return float(self.book.times[issued, seats.ARRIVAL]) if issued < self.book.count[seats.KNOWN] else FOREVER
 
@@ -287,13 +296,14 @@ class Desk:
         self.dozing = False
         return self._awaken(self._found_nothing)
 
-    def submit(self, arrival: float, input_len: int, output_len: int, group: int) -> None:
+    def submit(self, arrival: float, input_len: int, output_len: int, group: int, *, counts: bool = True) -> None:
         """Take in a request that no other precedes; `group` of prompts that begin alike, if any do."""
         known = int(self.book.count[seats.KNOWN])
         if known == len(self.book.requests):
             self._extend_room(2 * max(known, SUBMITTED))
         row = self.book.requests[known]
         row[seats.INPUT_LEN], row[seats.OUTPUT_LEN] = input_len, output_len
+        row[seats.COUNTED] = 0 if counts else UNCOUNTED
         if group != NOBODY:
             row[seats.GROUP] = group
         self.book.times[known, seats.ARRIVAL] = arrival
@@ -301,9 +311,10 @@ class Desk:
             row[seats.DRAWN] = self.cell.drafts.steps(known, output_len)
         self.book.count[seats.KNOWN] = known + 1
 
-    def dismiss(self) -> None:
-        """No more requests come: the run ends when those that are here have ended."""
-        asked = self.machine.asked._replace(num_requests=int(self.book.count[seats.KNOWN]))
+    def dismiss(self, many: int | None = None) -> None:
+        """No more requests come that count: the run ends when those (`many`, or all that are here) have ended."""
+        many = int(self.book.count[seats.KNOWN]) if many is None else many
+        asked = self.machine.asked._replace(num_requests=many)
         self.machine = self.machine._replace(asked=asked)
 
     def outlast(self, until: float, trace: Trace | None) -> None:
@@ -351,7 +362,7 @@ class Desk:
             return max(now, self.next_arrival)
         if self.still is None and not self.cell.keeping.grows:
             return now
-        arrives = FOREVER if self.demand.closed else max(now, self.next_arrival)
+        arrives = FOREVER if self.demand.refills else max(now, self.next_arrival)
         return min(earliest(self.book, now), arrives)
 
     def pause(self, until: float, trace: Trace | None) -> None:

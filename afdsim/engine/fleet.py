@@ -27,6 +27,10 @@ class Member(Protocol):
 
     desk: Desk
 
+    def execute(self) -> Record:
+        """Run until everything that counts has ended, or the horizon."""
+        ...
+
     def begin(self) -> None:
         """Let the first requests in, where there are any."""
 

@@ -141,6 +141,8 @@ class Queue:
     def __init__(self, pool: Pool) -> None:
         self._pool, self._prefill = pool, pool.prices.prefill
         self.prompts: list[Prompt] = []
+        self.finished: list[Prompt] = []
+        """Those of which it is known when their first token is out, in the order in which that was found."""
         self.steps: list[Done] = []
         self.blocked: list[tuple[int, float, float]] = []
         """(instance, from, until): prompts waited for memory that others held until their cache had left."""
@@ -261,6 +263,7 @@ class Queue:
             if prompt.computed < prompt.tokens:
                 continue
             prompt.end = left = end
+            self.finished.append(prompt)
             if prompt.answered:
                 if not layers:
                     rank.port = max(rank.port, end) + wire.per_byte * wire.nbytes(prompt.tokens)

@@ -26,6 +26,8 @@ Values = Any
 """An array: integers and floats apart, a row a thing, a column a field."""
 
 NOBODY = -1
+UNCOUNTED = -1
+"""In COUNTED of a request that is known: it will not count."""
 FOREVER = float("inf")
 UNBOUNDED = 1 << 60
 """The window of full attention; how crowded a seat is that has no place."""
@@ -383,9 +385,9 @@ def arrive(places: Places, asked: Asked, book: Book, now: float) -> None:
     """Seat every request of an open loop that has arrived by `now`, in order of arrival."""
     count, times = book.count, book.times
     while count[ISSUED] < count[KNOWN] and times[count[ISSUED], ARRIVAL] <= now:
-        arrival = times[count[ISSUED], ARRIVAL]
-        count[COUNT_COUNTED] += 1
-        request = issue(places, book, arrival, arrival >= asked.warmup)
+        arrival, counts = times[count[ISSUED], ARRIVAL], book.requests[count[ISSUED], COUNTED] != UNCOUNTED
+        count[COUNT_COUNTED] += int(counts)
+        request = issue(places, book, arrival, counts and arrival >= asked.warmup)
         if request != NOBODY:
             welcome(places, book, request)
 

@@ -193,7 +193,7 @@ def leave(places: Places, asked: Asked, book: Book, lane: int, step: int, now: f
         else:
             append(requests, book.buckets, bucket, LEAVING, request)
         request = following
-    cold = asked.closed and asked.warmup < 0 and book.clock[WARM_AT] > now
+    cold = asked.warmup < 0 and book.clock[WARM_AT] > now
     if cold and book.count[FINISHED] >= asked.concurrency:
         book.clock[WARM_AT] = now
 

@@ -94,12 +94,6 @@ def misfits(prefill: Prefill | None, model: str, workload: asked.Workload, sla: 
         return
     if workload.prefix is not None:
         yield "workload.prefix", "is not modelled with prefill servers, which compute every prompt whole; remove it"
-    if isinstance(workload.arrival, asked.ClosedLoop):
-        yield (
-            "workload.arrival.process",
-            "closed_loop does not go through prefill servers: when a request ends would decide when the next prompt "
-            "comes; give a rate, e.g. {process: poisson, request_rate: 20 req/s}, or remove 'prefill'",
-        )
     if all(map(_of_one, _answers(workload))):
         yield "workload.output_len", "is 1 token, which prefill gives: decode has nothing to do; give more than 1"
     yield from ((f"prefill.{path}", text) for path, text in _uneven(catalog.llm(model), prefill))

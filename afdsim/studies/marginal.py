@@ -1,9 +1,9 @@
 """What one more instance of each role would give: re-simulated, not guessed.
 
 A closed loop is measured as `tuning` measures its candidates, over a few steps of a full cluster with the same batch on
-every rank in which nothing crashes, and so is the deployment as it is; an open loop runs as it was, with the same
-requests and seed. Of tensor
-parallelism the next degree that the model allows takes the place of one more instance.
+every rank in which nothing crashes, and so is the deployment as it is; an open loop, or one behind prefill servers,
+runs as it was, with the same requests and seed. Of tensor parallelism the next degree that the model allows takes the
+place of one more instance.
 """
 
 from __future__ import annotations
@@ -57,7 +57,12 @@ def quick(scenario: Scenario) -> bool:
     """Return whether one more instance is simulated in seconds: a closed loop is, an open one if it has few steps."""
     cell = lower(scenario, seed=scenario.run.seeds[0])
     demand = demanded(scenario, cell, scenario.run.seeds[0])
-    return demand.closed or turns_expected(cell, demand) <= MOST
+    return _quickly(scenario) or turns_expected(cell, demand) <= MOST
+
+
+def _quickly(scenario: Scenario) -> bool:
+    """Whether a few steps of a full cluster say all: a closed loop that no prefill servers hold up."""
+    return isinstance(scenario.workload.arrival, ClosedLoop) and scenario.prefill is None
 
 
 def marginal(result: Result) -> tuple[dict[str, Any], ...]:
@@ -68,7 +73,7 @@ def marginal(result: Result) -> tuple[dict[str, Any], ...]:
     scenario, as_is = result.scenario, _of_run(result)
     if as_is.tgs is None:
         return ()
-    closed = isinstance(scenario.workload.arrival, ClosedLoop)
+    closed = _quickly(scenario)
     found, known = [], _measured(scenario, result.seed) if closed else as_is
     for more in ways(scenario):
         head = {"role": more.role, "deployment": more.label}

@@ -338,11 +338,6 @@ ROWS = (
      "33:55: prefill.two_batch_overlap: hides the flights between experts, and one rank has none; give 'dp' above 1"),
     ("run:", "prefill: {gpu: H800, instances: 2, overlap: layer}\nrun:",
      "33:45: prefill.overlap: must be one of none, layers (got 'layer'); did you mean 'layers'?"),
-    ("    process: poisson\n    request_rate: 180 req/s\n  input_len: {distribution: constant, value: 4096}\n  output_len: 512\n"
-     "  num_requests: 100", "    process: closed_loop\n  input_len: 4096\n  output_len: 512\n  num_requests: 100\n"
-     "prefill: {gpu: H800, instances: 2}",
-     "26:14: workload.arrival.process: closed_loop does not go through prefill servers: when a request ends would decide "
-     "when the next prompt comes; give a rate, e.g. {process: poisson, request_rate: 20 req/s}, or remove 'prefill'"),
     ("  output_len: 512\n  num_requests: 100\n",
      "  output_len: {distribution: uniform, max: 1}\n  num_requests: 100\nprefill: {gpu: H800, instances: 2}\n",
      "29:15: workload.output_len: is 1 token, which prefill gives: decode has nothing to do; give more than 1"),
