@@ -28,7 +28,7 @@ class PrefillParallelism(Part):
 
 
 class Prefill(Part):
-    """Servers that compute prompts and the first token, and send the KV cache to the deployment (open loops)."""
+    """Servers that compute prompts and the first token, and send the KV cache to the deployment."""
 
     gpu: Gpu
     instances: Length

@@ -16,9 +16,11 @@ import afdsim
 from afdsim.engine.books import CAUSES
 from afdsim.engine.handover import handed, joined, served
 from afdsim.engine.lowering import lower
+from afdsim.engine.prefill import Queue
 from afdsim.engine.prompts import Prices, Step
 from afdsim.engine.servers import lower_prefill
 from afdsim.results import outcome, prefilled
+from afdsim.results.intervals import half_width
 from afdsim.scenario.document import load
 from afdsim.simulation import demanded, execute
 from afdsim.workload.laws import RequestSource, Trace
@@ -257,3 +259,23 @@ def test_prompts_that_pile_up_before_prefill_end_the_run_with_the_last_of_them()
     assert found["saturation"]["ended_s"] == pytest.approx(one.requests["arrival_s"].max(), rel=0.05)
     assert (one.requests["status"] != "finished").any()
     assert one.requests.equals(other.requests)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("load", [0.5, 0.8])
+def test_one_server_of_equal_prompts_is_the_queue_of_theory(steps, load):
+    """M/D/1: the mean wait is load x service / 2(1 - load)."""
+    one = {"gpu": "H20", "instances": 1, "gpus_per_instance": 2, "max_batched_tokens": 256}
+    asked = scenario("afd", prefill=one)
+    queue = Queue(lower_prefill(asked, lower(asked, seed=0)))
+    alone = queue.submit(0.0, 256 * steps)
+    queue.advance(10.0)
+    service = alone.end
+    times = 10.0 + np.cumsum(np.random.default_rng(7).exponential(service / load, 6_000))
+    prompts = [queue.submit(time, 256 * steps) for time in times.tolist()]
+    queue.advance(np.inf)
+    waits = np.array([each.start - each.arrival for each in prompts])
+    half = half_width(waits)
+
+    assert waits.mean() == pytest.approx(load * service / (2 * (1 - load)), abs=1.5 * half)
+    assert half < 0.35 * waits.mean()
