@@ -1,7 +1,8 @@
 """A closed loop behind prefill servers: whoever has an answer sends the next prompt, which prefill computes first.
 
 At first all users sit in decode with evenly spread ages, as they do without prefill; then as many are behind a prompt
-as prefill makes them wait. Prefill and decode take turns by stretches of time no longer than the shortest step and the
+as prefill makes them wait. So what is sent during the warm-up does not count: until as many requests have finished as
+there are users, unless its length is given. Prefill and decode take turns by stretches of time no longer than the shortest step and the
 path of a KV cache: what a finish inside a stretch leads to reaches decode behind it, so nothing is ever known too late.
 A prompt whose request no rank could ever hold is refused when it is sent, and its user sends the next one.
 """
@@ -69,6 +70,8 @@ class _Loop:
         """Place in `_sent` of those that were handed over, in that order."""
         self._inside = np.zeros(0, dtype=np.int64)
         """Rows of decode that have not ended."""
+        self._opens = seats.UNBOUNDED
+        """Place of the first prompt that counts."""
         self._counted, self._left, self._known = 0, demand.num_requests, 0
 
     def run(self) -> None:
@@ -96,7 +99,7 @@ class _Loop:
         while self._flying and self._flying[0][0] < until:
             ready, place = heappop(self._flying)
             input_len, output_len = self._length(place)
-            counts = place < self._demand.num_requests
+            counts = self._counts(place)
             rows.append(int(desk.book.count[seats.KNOWN]))
             desk.submit(ready, input_len + 1, output_len - 1, NOBODY, counts=counts)
             self._seated.append(place)
@@ -119,6 +122,8 @@ class _Loop:
 
     def _send(self, time: float) -> None:
         """A user sends the next prompt, and more while they are refused."""
+        if self._opens == seats.UNBOUNDED and time >= self._member.desk.book.clock[seats.WARM_AT]:
+            self._opens = len(self._sent)
         while True:
             place = len(self._sent)
             input_len, output_len = self._length(place)
@@ -144,10 +149,13 @@ class _Loop:
 
     def _settle(self, place: int) -> None:
         """One of those that count has been handed over, or needs no decode; after the last, decode may end."""
-        if place < self._demand.num_requests:
-            self._left -= 1
+        self._left -= self._counts(place)
         if self._left == 0:
             self._member.desk.dismiss(self._counted)
+
+    def _counts(self, place: int) -> bool:
+        """Whether what was sent at a place counts."""
+        return self._opens <= place < self._opens + self._demand.num_requests
 
     def _length(self, place: int) -> tuple[int, int]:
         """Return input and output tokens of what is sent at a place; the first requests of the source sit at first."""
@@ -165,12 +173,12 @@ class _Loop:
         whole = joined(record, self._demand, done)
         own, table = record.requests, whole.requests
         assert whole.prefill is not None
-        places, sat = np.arange(len(table)) - first, slice(min(first, len(own)))
+        places, sat = np.arange(len(table)) - first, slice(first)
         refused = np.array([each.prompt is None for each in self._sent], dtype=bool)[: len(table) - first]
         kept = {name: getattr(table, name).copy() for name in ("context", "first_token", "finish")}
         for name, column in kept.items():
             column[sat] = getattr(own, name)[sat]
-        counted = (places >= 0) & (places < self._demand.num_requests)
+        counted = (places >= self._opens) & (places < self._opens + self._demand.num_requests)
         refused = np.concatenate([own.refused[sat], refused])
         decoded = np.where(places < 0, np.nan, whole.prefill.decoded)
         requests = replace(table, **kept, counted=counted, refused=refused)
