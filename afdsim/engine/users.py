@@ -4,7 +4,7 @@ At first all users sit in decode with evenly spread ages, as they do without pre
 as prefill makes them wait. So what is sent during the warm-up does not count: until as many requests have finished as
 there are users, unless its length is given.
 
-Prefill and decode take turns by stretches of time no longer than the shortest step: what a finish inside a stretch leads
+Prefill and decode take turns by stretches no longer than the shortest step: what a finish inside a stretch leads
 to reaches decode behind it, so nothing is ever known too late.
 A prompt whose request no rank could ever hold is refused when it is sent, and its user sends the next one.
 """
