@@ -11,6 +11,7 @@ turnover      the boundary of a lane: who leaves, gives blocks back, joins
 tables        seconds as the engines look them up, and what a lane's membership costs
 passes        operators of one GPU of each role in a pass: what shares of peak count
 prompts       seconds of a prefill step
+reuse         prompts that begin alike, at prefill ranks
 prefill       prompts at prefill servers: queues, steps, KV caches on their way
 faults        what crashes when, and how long the cell stands still
 interruption  what an outage does to those who sit and wait

@@ -24,7 +24,7 @@ from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, UNCOUNTED, Asked, Bo
 from afdsim.engine.standstill import Standstill, fragile, spend
 from afdsim.engine.turnover import full
 from afdsim.workload.laws import RequestSource
-from afdsim.workload.prefixes import Prefixes
+from afdsim.workload.prefixes import Listed, Prefixes
 
 Array = np.ndarray
 Progress = Callable[[float], None] | None
@@ -66,7 +66,7 @@ class Demand:
     routed: bool = False
     """Whether the requests of `source` are handed in one by one, by a router or by prefill servers that a closed loop
     sends its prompts to: which of them come here, and when, is not known before."""
-    prefixes: Prefixes | None = None
+    prefixes: Prefixes | Listed | None = None
     """Which prompts begin alike."""
     overloaded: Callable[[Record], bool] | None = None
     """Whether the record of an open loop up to its last arrival shows an overload; it then ends there."""

@@ -18,6 +18,7 @@ from afdsim.engine.record import Record, Requests
 from afdsim.engine.seats import FOREVER, NOBODY
 from afdsim.errors import SimulationError
 from afdsim.workload.laws import RequestSource, Trace
+from afdsim.workload.prefixes import Listed
 
 # forth --------------------------------------------------------------------------------------------------------------
 
@@ -26,9 +27,10 @@ def served(pool: Pool, demand: Demand) -> Served:
     """Run the prompts of an open loop through a pool."""
     count = demand.num_requests
     arrival, (input_len, output_len) = demand.source.times(count), demand.source.columns(count)
-    queue = Queue(pool)
-    for time, tokens, wanted in zip(arrival.tolist(), input_len.tolist(), output_len.tolist(), strict=True):
-        queue.submit(time, tokens, answered=wanted > 1)
+    queue, groups = Queue(pool), _groups(demand, count)
+    columns = (each.tolist() for each in (arrival, input_len, output_len, groups))
+    for time, tokens, wanted, group in zip(*columns, strict=True):
+        queue.submit(time, tokens, answered=wanted > 1, group=group)
     queue.advance(FOREVER)
     names = ("start", "end", "ready")
     start, end, ready = (np.array([getattr(each, name) for each in queue.prompts]) for name in names)
@@ -41,9 +43,15 @@ def served(pool: Pool, demand: Demand) -> Served:
         end=end,
         ready=ready,
         order=np.argsort(ready, kind="stable")[: int((output_len > 1).sum())],
+        prefixes=queue.reuse.tally,
         steps=tuple(queue.steps),
         blocked=tuple(queue.blocked),
     )
+
+
+def _groups(demand: Demand, count: int) -> Array:
+    """Return the groups of the first requests; NOBODY where none begin alike."""
+    return np.full(count, NOBODY) if demand.prefixes is None else demand.prefixes.first(count)
 
 
 def handed(demand: Demand, done: Served) -> Demand:
@@ -57,8 +65,9 @@ def handed(demand: Demand, done: Served) -> Demand:
     lengths = {"input_len": done.input_len[order] + 1, "output_len": done.output_len[order] - 1}
     unused = np.random.default_rng(0)  # nothing is drawn: these come one by one
     source = RequestSource(Trace(arrival=done.ready[order], **lengths), None, None, lambda _: unused)
+    prefixes = demand.prefixes and Listed(groups=_groups(demand, len(done.arrival))[order])
     asked, judge = (
-        replace(demand, source=source, num_requests=len(order), last=float(done.arrival[-1])),
+        replace(demand, source=source, num_requests=len(order), last=float(done.arrival[-1]), prefixes=prefixes),
         demand.overloaded,
     )
     if judge is None:

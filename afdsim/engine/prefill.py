@@ -2,8 +2,9 @@
 
 A prompt goes to the rank that has the fewest tokens left to compute, ties to the lowest index; one that a step under
 way computes still counts. A rank is first come, first served: a step takes from its prompts in order, of each no more
-than a chunk, until the step is full. An instance steps when one of its ranks has something to do, and its ranks step
-together. A step that ends at some time comes before a prompt that arrives then, and a step that begins then after it.
+than a chunk, until the step is full. What is in the KV cache of its rank is not computed again (`reuse`). An
+instance steps when one of its ranks has something to do, and its ranks step together. A step that ends at some time
+comes before a prompt that arrives then, and a step that begins then after it.
 
 The first token is out at the end of the step that finishes a prompt. Its KV cache, which was reserved when the prompt
 began, then leaves over the NICs of its rank, one prompt after the other, and keeps its memory until it has left: a
@@ -25,7 +26,8 @@ import numpy as np
 
 from afdsim.cost.prompts import Chunk
 from afdsim.engine.prompts import Prices, Step
-from afdsim.engine.seats import FOREVER
+from afdsim.engine.reuse import Alike, Reuse
+from afdsim.engine.seats import FOREVER, NOBODY
 from afdsim.errors import SimulationError
 
 Array = np.ndarray
@@ -53,6 +55,8 @@ class Pool:
 
     prices: Prices
     wire: Wire
+    alike: Alike | None = None
+    """Which prompts begin alike, where any do."""
 
     @property
     def ranks(self) -> int:
@@ -69,7 +73,10 @@ class Prompt:
     answered: bool
     """Whether more than the first token is wanted, so that its cache must travel."""
     rank: int
+    group: int = NOBODY
+    """Of prompts that begin alike."""
     computed: int = 0
+    """Tokens, those that were there among them."""
     start: float = UNKNOWN
     end: float = UNKNOWN
     """When its first token is out."""
@@ -81,15 +88,14 @@ class Prompt:
 class Rank:
     """Who waits at a rank, and what of its memory is taken."""
 
+    number: int
     queue: deque[Prompt] = field(default_factory=deque)
-    left: int = 0
-    """Tokens that are not computed yet."""
     held: float = 0.0
     """Bytes of KV cache on one of its GPUs."""
     holders: int = 0
     """Prompts that these belong to."""
-    leaving: list[tuple[float, float]] = field(default_factory=list)
-    """(when, bytes) that will be free again, a heap."""
+    leaving: list[tuple[float, int, int]] = field(default_factory=list)
+    """(when, group, tokens) of prompts whose cache will be free again, a heap."""
     port: float = 0.0
     """When its NICs are free."""
 
@@ -119,6 +125,8 @@ class Served:
     """KV cache with decode; NaN where one token is all."""
     order: Array
     """Prompts in the order in which they reach decode."""
+    prefixes: list[int]
+    """Tokens of prefixes asked for, of these those that were there, prefixes evicted."""
     steps: tuple[Done, ...]
     blocked: tuple[tuple[int, float, float], ...]
 
@@ -140,28 +148,31 @@ class Queue:
 
     def __init__(self, pool: Pool) -> None:
         self._pool, self._prefill = pool, pool.prices.prefill
+        self.reuse = Reuse(pool.ranks, self._prefill.engine.kv_cache, pool.alike or Alike(0, 0, 1))
         self.prompts: list[Prompt] = []
         self.finished: list[Prompt] = []
         """Those of which it is known when their first token is out, in the order in which that was found."""
         self.steps: list[Done] = []
         self.blocked: list[tuple[int, float, float]] = []
         """(instance, from, until): prompts waited for memory that others held until their cache had left."""
-        self._ranks = [Rank() for _ in range(pool.ranks)]
-        self._left = np.zeros(pool.ranks, dtype=np.int64)  # the same as of the ranks, to find the least
-        self._taken: list[list[tuple[int, int]]] = [[] for _ in range(self._prefill.instances)]  # (rank, tokens)
+        self._ranks = [Rank(number) for number in range(pool.ranks)]
+        self._left = np.zeros(pool.ranks, dtype=np.int64)
+        """By rank: tokens that are not computed yet."""
+        self._taken: list[list[tuple[Prompt, int, int]]] = [[] for _ in range(self._prefill.instances)]
+        """By instance: prompts of the step under way, their tokens in it, and those up to which it computes them."""
         self._next = [FOREVER] * self._prefill.instances  # when a step is to begin
         self._since = [FOREVER] * self._prefill.instances  # from when on memory is waited for
         self._events: list[tuple[float, int, int]] = []
         self._now = 0.0
 
-    def submit(self, time: float, tokens: int, *, answered: bool = True) -> Prompt:
+    def submit(self, time: float, tokens: int, *, answered: bool = True, group: int = NOBODY) -> Prompt:
         """Let a prompt arrive; times may not fall."""
         if time < self._now:
             raise SimulationError(f"a prompt at {time:g} s comes after one at {self._now:g} s; submit them in order")
         self._prefill.check_prompt(tokens)
         self.advance(time)
         rank = int(self._left.argmin())
-        prompt = Prompt(time, tokens, answered, rank)
+        prompt = Prompt(time, tokens, answered, rank, group)
         self.prompts.append(prompt)
         self._ranks[rank].queue.append(prompt)
         self._left[rank] += tokens
@@ -190,8 +201,9 @@ class Queue:
 
     def _end(self, instance: int, time: float) -> None:
         """A step is over: its tokens no longer wait, and the next one may begin."""
-        for rank, tokens in self._taken[instance]:
-            self._left[rank] -= tokens
+        for prompt, tokens, computed in self._taken[instance]:
+            self._left[prompt.rank] -= tokens
+            self.reuse.computed(prompt.rank, prompt.group, computed)
         self._taken[instance] = []
         if any(self._ranks[rank].queue for rank in self._of(instance)):
             self._wake(instance, time)
@@ -217,15 +229,13 @@ class Queue:
         cost = self._pool.prices.step([[chunk for _, chunk in chunks] for chunks in work], finished)
         for rank, chunks in zip(self._of(instance), work, strict=True):
             self._send(self._ranks[rank], chunks, now, now + cost.seconds)
-            self._taken[instance].append((rank, sum(chunk.tokens for _, chunk in chunks)))
+            self._taken[instance] += [(prompt, chunk.tokens, prompt.computed) for prompt, chunk in chunks]
         self.steps.append(Done(instance, now, cost))
         heappush(self._events, (now + cost.seconds, END, instance))
 
     def _take(self, rank: Rank, now: float) -> list[tuple[Prompt, Chunk]]:
         """Take the chunks of a step from the prompts of a rank, in order, as far as they fit."""
-        while rank.leaving and rank.leaving[0][0] <= now:
-            rank.holders -= 1
-            rank.held = rank.held - heappop(rank.leaving)[1] if rank.holders else 0.0
+        self._clear(rank, now)
         taken: list[tuple[Prompt, Chunk]] = []
         room = self._prefill.max_batched_tokens
         for prompt in rank.queue:
@@ -239,15 +249,27 @@ class Queue:
         rank.queue = deque([*waiting, *islice(rank.queue, len(taken), None)])
         return taken
 
+    def _clear(self, rank: Rank, now: float) -> None:
+        """Free the caches that have left by now."""
+        while rank.leaving and rank.leaving[0][0] <= now:
+            _, group, tokens = heappop(rank.leaving)
+            rank.held -= self.reuse.leave(rank.number, group, tokens)
+            rank.holders -= 1
+        if not rank.holders:
+            rank.held = self.reuse.idle(rank.number)  # without what rounding has left over
+
     def _begins(self, rank: Rank, prompt: Prompt, now: float) -> bool:
         """Whether a prompt has begun, or may now because its cache fits."""
-        if prompt.computed:
+        if prompt.start <= now:
             return True
-        cache = self._prefill.engine.kv_cache
-        needed = cache.reserved(prompt.tokens)
-        if rank.holders and rank.held + needed > cache.budget:
+        room = self._prefill.engine.kv_cache.budget - rank.held
+        asked = (prompt.group, prompt.tokens)
+        begun = self.reuse.begin(rank.number, asked, room, alone=not rank.holders)
+        if begun is None:
             return False
-        rank.held, rank.holders = rank.held + needed, rank.holders + 1
+        prompt.computed, more = begun
+        self._left[rank.number] -= prompt.computed
+        rank.held, rank.holders = rank.held + more, rank.holders + 1
         prompt.start = now
         return True
 
@@ -269,7 +291,7 @@ class Queue:
                     rank.port = max(rank.port, end) + wire.per_byte * wire.nbytes(prompt.tokens)
                 left = max(rank.port, end)
                 prompt.ready = left + wire.latency
-            heappush(rank.leaving, (left, self._prefill.engine.kv_cache.reserved(prompt.tokens)))
+            heappush(rank.leaving, (left, prompt.group, prompt.tokens))
 
     def _grown(self, prompt: Prompt, chunk: Chunk) -> float:
         """Return the bytes that a chunk adds to what must travel; a recurrent state goes with the last one."""

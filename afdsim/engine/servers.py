@@ -10,6 +10,7 @@ from afdsim.cost.roofline import CostModel, Roofline
 from afdsim.engine.cell import Cell, model_and_precision
 from afdsim.engine.prefill import Pool, Wire
 from afdsim.engine.prompts import Prices
+from afdsim.engine.reuse import Alike
 from afdsim.scenario import tree
 from afdsim.scenario.document import Scenario
 from afdsim.scenario.prefilling import Prefill as Asked
@@ -47,7 +48,13 @@ def lower_prefill(scenario: Scenario, cell: Cell, *, cost: CostModel | None = No
     prices = Prices(
         prefill=prefill, cost=cost or Roofline(), nic_scale=line / prefill.gpu.nic.bandwidth if line else 1.0
     )
-    return Pool(prices=prices, wire=_wire(scenario, asked, prefill, cell))
+    return Pool(prices=prices, wire=_wire(scenario, asked, prefill, cell), alike=_alike(cell))
+
+
+def _alike(cell: Cell) -> Alike | None:
+    """Return which prompts begin alike, as decode shares them."""
+    keeping = cell.keeping
+    return Alike(keeping.prefix, keeping.groups, keeping.block) if keeping.prefix else None
 
 
 def _wire(scenario: Scenario, asked: Asked, prefill: Prefill, cell: Cell) -> Wire:

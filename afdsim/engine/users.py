@@ -61,6 +61,7 @@ class _Loop:
     def __init__(self, pool: Pool, member: Member, demand: Demand) -> None:
         self._pool, self._member, self._demand, self._queue = pool, member, demand, Queue(pool)
         self._lengths = demand.source.columns(DRAWN)
+        self._groups = np.zeros(0, dtype=np.int64)
         self._sent: list[Sent] = []
         self._number: dict[int, int] = {}
         """Place in `_sent` of a prompt, by its identity."""
@@ -103,7 +104,7 @@ class _Loop:
             input_len, output_len = self._length(place)
             counts = self._counts(place)
             rows.append(int(desk.book.count[seats.KNOWN]))
-            desk.submit(ready, input_len + 1, output_len - 1, NOBODY, counts=counts)
+            desk.submit(ready, input_len + 1, output_len - 1, self._group(place), counts=counts)
             self._seated.append(place)
             self._counted += counts
             self._settle(place)
@@ -130,7 +131,8 @@ class _Loop:
             place = len(self._sent)
             input_len, output_len = self._length(place)
             fit = bool(fits(self._member.desk.machine.places, np.array([input_len + output_len]))[0])
-            prompt = self._queue.submit(time, input_len, answered=output_len > 1) if fit else None
+            several = output_len > 1
+            prompt = self._queue.submit(time, input_len, answered=several, group=self._group(place)) if fit else None
             self._sent.append(Sent(time, prompt))
             if prompt is not None:
                 self._number[id(prompt)] = place
@@ -166,6 +168,15 @@ class _Loop:
             self._lengths = self._demand.source.columns(2 * len(self._lengths[0]))
         return int(self._lengths[0][number]), int(self._lengths[1][number])
 
+    def _group(self, place: int) -> int:
+        """Return the group of what is sent at a place; NOBODY where no prompts begin alike."""
+        prefixes, number = self._demand.prefixes, self._first + place
+        if prefixes is None:
+            return NOBODY
+        if number >= len(self._groups):
+            self._groups = prefixes.first(max(2 * number, DRAWN))
+        return int(self._groups[number])
+
     # the end ---------------------------------------------------------------------------------------------------------
 
     def record(self) -> Record:
@@ -199,6 +210,7 @@ class _Loop:
             input_len=lengths[:, 0],
             output_len=lengths[:, 1],
             order=self._order(),
+            prefixes=self._queue.reuse.tally,
             steps=tuple(self._queue.steps),
             blocked=tuple(self._queue.blocked),
             **columns,

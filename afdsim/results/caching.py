@@ -15,7 +15,8 @@ from afdsim.scenario.document import Scenario
 from afdsim.units import show_many
 
 SUMMED: Final = frozenset(
-    {"preemptions", "requests_preempted", "tokens_recomputed", "tokens_swapped"}
+    {"prefill_prefix_tokens_asked", "prefill_prefix_tokens_hit", "prefill_prefixes_evicted"}
+    | {"preemptions", "requests_preempted", "tokens_recomputed", "tokens_swapped"}
     | {"prefix_tokens_asked", "prefix_tokens_hit", "prefixes_evicted"}
 )
 """Figures that are added up over several seeds."""
@@ -31,6 +32,7 @@ def told(scenario: Scenario, record: Record) -> dict[str, Any] | None:
         wanted, hit, evicted = record.prefixes
         found |= {"prefix_tokens_asked": wanted, "prefix_tokens_hit": hit, "prefixes_evicted": evicted}
         found["prefix_hit_rate"] = hit / wanted if wanted else None
+        found |= _at_prefill(record)
     if asked.policy == "reserve":
         return found
     price, stays = asked.preemption or "recompute", record.stays
@@ -42,6 +44,19 @@ def told(scenario: Scenario, record: Record) -> dict[str, Any] | None:
     }
 
 
+def _at_prefill(record: Record) -> dict[str, Any]:
+    """Return how many tokens prefill need not have computed; nothing without prefill."""
+    if record.prefill is None:
+        return {}
+    wanted, hit, evicted = record.prefill.served.prefixes
+    return {
+        "prefill_prefix_tokens_asked": wanted,
+        "prefill_prefix_tokens_hit": hit,
+        "prefill_prefixes_evicted": evicted,
+        "prefill_prefix_hit_rate": hit / wanted if wanted else None,
+    }
+
+
 def added(each: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
     """Return the same of several cells."""
     known = [found for found in each if found is not None]
@@ -49,9 +64,9 @@ def added(each: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
         return None
     sums = {name: sum(found[name] for found in known) for name in known[0] if name in SUMMED}
     found = {**known[0], **sums}
-    if "prefix_hit_rate" in found:
-        wanted = found["prefix_tokens_asked"]
-        found["prefix_hit_rate"] = found["prefix_tokens_hit"] / wanted if wanted else None
+    for where in (where for where in ("", "prefill_") if f"{where}prefix_hit_rate" in found):
+        wanted = found[f"{where}prefix_tokens_asked"]
+        found[f"{where}prefix_hit_rate"] = found[f"{where}prefix_tokens_hit"] / wanted if wanted else None
     return found
 
 
@@ -64,10 +79,12 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
 
 
 def _prefixes(found: Mapping[str, Any]) -> list[str]:
-    if "prefix_hit_rate" not in found:
-        return []
-    shared = f"{found['prefix_hit_rate']:.1%} of {found['prefix_tokens_asked']:,} tokens of prefixes were there"
-    return [f"{shared}, prefixes evicted {found['prefixes_evicted']:,} times"]
+    return [
+        f"{found[f'{where}prefix_hit_rate'] or 0.0:.1%} of {found[f'{where}prefix_tokens_asked']:,} tokens of prefixes "
+        f"were there{name}, prefixes evicted {found[f'{where}prefixes_evicted']:,} times"
+        for where, name in (("prefill_", " at prefill, which did not compute them again"), ("", ""))
+        if f"{where}prefix_hit_rate" in found
+    ]
 
 
 def _preempted(found: Mapping[str, Any]) -> list[str]:

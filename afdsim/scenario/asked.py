@@ -235,8 +235,8 @@ class Trace(Part):
 class Prefix(Part):
     """Prompts that begin alike: every request belongs to one of some groups, drawn from the seed.
 
-    Blocks of a prefix that is on a rank are counted once. That saves memory there, no prefill time: a prompt's KV cache
-    comes from elsewhere.
+    Blocks of a prefix that is on a rank are counted once. On a decode rank that saves memory; a prefill rank does not
+    compute them again.
     """
 
     groups: Length

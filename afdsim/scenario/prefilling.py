@@ -92,8 +92,6 @@ def misfits(prefill: Prefill | None, model: str, workload: asked.Workload, sla: 
                 give = "'prefill: {gpu: H800, instances: 2}'"
                 yield f"{path}.ttft", f"needs prefill servers, which give the first token, e.g. {give}"
         return
-    if workload.prefix is not None:
-        yield "workload.prefix", "is not modelled with prefill servers, which compute every prompt whole; remove it"
     if all(map(_of_one, _answers(workload))):
         yield "workload.output_len", "is 1 token, which prefill gives: decode has nothing to do; give more than 1"
     yield from ((f"prefill.{path}", text) for path, text in _uneven(catalog.llm(model), prefill))

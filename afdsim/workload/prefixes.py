@@ -12,6 +12,17 @@ from afdsim.workload.laws import BLOCK, Ints, Stream
 
 
 @dataclass(frozen=True, kw_only=True)
+class Listed:
+    """Groups that are known one by one."""
+
+    groups: Ints
+
+    def first(self, count: int) -> Ints:
+        """Groups of the first `count` requests."""
+        return self.groups[:count]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prefixes:
     """Groups of prompts that begin alike; the n-th request has the same group however many are drawn."""
 

@@ -213,10 +213,6 @@ def test_classes_have_a_first_token_of_their_own():
     ("changes", "message"),
     [
         ({"router": {"replicas": 2}}, "router: is not modelled behind prefill servers"),
-        (
-            {"workload.prefix": {"groups": 2, "tokens": 64}, "kv_cache": {}},
-            "workload.prefix: is not modelled with prefill",
-        ),
     ],
 )
 def test_what_prefill_does_not_go_with_is_told(changes, message):
