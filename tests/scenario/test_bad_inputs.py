@@ -336,6 +336,15 @@ ROWS = (
      "33:43: prefill.chunk: must be <= 8,192, the tokens of a step (max_batched_tokens) (got 9000)"),
     ("run:", "prefill: {gpu: H800, instances: 2, two_batch_overlap: true}\nrun:",
      "33:55: prefill.two_batch_overlap: hides the flights between experts, and one rank has none; give 'dp' above 1"),
+    ("run:", "prefill: {mode: mixed}\nrun:",
+     "33:17: prefill.mode: mixed is not modelled of AFD, whose prompts come from servers; give these, e.g. 'prefill: "
+     "{gpu: H800, instances: 2}', or a deployment of type colocated or tensor_parallel"),
+    ("run:", "prefill: {mode: mixd, chunk: 512}\nrun:",
+     "33:17: prefill.mode: must be one of servers, mixed (got 'mixd'); did you mean 'mixed'?"),
+    ("run:", "prefill: {mode: mixed, chunk: 512, gpu: H800}\nrun:",
+     "33:36: prefill.gpu: unknown key 'gpu' (known: mode, chunk)"),
+    ("run:", "prefill: mixed\nrun:",
+     "33:10: prefill: must be a map (got 'mixed')"),
     ("run:", "prefill: {gpu: H800, instances: 2, overlap: layer}\nrun:",
      "33:45: prefill.overlap: must be one of none, layers (got 'layer'); did you mean 'layers'?"),
     ("    process: poisson\n    request_rate: 180 req/s\n  input_len: {distribution: constant, value: 4096}\n  output_len: 512\n"
