@@ -27,7 +27,7 @@ from afdsim.engine.seats import FOREVER
 from afdsim.engine.servers import lower_prefill
 from afdsim.engine.users import behind
 from afdsim.errors import CapacityError, ScenarioError, SimulationError
-from afdsim.results import blame, bottleneck, caching, critical, metrics, outages, outcome, pooling, prefilled
+from afdsim.results import blame, bottleneck, caching, critical, metrics, mixed, outages, outcome, pooling, prefilled
 from afdsim.results import cells as joining
 from afdsim.results.remarks import beyond, remarks, unmeasured
 from afdsim.results.result import Result, manifest
@@ -388,6 +388,7 @@ def _run(
         load=None if found is None else found[1],
         failures=outages.told(record, requests, tokens, asked),
         kv_cache=caching.told(scenario, record),
+        mixed=mixed.told(scenario, record),
         bounds=None if (means := outcome.mean_step(record, cell)) is None else bottleneck.bounds(cell, means),
         ranks=outcome.ranks(record, cell, gpus),
         blame=blame.columns(record, cell, gpus),

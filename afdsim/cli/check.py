@@ -120,8 +120,8 @@ def _demand_room(scenario: Scenario, length: int | None) -> None:
     afd = deployment(scenario)
     try:
         afd.check_memory()
-        if scenario.prefill is not None:
-            prefill_of(scenario, scenario.prefill).check_memory()
+        if scenario.servers is not None:
+            prefill_of(scenario, scenario.servers).check_memory()
         if length is not None and afd.kv_cache.sequences(length) == 0:
             raise too_long(afd, length)
     except CapacityError as error:

@@ -140,6 +140,10 @@ def _explain_scenario(name: str, *, overrides: tuple[str, ...], **asked: Any) ->
         else explain_colocated(found, batch=batch, context=context, cost=cost)
     )
     notes = [*of_trace(scenario, source), *of_model(found.llm), *lacking(found)]
+    if scenario.mixed is not None:
+        notes.append(
+            f"prefill is mixed: a step computes up to {scenario.mixed.chunk:,} tokens of prompts too, left out here"
+        )
     return _Explained(anatomy=taken_apart, formats=of_scenario(scenario), notes=notes)
 
 

@@ -17,6 +17,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from afdsim.catalog.llm import Moe
+from afdsim.cluster.colocated import Colocated, ExpertParallel
 from afdsim.errors import ScenarioError
 from afdsim.workload.laws import Stream
 
@@ -114,6 +116,23 @@ def slowest(law: Law, asked: Asked, units: int, stream: Stream) -> list[list[Loa
     own = (asked.deviation, asked.skewness, asked.most) if law.law == "uniform" else ()
     found = [[Load(_busiest(part), *own) for part in layer] for layer in pairs.tolist()]
     return [[layer[unit % parts] for layer in found] for unit in range(units)]
+
+
+def in_layers(deployment: Colocated, law: Law, units: int, stream: Stream) -> list[list[Load]]:
+    """Load of the busiest GPU of every unit and layer of a colocated deployment (unit, layer)."""
+    layers, experts = deployment.llm.layers, deployment.experts
+    moes = [layer.ffn for layer in layers if isinstance(layer.ffn, Moe)]
+    if not moes:
+        return [[EVEN] * len(layers)] * units
+    asked = Asked(
+        experts=moes[0].experts,
+        layers=len(moes),
+        ranks=deployment.expert_gpus,
+        top_k=moes[0].top_k,
+        copies=experts.redundant if isinstance(experts, ExpertParallel) else 0,
+    )
+    found = map(iter, slowest(law, asked, units, stream))
+    return [[next(row) if isinstance(layer.ffn, Moe) else EVEN for layer in layers] for row in found]
 
 
 def _busiest(ranks: list[list[float]]) -> tuple[tuple[float, float], ...]:

@@ -77,10 +77,11 @@ def summed(chunks: Iterable[Chunk], window: int | None) -> Sums:
 def ragged(llm: Llm, precision: Precision, tp: int) -> list[tuple[Ragged, int]]:
     """Return the kernels that see chunks, on one of `tp` GPUs, with the layers that run each."""
     counts = Counter(core for layer in llm.layers for core in layer.cores)
-    return [(kernel, layers) for core, layers in counts.items() for kernel in _kernels(core, precision, tp)]
+    return [(kernel, layers) for core, layers in counts.items() for kernel in kernels(core, precision, tp)]
 
 
-def _kernels(core: Core, precision: Precision, tp: int) -> Iterator[Ragged]:
+def kernels(core: Core, precision: Precision, tp: int) -> Iterator[Ragged]:
+    """Yield the kernels that see the chunks of a core, on one of `tp` GPUs."""
     match core:
         case Linear() | Mamba():
             at = _bare(core, precision, tp, 1.0, 0.0)

@@ -7,6 +7,7 @@ variation     jitter and stragglers of a run, from keyed streams
 drafts        tokens that speculation drafts and accepts
 prefixes      prompts that begin alike: what of them is in a KV cache
 seats         who sits in which micro-batch: continuous batching, admission, KV accounting
+chunks        prompts inside decode steps: what a step computes of them
 turnover      the boundary of a lane: who leaves, gives blocks back, joins
 tables        seconds as the engines look them up, and what a lane's membership costs
 passes        operators of one GPU of each role in a pass: what shares of peak count
@@ -17,6 +18,7 @@ faults        what crashes when, and how long the cell stands still
 interruption  what an outage does to those who sit and wait
 record        what a run leaves: boundaries, requests, causes
 cell          a lowered deployment, and what every lowering needs
+mixing        prompts inside decode steps: what they cost
 servers       prefill servers of a scenario, lowered
 culprits      whom a unit that waits may blame
 capacity      what a deployment offers to requests, and which of them could have it

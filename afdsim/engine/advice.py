@@ -73,8 +73,8 @@ def _fits(scenario: Scenario, asked: Changes, tokens: int) -> bool:
         varied = scenario.varied(asked)
         built = deployment(varied)
         built.check_memory()
-        if varied.prefill is not None:
-            prefill = prefill_of(varied, varied.prefill)
+        if varied.servers is not None:
+            prefill = prefill_of(varied, varied.servers)
             prefill.check_memory()
             prefill.check_prompt(tokens)
     except AfdsimError:
@@ -93,8 +93,8 @@ def final_length(scenario: Scenario) -> int | None:
 def _candidates(scenario: Scenario, error: CapacityError) -> Iterator[tuple[str, Sequence[Any]]]:
     """Yield keys that may help with the values to try, from the smallest change on."""
     asked = scenario.deployment
-    if scenario.prefill is not None and error.path.startswith("prefill"):
-        yield from _of_prefill(scenario, scenario.prefill)
+    if scenario.servers is not None and error.path.startswith("prefill"):
+        yield from _of_prefill(scenario, scenario.servers)
         return
     if asked.gpu_memory_utilization < USABLE_MEMORY:
         yield SHARE, [x for x in SHARES if x > asked.gpu_memory_utilization]

@@ -188,8 +188,8 @@ def blank_book(cell: Cell, asked: Asked) -> Book:
     m, windows = cell.micro_batches, len(cell.windows)
     ranks, lanes = cell.seated * cell.ranks, cell.seated * m
     slots = np.tile(np.array(cell.deployment.micro_batch_slots), ranks)
-    nobody = np.full((ranks * m, 7), NOBODY, dtype=np.int64)
-    nobody[:, [seats.BATCH, seats.TAKEN, seats.SEQUENCES]] = 0
+    nobody, prompting = np.full((ranks * m, 9), NOBODY, dtype=np.int64), cell.prompting
+    nobody[:, [seats.BATCH, seats.TAKEN, seats.SEQUENCES, seats.PROMPT_TOKENS, seats.ANSWERS]] = 0
     nobody[:, seats.CROWD] = np.where(slots > 0, 0, UNBOUNDED)
     row = np.zeros((lanes, 6), dtype=np.int64)
     row[:, seats.FRESH] = NOBODY
@@ -203,14 +203,17 @@ def blank_book(cell: Cell, asked: Asked) -> Book:
         queues=np.full((ranks, 2), NOBODY, dtype=np.int64),
         contexts=np.zeros((windows, ranks * m), dtype=np.int64),
         growing=np.zeros((windows, ranks * m), dtype=np.int64),
-        requests=np.zeros((0, 18), dtype=np.int64),
+        requests=np.zeros((0, 19), dtype=np.int64),
         times=np.zeros((0, 6)),
         next_filling=counts(0),
         rows=np.zeros((AHEAD, 5), dtype=np.int64),
         row_times=np.zeros(AHEAD),
         stays=np.zeros((AHEAD if cell.keeping.grows else 0, 6), dtype=np.int64),
         prefixes=prefixes.blank(ranks, cell.keeping.groups),
-        count=counts(10),
+        chunks=np.zeros((prompting.most, 6), dtype=np.int64),
+        chunk_times=np.zeros(prompting.most),
+        sums=np.zeros((len(prompting.windows), ranks * m, 5)),
+        count=counts(11),
         clock=np.array(
             [FOREVER if asked.warmup < 0 else asked.warmup, FOREVER, FOREVER, FOREVER, 0.0, FOREVER, FOREVER]
         ),

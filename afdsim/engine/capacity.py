@@ -26,6 +26,7 @@ def places(cell: Cell) -> Places:
         kv_fixed=fixed,
         kv_per_token=np.array(per_token),
         keeping=cell.keeping,
+        prompting=cell.prompting,
     )
 
 

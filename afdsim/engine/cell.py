@@ -25,8 +25,8 @@ from afdsim.engine import schedule
 from afdsim.engine.drafts import SCALE, Drafts, with_drafts
 from afdsim.engine.passes import Work
 from afdsim.engine.schedule import Compute, Exchange, Schedule, Source
-from afdsim.engine.seats import RESERVED, Keeping
-from afdsim.engine.tables import Tables, core_seconds
+from afdsim.engine.seats import RESERVED, Keeping, Prompting
+from afdsim.engine.tables import Tables, chunk_seconds, core_seconds
 from afdsim.engine.variation import Jitter, Spike, Variation, Wires
 from afdsim.scenario import tree
 from afdsim.scenario.document import Scenario, Streams
@@ -60,9 +60,24 @@ class Pool:
     gpus_per_rank: int
     work: Callable[[float, float], Work]
     """What one GPU does for (sequences of a rank, context of each) in a micro-batch."""
-    shares: Callable[[int, float], Array]
-    """(sequences of a rank, context of each) -> by unit (u, 3): shares of its busy time in operations whose slowest
-    rank counts, in those whose slowest GPU counts, and an even load over that GPU's."""
+    shares: Callable[..., Array]
+    """(sequences of a rank, context of each, prompts beside them where there are any) -> by unit (u, 3): shares of its
+    busy time in operations whose slowest rank counts, in those whose slowest GPU counts, and an even load over that
+    GPU's."""
+
+
+BROUGHT = Prompting(False, np.zeros(0, dtype=np.int64), 1, np.zeros(0, dtype=np.int64), 0)
+"""Requests bring their context."""
+
+
+class Extra(NamedTuple):
+    """What a pass does for prompts on a rank, beside those that decode; on average."""
+
+    tokens: float
+    answers: float
+    """Prompts that it ends."""
+    sums: Array
+    """What their kernels work on (q, column of `cost.prompts.Sums`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +104,10 @@ class Cell:
     """Collectives that `Pool.work` leaves out."""
     keeping: Keeping = RESERVED
     """How KV cache is given out."""
+    prompting: Prompting = BROUGHT
+    """How steps compute prompts."""
+    prompts: Any = None
+    """What that costs (`mixing.Prompts`); None where they compute none."""
     refuses: str | None = None
     """Why the recurrence may not run it, or None."""
 
@@ -240,6 +259,10 @@ def flat(ranks: Ranks, core: Callable[[Core], Any], place: Array, batch_of: Arra
         times_of_core=of_core,
         times_of_kind=times,
         head=ranks.head,
+        lookup=np.zeros(1),
+        chunk_law=np.zeros((0, 11)),
+        chunk_window=np.zeros(0, dtype=np.int64),
+        chunk_grid=np.zeros(0, dtype=np.int64),
         rows=np.array(ranks.rows) if len(ranks.rows) else np.zeros((1, len(ranks.head))),
         place=place,
         batch_of=batch_of,
@@ -247,15 +270,21 @@ def flat(ranks: Ranks, core: Callable[[Core], Any], place: Array, batch_of: Arra
 
 
 def rank_seconds(
-    tables: Tables, windows: Sequence[int | None], batch: int, context: float, queries: int
+    tables: Tables, windows: Sequence[int | None], batch: int, context: float, queries: int, extra: Extra | None = None
 ) -> tuple[float, float]:
     """Seconds of a rank's own stages in a pass with so many sequences of so many tokens each, and of its boundary."""
+    rows, heads = batch, batch
     cores = [0.0] * len(tables.times_of_core)
     for c, window in enumerate(windows[w] for w in tables.core_window):
         seen = context if window is None else min(context, window)
-        cores[c] = core_seconds(tables, c, batch, round(batch * seen * (SCALE if queries > 1 else 1)))
-    stages = tables.fixed[:, batch] + np.array(cores)[tables.core].sum(axis=1)
-    return float(stages @ tables.times_of_kind), float(tables.head[batch])
+        read = round(batch * seen * (SCALE if queries > 1 else 1))
+        cores[c] = core_seconds(tables, c, batch, read) if batch else 0.0
+    if extra is not None:
+        rows, heads = batch * queries + round(extra.tokens), batch + round(extra.answers)
+        for p, q in enumerate(tables.chunk_window.tolist()):
+            cores[len(tables.core_window) + p] = chunk_seconds(tables, p, extra.sums[q])
+    stages = tables.fixed[:, rows] + np.array(cores)[tables.core].sum(axis=1)
+    return float(stages @ tables.times_of_kind), float(tables.head[heads])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,9 +44,11 @@ from afdsim.cost.roofline import CostModel, Roofline, weakest
 from afdsim.engine import passes
 from afdsim.engine.books import IMBALANCE
 from afdsim.engine.cell import (
+    BROUGHT,
     Array,
     Cell,
     CoreLaw,
+    Extra,
     LinkRow,
     Lowering,
     Pool,
@@ -58,6 +60,7 @@ from afdsim.engine.cell import (
     rank_seconds,
     table,
 )
+from afdsim.engine.mixing import Prompts
 from afdsim.engine.passes import Work
 from afdsim.engine.schedule import (
     ALL_TO_ALL,
@@ -165,9 +168,7 @@ class _Lowering(Lowering):
             schedule=self._schedule(),
             pools=(self._pool(),),
             tables=self._tables,
-            pricing=Pricing(
-                deployment.attention.ranks * max(deployment.micro_batch_slots), self._prices, at_once=False
-            ),
+            pricing=Pricing(deployment.attention.ranks * (len(self.batches) - 1), self._prices, at_once=False),
             wiring=unwired(self.units),
             variation=self._variation(),
             windows=tuple(self._ranks.windows),
@@ -175,6 +176,8 @@ class _Lowering(Lowering):
             per_rank=self.per_rank,
             links=self._links,
             notes=self._notes(),
+            prompting=self.prompts.prompting if self.prompts else BROUGHT,
+            prompts=self.prompts,
         )
 
     # sizes -----------------------------------------------------------------------------------------------------------
@@ -211,13 +214,32 @@ class _Lowering(Lowering):
         return self.expert_parallel and self.deployment.gpus > 1
 
     @cached_property
-    def batches(self) -> Array:
+    def prompts(self) -> Prompts | None:
+        """What prompts inside its steps cost; None where they come computed."""
+        if (asked := self.scenario.mixed) is None:
+            return None
+        return Prompts(deployment=self.deployment, cost=self.cost, queries=self.queries, chunk=asked.chunk)
+
+    @property
+    def each(self) -> int:
+        """Rows of one in `batches`: those of a sequence, or where steps compute prompts one."""
+        return 1 if self.prompts else self.queries
+
+    @cached_property
+    def sequences(self) -> Array:
         return np.arange(max(self.deployment.micro_batch_slots) + 1, dtype=float)
+
+    @cached_property
+    def batches(self) -> Array:
+        """Sequences of a rank, or where steps compute prompts its rows."""
+        if not self.prompts:
+            return self.sequences
+        return np.arange(self.sequences[-1] * self.queries + self.prompts.budgets.max() + 1)
 
     @cached_property
     def tokens(self) -> Array:
         """Rows of an attention rank by its batch."""
-        return self.batches * self.queries
+        return self.batches * self.each
 
     @cached_property
     def rows(self) -> Array:
@@ -303,7 +325,7 @@ class _Lowering(Lowering):
             sent=after,
             out=self._by_load(layer, FLY_OUT) if combines else Source(ROWS, GO),
             into=Source(ROWS, RETURN) if combines else self._by_load(layer, FLY_IN),
-            nbytes=self._pair_bytes("combine" if combines else "dispatch") * self.queries,
+            nbytes=self._pair_bytes("combine" if combines else "dispatch") * self.each,
             held_back=combines,
             before=IMBALANCE,
             between=IMBALANCE,
@@ -334,7 +356,8 @@ class _Lowering(Lowering):
     @cached_property
     def _tables(self) -> Tables:
         core = CoreLaw(deployment=self.deployment, cost=self.cost, queries=self.queries)
-        return flat(self._ranks, core, self._place(), np.tile(np.arange(self.m), self.units))
+        found = flat(self._ranks, core, self._place(), np.tile(np.arange(self.m), self.units))
+        return self.prompts.added(found, self._ranks) if self.prompts else found
 
     @cached_property
     def _ranks(self) -> Ranks:
@@ -347,14 +370,15 @@ class _Lowering(Lowering):
             lm_head=self.deployment.attention.lm_head,
             embedding=self.deployment.attention.embedding,
         )
-        drafts = [operator for _ in range(self.queries - 1) for operator in at(self.batches)]
+        heads, gpu = self.sequences, self.deployment.attention.gpu
+        drafts = [operator for _ in range(self.queries - 1) for operator in at(heads)]
         travel = [self._own(operation, held=held) for held in (True, False) for operation in ("dispatch", "combine")]
         return Ranks(
             layers=self.layers,
             kinds=[3 * self.kinds.index(layer) + stage for layer in self.layers for stage in range(3)],
             fixed=[stage for layer in self.kinds for stage in self._rank_stages(layer)],
             cores_of=[layer.cores if stage == 1 else () for layer in self.kinds for stage in range(3)],
-            head=self._seconds((*at(self.tokens), *drafts)),
+            head=table(priced(self.cost, gpu, (*at(heads * self.queries), *drafts)), heads),
             rows=[*travel, *map(self._shared, self.kinds)],
         )
 
@@ -407,7 +431,7 @@ class _Lowering(Lowering):
     @cached_property
     def _load_rows(self) -> tuple[Array, list[tuple[int, Load]]]:
         """Rows (u, l) into the different (kind of layer, load), and these; the last ones are even loads."""
-        loads = self._loads()
+        loads = routing.in_layers(self.deployment, self.scenario.variation.experts, self.units, self.stream)
         kinds = {place: self.kinds.index(self.layers[place]) for place in self._routed}
         keys = [(kind, row[place]) for place, kind in kinds.items() for row in loads]
         even = [(kind, EVEN) for kind in dict.fromkeys(kinds.values())]
@@ -432,9 +456,9 @@ class _Lowering(Lowering):
         _, keys = self._load_rows
         if not total or not keys:
             return np.zeros(max(4 * len(keys), 1))
-        tokens = float(total * self.queries)
+        tokens = float(total * self.each)
         loads = np.array([load.of(tokens) for _, load in keys])
-        rows = total * self.queries / self.deployment.gpus * loads
+        rows = total * self.each / self.deployment.gpus * loads
         held = self.travel("dispatch", rows, held=True) + self.travel("combine", rows, held=True)
         experts, kinds = np.zeros(len(keys)), np.array([kind for kind, _ in keys])
         for kind in set(kinds.tolist()):
@@ -466,23 +490,6 @@ class _Lowering(Lowering):
         """Seconds of some operators in a row, `count` times."""
         seconds = priced(self.cost, self.deployment.attention.gpu, operators)
         return np.array(np.broadcast_to(seconds, count), dtype=float)
-
-    def _loads(self) -> list[list[Load]]:
-        """Load of the busiest GPU of each unit and layer (u, l)."""
-        deployment, layers = self.deployment, self.layers
-        moes = [layer.ffn for layer in layers if isinstance(layer.ffn, Moe)]
-        if not moes:
-            return [[EVEN] * len(layers)] * self.units
-        experts = deployment.experts
-        asked = routing.Asked(
-            experts=moes[0].experts,
-            layers=len(moes),
-            ranks=deployment.expert_gpus,
-            top_k=moes[0].top_k,
-            copies=experts.redundant if isinstance(experts, ExpertParallel) else 0,
-        )
-        found = map(iter, routing.slowest(self.scenario.variation.experts, asked, self.units, self.stream))
-        return [[next(row) if isinstance(layer.ffn, Moe) else EVEN for layer in layers] for row in found]
 
     # communication ---------------------------------------------------------------------------------------------------
 
@@ -569,12 +576,13 @@ class _Lowering(Lowering):
             shares=self._shares,
         )
 
-    def _shares(self, batch: int, context: float) -> Array:
+    def _shares(self, batch: int, context: float, extra: Extra | None = None) -> Array:
         """By unit: shares of busy time in its ranks' stages and in experts, and an even load over its slowest GPU's."""
         if not self._routed:
             return np.tile([1.0, 0.0, 1.0], (self.units, 1))
-        batch = min(batch, len(self.batches) - 1)  # with drafts a few steps may yield more tokens than their mean
-        own, head = rank_seconds(self._tables, self._ranks.windows, batch, context, self.queries)
+        batch = min(batch, len(self.sequences) - 1)  # with drafts a few steps may yield more tokens than their mean
+        own, head = rank_seconds(self._tables, self._ranks.windows, batch, context, self.queries, extra)
+        batch = batch if extra is None else max(batch * self.queries + round(extra.tokens), 1)
         rows, keys = self._load_rows
         price = self._price(batch * self.deployment.attention.ranks)[: len(keys)]
         evens = {kind: price[number] for number, (kind, load) in enumerate(keys) if load == EVEN}

@@ -16,7 +16,7 @@ from afdsim.engine.capacity import fits, too_long
 from afdsim.engine.cell import Cell
 from afdsim.engine.faults import Failing
 from afdsim.engine.interruption import earliest
-from afdsim.engine.record import Boundaries, Record, Requests, Stays
+from afdsim.engine.record import Boundaries, Chunks, Record, Requests, Stays
 from afdsim.engine.recurrence import Supply
 from afdsim.engine.samples import taken
 from afdsim.engine.schedule import COMPUTE, Boundary
@@ -232,6 +232,9 @@ class Desk:
         left = requests[:, seats.OUTPUT_LEN].copy()
         known = slice(self.book.count[seats.ISSUED])
         left[known] += requests[known, seats.INPUT_LEN] - requests[known, seats.CONTEXT]
+        if self.cell.prompting.on:  # a prompt gives a token itself
+            left[requests[:, seats.LEFT] > 0] -= 1
+            left[known.stop :] -= 1
         for request in range(first, len(requests)):
             requests[request, seats.DRAWN] = drafts.steps(request, int(left[request]))
 
@@ -241,11 +244,16 @@ class Desk:
         return bool(full(self.machine.places, self.book))
 
     def extend_rows(self) -> None:
-        """Double the room for boundaries, and for stays that end early."""
+        """Double the room for boundaries, for stays that end early and for chunks of prompts."""
         book, size = self.book, 2 * max(len(self.book.rows), len(self.book.lanes))
         rows, times = extended(book.rows, size, 0), extended(book.row_times, size, 0.0)
         stays = extended(book.stays, size if self.cell.keeping.grows else 0, 0)
-        self.memory = self.memory._replace(book=book._replace(rows=rows, row_times=times, stays=stays))
+        book = book._replace(rows=rows, row_times=times, stays=stays)
+        if self.cell.prompting.on:
+            size = 2 * len(book.chunks)
+            chunks, times = extended(book.chunks, size, 0), extended(book.chunk_times, size, 0.0)
+            book = book._replace(chunks=chunks, chunk_times=times)
+        self.memory = self.memory._replace(book=book)
 
     def price(self) -> None:
         """Have the seconds of the micro-batches as large as they are now."""
@@ -308,7 +316,7 @@ class Desk:
             row[seats.GROUP] = group
         self.book.times[known, seats.ARRIVAL] = arrival
         if self.cell.drafts is not None:
-            row[seats.DRAWN] = self.cell.drafts.steps(known, output_len)
+            row[seats.DRAWN] = self.cell.drafts.steps(known, output_len - self.cell.prompting.on)
         self.book.count[seats.KNOWN] = known + 1
 
     def dismiss(self, many: int | None = None) -> None:
@@ -457,6 +465,7 @@ class Desk:
             prefixes=self.book.prefixes.tally.tolist(),
             unfelt=() if self.still is None else tuple(self.still.outages.unfelt),
             boundaries=self._rows(),
+            chunks=self._chunks() if self.cell.prompting.on else None,
             edges=edges,
             ended=self.ends,
             slices=slices,
@@ -505,6 +514,13 @@ class Desk:
         step, micro_batch, unit, batch, gaps = self.book.rows[:count].T.copy()
         time = self.book.row_times[:count]
         return Boundaries(step=step, micro_batch=micro_batch, unit=unit, time=time, batch=batch, gaps=gaps)
+
+    def _chunks(self) -> Chunks:
+        count = self.book.count[seats.CHUNKS]
+        request, seat, step, tokens, before, ends = self.book.chunks[:count].T.copy()
+        time = self.book.chunk_times[:count].copy()
+        own = {"request": request, "seat": seat, "step": step, "time": time, "tokens": tokens, "before": before}
+        return Chunks(**own, ends=ends > 0)
 
 
 def _inside(ledger: Ledger, edges: Array) -> Array:

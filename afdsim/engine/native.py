@@ -11,9 +11,9 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from afdsim.cluster import network
-from afdsim.engine import books, prefixes, recurrence, samples, schedule, seats, tables, turnover
+from afdsim.engine import books, chunks, prefixes, recurrence, samples, schedule, seats, tables, turnover
 
-ROOMS = (schedule, prefixes, seats, turnover, books, samples, network, tables, recurrence)
+ROOMS = (schedule, prefixes, seats, chunks, turnover, books, samples, network, tables, recurrence)
 """Whose sources the machine code depends on."""
 CALLED = {
     prefixes: ("here", "spare_beside", "beyond", "trim", "take_out", "touch", "let_go", "evict"),
@@ -22,8 +22,10 @@ CALLED = {
         "make_room", "grant", "give_back", "issue", "append", "crowd", "queue", "emptiest", "fewest", "call", "welcome",
         "put_back", "uncall", "shed", "arrive", "refill", "recompute", "copied", "stops",
     ),
+    chunks: ("budget", "note", "compute", "bow_out"),
     turnover: (
-        "full", "emit", "first_tokens", "grow", "link", "unlink", "schedule", "stand_up", "leave", "sit_down", "join",
+        "full", "emit", "first_tokens", "grow", "link", "unlink", "schedule", "stand_up", "take_part", "answer",
+        "promote", "leave", "sit_down", "join",
         "hand_out", "remove_leaving", "remove_filling", "remove_claim", "strike_out", "preempt", "fill", "claim",
         "turn_over",
     ),
@@ -33,7 +35,7 @@ CALLED = {
         "precedes", "sink", "settle_order", "rank", "send_together", "send", "drained", "receive_together", "receive",
         "stamp", "flow", "cross",
     ),
-    tables: ("between", "on_grid", "core_seconds", "measure", "head_seconds", "seconds"),
+    tables: ("between", "on_grid", "core_seconds", "chunk_seconds", "measure", "head_seconds", "seconds"),
     recurrence: (
         "signed", "work", "sent_at", "note_senders", "note_binding", "holding", "take_in", "post_time", "line_up",
         "weigh", "cross_over", "exchange_pairs", "exchange_all", "approach", "turn_page", "begin_step", "open_step",

@@ -36,15 +36,20 @@ def byte_seconds(operator: Operator, gpu: Gpu) -> Array:
     return 0.0 if operator.gpus > 1 else operator.bytes / gpu.memory_bandwidth
 
 
-def attention(deployment: Afd | Colocated, queries: int, batch: float, context: float) -> Work:
-    """Attention and boundary of a rank with `batch` sequences of `context` tokens, `queries` query tokens each."""
+def attention(
+    deployment: Afd | Colocated, queries: int, batch: float, context: float, prompts: tuple[float, float] = (0.0, 0.0)
+) -> Work:
+    """Attention and boundary of a rank with `batch` sequences of `context` tokens, `queries` query tokens each.
+
+    `prompts`: tokens of prompts that it computes beside these, without their core attention, and how many end.
+    """
     llm, precision, pool, rows = deployment.llm, deployment.precision, deployment.attention, batch * queries
     work: Work = []
     for layer, count in Counter(llm.layers).items():
         cores = core_operators(layer, rows, context, precision=precision, tp=pool.tp, query_tokens=queries)
-        work += [(count, operator) for operator in (*_attention(deployment, layer, rows), *cores)]
+        work += [(count, operator) for operator in (*_attention(deployment, layer, rows + prompts[0]), *cores)]
     head = boundary_operators(
-        llm, rows, precision=precision, tp=pool.tp, lm_head=pool.lm_head, embedding=pool.embedding
+        llm, rows + prompts[1], precision=precision, tp=pool.tp, lm_head=pool.lm_head, embedding=pool.embedding
     )
     return [*work, *((1.0, operator) for operator in head)]
 

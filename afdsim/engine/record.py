@@ -95,6 +95,22 @@ class Boundaries:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Chunks:
+    """What decode steps computed of prompts, in order of time; a row each."""
+
+    request: Array
+    seat: Array
+    step: Array
+    time: Array
+    """When the step began."""
+    tokens: Array
+    before: Array
+    """Tokens of the prompt that were computed earlier."""
+    ends: Array
+    """Whether the prompt ends there: its token is out when the step is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """Everything that an engine leaves behind."""
 
@@ -130,7 +146,9 @@ class Record:
     events: int
     """SimPy events of the processes; boundaries where the kernel runs the layers, which are its only events."""
     prefill: Prefilled | None = None
-    """What prefill did; None where requests bring their KV cache."""
+    """What prefill servers did; None where there are none."""
+    chunks: Chunks | None = None
+    """What decode steps computed of prompts; None where they compute none."""
     overloaded: bool = False
     """Whether it ended with its last arrival, because the load was not carried: some requests still sit or wait."""
 

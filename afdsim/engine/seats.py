@@ -37,10 +37,10 @@ RING = 1024
 """Buckets of future steps per lane; a request that leaves later stays in its bucket for another round."""
 
 # columns
-BATCH, TAKEN, SEQUENCES, CROWD, CALLED, LAST_CALLED, YOUNGEST = range(7)
+BATCH, TAKEN, SEQUENCES, CROWD, CALLED, LAST_CALLED, YOUNGEST, PROMPT_TOKENS, ANSWERS = range(9)
 """Of a seat: running; these and those called to it; these and those of the rank's queue that are counted here; the same
 and FULL more where it has no place left, which is where arrivals look; first and last that are called; who joined last
-of those that run, where blocks grow."""
+of those that run, where blocks grow; tokens of prompts that the step under way computes; prompts that end in it."""
 HEAD, LAST_WAITING = range(2)
 """Of a rank: first and last in its queue."""
 FRESH, FRESH_COUNT, ROWS, RANK_ROWS, PACE, OWED = range(6)
@@ -53,21 +53,23 @@ KV_FREE, OWN, COPIED = range(3)
 """Of a rank: bytes; attention seconds that it alone would have needed, inside the window; when its link to host memory
 is free."""
 INPUT_LEN, OUTPUT_LEN, CONTEXT, JOINED, SEAT, COUNTED, REFUSED, DRAWN, NEEDS, NEXT, NEXT_FRESH = range(11)
-CLAIMS_AT, NEXT_CLAIM, OLDER, YOUNGER, PREEMPTED, GROUP, HIT = range(11, 18)
+CLAIMS_AT, NEXT_CLAIM, OLDER, YOUNGER, PREEMPTED, GROUP, HIT, LEFT = range(11, 19)
 """Of a request: lengths; context at its first step; that step; its seat; whether it counts; whether no rank could ever
 hold it; decode steps it will need with drafts (0 without), and the same once it sits; next of the lists it is in. Where
 blocks grow: step in which it needs another one (or NOBODY), next of those that do; who joined its seat before and after
 it; how often it was preempted. Where prompts begin alike: its group; tokens of that which were there when it was
-called."""
+called. Where steps compute prompts: tokens of its context that they have still to compute, or ANSWERING."""
+ANSWERING = -1
+"""In LEFT: the step under way computes the last of them, and gives a token."""
 ARRIVAL, ADMITTED, FIRST_TOKEN, FINISH, LOST, READY = range(6)
 """Times of a request, NaN until they happen. LOST: a crash has ended it; READY: before which it may not join, because
 its lost context is still being computed, or comes back from host memory; infinite while it lies there."""
 STEP, MICRO_BATCH, UNIT, TOKENS, GAPS = range(5)
 """Of a boundary that emitted tokens: how many, and for how many of its sequences it was not the first."""
-ISSUED, COUNT_COUNTED, OUTSTANDING, FINISHED, ACTIVE, QUEUE, BOUNDARIES, POPULATED, KNOWN, STAYS = range(10)
+ISSUED, COUNT_COUNTED, OUTSTANDING, FINISHED, ACTIVE, QUEUE, BOUNDARIES, POPULATED, KNOWN, STAYS, CHUNKS = range(11)
 """Places in `Book.count`: requests issued, of these counted; counted and not ended; finished; running; waiting;
 boundary rows; whether the warm-up population of a closed loop is complete; requests whose arrival is known; rows of
-stays."""
+stays and of chunks of prompts."""
 WARM_AT, ENDS_AT, STRIKES_AT, RETURNS_AT, OPENED_AT, PAUSES_AT, CLOSES_AT = range(7)
 """Places in `Book.clock`: when the warm-up ended and when the run ended, infinite until then; when the cell will stop,
 when an instance is back for which it stops between two steps, infinite where neither is known; when the latest step had
@@ -108,6 +110,19 @@ RESERVED = Keeping(1, False, False, FOREVER, 1, 0, 0)
 """A block is a token, and all that a request may come to need is held from its admission on."""
 
 
+class Prompting(NamedTuple):
+    """How decode steps compute prompts."""
+
+    on: bool
+    """Whether they do; else requests bring their context."""
+    budgets: Values  # j: tokens of prompts that a rank computes in a step
+    rows: int
+    """Rows of operators for a sequence that decodes: where steps compute prompts its tokens, else it is one row."""
+    windows: Values  # q: of the kernels of prompts, UNBOUNDED where they see all
+    most: int
+    """Chunks that may begin in a step."""
+
+
 class Places(NamedTuple):
     """What a deployment offers; constant."""
 
@@ -124,6 +139,7 @@ class Places(NamedTuple):
     """Bytes that a sequence takes whatever its context (linear attention)."""
     kv_per_token: Values  # w
     keeping: Keeping
+    prompting: Prompting
 
 
 class Book(NamedTuple):
@@ -143,6 +159,9 @@ class Book(NamedTuple):
     row_times: Values  # boundary
     stays: Values  # those that were preempted: request, seat, first step, steps, context at that, tokens
     prefixes: Prefixes
+    chunks: Values  # of prompts: request, seat, step, tokens, tokens of it before, whether it ends there
+    chunk_times: Values  # when its step began
+    sums: Values  # q, seat, column: what the kernels of prompts do in the step under way (`cost.prompts.Sums`)
     count: Values
     clock: Values
 
@@ -173,9 +192,12 @@ def written(places: Places, requests: Values, request: int, k: int) -> int:
 
 def takes(places: Places, requests: Values, request: int) -> float:
     """Bytes of KV cache that a request is given when it is called."""
-    if places.keeping.grows:
+    if not places.keeping.grows:
+        return need(places, requests, request)
+    if requests[request, LEFT] <= 0:
         return kept(places, written(places, requests, request, 1))
-    return need(places, requests, request)
+    most = requests[request, INPUT_LEN] + requests[request, OUTPUT_LEN]  # its prompt, and the step behind that
+    return kept(places, min(most, requests[request, CONTEXT] + 1 + places.keeping.queries))
 
 
 def tokens_of(requests: Values, request: int) -> int:
@@ -285,6 +307,8 @@ def issue(places: Places, book: Book, arrival: float, counted: bool) -> int:
     book.times[request, ARRIVAL] = arrival
     requests[request, COUNTED] = int(counted)
     requests[request, CONTEXT] = requests[request, INPUT_LEN]
+    if places.prompting.on:
+        requests[request, LEFT] = requests[request, INPUT_LEN]
     if need(places, requests, request) > places.kv_budget:
         requests[request, REFUSED] = 1
         return NOBODY
@@ -376,6 +400,11 @@ def uncall(places: Places, book: Book, seat: int) -> int:
     seats[seat, LAST_CALLED] = before
     give_back(places, book, request, takes(places, requests, request))
     put_back(places, book, request)
+    if 0 < requests[request, LEFT] < requests[request, CONTEXT]:  # what was computed of it is lost
+        requests[request, LEFT] = requests[request, CONTEXT]
+        requests[request, PREEMPTED] += 1
+        book.count[ACTIVE] -= 1
+        book.count[QUEUE] += 1
     if places.keeping.swaps and not math.isnan(book.times[request, READY]):
         book.times[request, READY] = FOREVER
     return int(request)
@@ -424,6 +453,7 @@ def populate(places: Places, asked: Asked, book: Book) -> None:
             age = (2 * place + 1) * requests[request, OUTPUT_LEN] // (2 * book.seats[seat, TAKEN])
             young = takes(places, requests, request)
             requests[request, CONTEXT] += age
+            requests[request, LEFT] = 0
             book.ranks[seat // places.micro_batches, KV_FREE] -= takes(places, requests, request) - young
             request = requests[request, NEXT]
             place += 1
@@ -441,6 +471,8 @@ def shed(places: Places, book: Book, rank: int) -> None:
                 fullest = seat
         request = uncall(places, book, fullest)
         book.requests[request, CONTEXT] = book.requests[request, INPUT_LEN]
+        if places.prompting.on:
+            book.requests[request, LEFT] = book.requests[request, INPUT_LEN]
 
 
 # what others ask ------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def prefill_of(scenario: Scenario, asked: Asked) -> Prefill:
 
 def lower_prefill(scenario: Scenario, cell: Cell, *, cost: CostModel | None = None) -> Pool | None:
     """Return the prefill pool in front of a cell; None where the scenario has none."""
-    asked = scenario.prefill
+    asked = scenario.servers
     if asked is None:
         return None
     prefill, line = prefill_of(scenario, asked), scenario.network.link.bandwidth

@@ -14,14 +14,18 @@ from __future__ import annotations
 
 import math
 
+from afdsim.engine.chunks import bow_out, budget, compute
 from afdsim.engine.prefixes import ASKED
 from afdsim.engine.prefixes import HIT as HITS
 from afdsim.engine.seats import (
     ACTIVE,
     ADMITTED,
+    ANSWERING,
+    ANSWERS,
     BATCH,
     BOUNDARIES,
     CALLED,
+    CHUNKS,
     CLAIMING,
     CLAIMS_AT,
     CONTEXT,
@@ -43,6 +47,7 @@ from afdsim.engine.seats import (
     KV_FREE,
     LAST_LEAVING,
     LEAVING,
+    LEFT,
     MICRO_BATCH,
     NEEDS,
     NEXT,
@@ -95,10 +100,11 @@ from afdsim.engine.seats import (
 
 
 def full(places: Places, book: Book) -> bool:
-    """Whether a step might not find room for its boundaries, or for the stays that end in it."""
+    """Whether a step might not find room for its boundaries, for the stays that end in it or the chunks it computes."""
     count = book.count
     stays: bool = places.keeping.grows and count[STAYS] + count[ACTIVE] > len(book.stays)
-    return stays or count[BOUNDARIES] + len(book.lanes) > len(book.rows)
+    chunks: bool = count[CHUNKS] + places.prompting.most > len(book.chunks)
+    return stays or chunks or count[BOUNDARIES] + len(book.lanes) > len(book.rows)
 
 
 def turn_over(places: Places, asked: Asked, book: Book, lane: int, step: int, now: float) -> None:
@@ -111,6 +117,8 @@ def turn_over(places: Places, asked: Asked, book: Book, lane: int, step: int, no
     emit(places, book, lane, step, now)
     first_tokens(book, lane, now)
     grow(places, book, lane, step)
+    if places.prompting.on:
+        promote(places, asked, book, lane, step, now)
     leave(places, asked, book, lane, step, now)
     if book.count[OUTSTANDING] == 0 and book.count[COUNT_COUNTED] >= asked.num_requests:
         book.clock[ENDS_AT] = now
@@ -127,17 +135,18 @@ def emit(places: Places, book: Book, lane: int, step: int, now: float) -> None:
     """Note the tokens that the step before has produced in a lane."""
     lanes, rows, count = book.lanes, book.rows, book.count
     unit, j = lane // places.micro_batches, lane % places.micro_batches
-    sequences = 0
+    sequences = answers = 0
     for rank in range(unit * places.ranks, (unit + 1) * places.ranks):
         sequences += book.seats[rank * places.micro_batches + j, BATCH]
-    if sequences == 0:
+        answers += book.seats[rank * places.micro_batches + j, ANSWERS]
+    if sequences + answers == 0:
         return
     owed = lanes[lane, OWED] + lanes[lane, PACE]
     tokens = owed // places.scale
     lanes[lane, OWED] = owed - tokens * places.scale
     row = count[BOUNDARIES]
     rows[row, STEP], rows[row, MICRO_BATCH], rows[row, UNIT] = step, j, unit
-    rows[row, TOKENS], rows[row, GAPS] = tokens, sequences - lanes[lane, FRESH_COUNT]
+    rows[row, TOKENS], rows[row, GAPS] = tokens + answers, sequences - lanes[lane, FRESH_COUNT]
     book.row_times[row] = now
     count[BOUNDARIES] = row + 1
 
@@ -176,6 +185,42 @@ def grow(places: Places, book: Book, lane: int, step: int) -> None:
             kept = entry
         entry = following
     book.buckets[bucket, FILLING] = kept
+
+
+def promote(places: Places, asked: Asked, book: Book, lane: int, step: int, now: float) -> None:
+    """The prompts of a lane that the step before has computed have a token, and decode from `step` on."""
+    seats, requests = book.seats, book.requests
+    unit, j = lane // places.micro_batches, lane % places.micro_batches
+    for rank in range(unit * places.ranks, (unit + 1) * places.ranks):
+        seat = rank * places.micro_batches + j
+        if seats[seat, ANSWERS] == 0:
+            continue
+        request = seats[seat, CALLED]
+        seats[seat, CALLED] = NOBODY
+        while request != NOBODY:
+            following = requests[request, NEXT]
+            if requests[request, LEFT] == ANSWERING:
+                answer(places, asked, book, lane, request, (step, now))
+            else:
+                append(requests, seats, seat, CALLED, request)
+            request = following
+
+
+def answer(places: Places, asked: Asked, book: Book, lane: int, request: int, at: tuple[int, float]) -> None:
+    """A prompt has its token at (step, time): one more of context and one less to come."""
+    requests, times, (step, now) = book.requests, book.times, at
+    requests[request, LEFT] = 0
+    requests[request, CONTEXT] += 1
+    if math.isnan(times[request, FIRST_TOKEN]):
+        times[request, FIRST_TOKEN] = now
+    left = tokens_of(requests, request)
+    if left > 0:
+        requests[request, DRAWN] = min(requests[request, DRAWN], left)
+        take_part(places, book, lane, request, step)
+        return
+    bow_out(places, book, request, now)
+    if asked.closed:
+        refill(places, asked, book, requests[request, SEAT], now)
 
 
 def leave(places: Places, asked: Asked, book: Book, lane: int, step: int, now: float) -> None:
@@ -229,10 +274,15 @@ def join(places: Places, book: Book, lane: int, step: int, now: float) -> None:
     for rank in range(unit * places.ranks, (unit + 1) * places.ranks):
         call(places, book, rank, j)
         seat = rank * places.micro_batches + j
-        request = seats[seat, CALLED]
+        room, request = budget(places, book, seat), seats[seat, CALLED]
         seats[seat, CALLED] = NOBODY
         while request != NOBODY:
             following = requests[request, NEXT]
+            if requests[request, LEFT] > 0:
+                room -= compute(places, book, request, room, step, now)
+                append(requests, seats, seat, CALLED, request)
+                request = following
+                continue
             if book.times[request, READY] == FOREVER:
                 book.times[request, READY] = copied(places, book, request, now)
             if book.times[request, READY] > now:
@@ -245,16 +295,28 @@ def join(places: Places, book: Book, lane: int, step: int, now: float) -> None:
 
 
 def sit_down(places: Places, book: Book, lane: int, request: int, step: int) -> None:
-    """Let a request take part from `step` on."""
+    """Let a request in that brings its context: its next token is the first since it came."""
     requests, count, lanes = book.requests, book.count, book.lanes
+    count[QUEUE] -= 1
+    count[ACTIVE] += 1
+    lanes[lane, FRESH_COUNT] += 1
+    requests[request, NEXT_FRESH] = lanes[lane, FRESH]
+    lanes[lane, FRESH] = request
+    take_part(places, book, lane, request, step)
+    if places.keeping.prefix > 0:
+        book.prefixes.tally[ASKED] += shares(places, requests, request)
+        book.prefixes.tally[HITS] += requests[request, HIT]
+
+
+def take_part(places: Places, book: Book, lane: int, request: int, step: int) -> None:
+    """Let a request take part from `step` on."""
+    requests, lanes = book.requests, book.lanes
     seat, windows = requests[request, SEAT], len(places.windows)
     start, steps = requests[request, CONTEXT], steps_of(requests, request)
     pace = pace_of(places, requests, request)
     requests[request, JOINED] = step
     requests[request, NEEDS] = requests[request, DRAWN]
     book.seats[seat, BATCH] += 1
-    count[QUEUE] -= 1
-    count[ACTIVE] += 1
     lanes[lane, PACE] += pace
     lanes[lane, OWED] += tokens_of(requests, request) * places.scale - pace * steps  # what rounding leaves over
     for w in range(windows):
@@ -266,13 +328,7 @@ def sit_down(places: Places, book: Book, lane: int, request: int, step: int) -> 
             bucket = lane * RING + (step + grows) % RING
             book.next_filling[request * windows + w] = book.buckets[bucket, FILLING]
             book.buckets[bucket, FILLING] = request * windows + w
-    lanes[lane, FRESH_COUNT] += 1
-    requests[request, NEXT_FRESH] = lanes[lane, FRESH]
-    lanes[lane, FRESH] = request
     append(requests, book.buckets, lane * RING + (step + steps) % RING, LEAVING, request)
-    if places.keeping.prefix > 0:
-        book.prefixes.tally[ASKED] += shares(places, requests, request)
-        book.prefixes.tally[HITS] += requests[request, HIT]
     if places.keeping.grows:
         link(book, request)
         schedule(places, book, lane, request, step)
@@ -364,10 +420,11 @@ def preempt(places: Places, book: Book, lane: int, request: int, step: int, now:
     strike_out(places, book, lane, request, done)
     unlink(book, request)
     tokens = hand_out(places, book.lanes, lane, tokens_of(requests, request) * places.scale - pace * left)
-    stay = book.stays[count[STAYS]]
-    stay[0], stay[1], stay[2], stay[3] = request, seat, requests[request, JOINED], done
-    stay[4], stay[5] = requests[request, CONTEXT], tokens
-    count[STAYS] += 1
+    if done > 0:
+        stay = book.stays[count[STAYS]]
+        stay[0], stay[1], stay[2], stay[3] = request, seat, requests[request, JOINED], done
+        stay[4], stay[5] = requests[request, CONTEXT], tokens
+        count[STAYS] += 1
     book.lanes[lane, PACE] -= pace
     book.seats[seat, BATCH] -= 1
     requests[request, JOINED], requests[request, CLAIMS_AT] = NOBODY, NOBODY
@@ -381,6 +438,8 @@ def preempt(places: Places, book: Book, lane: int, request: int, step: int, now:
     if places.keeping.swaps:
         copied(places, book, request, now)
         book.times[request, READY] = FOREVER
+    elif places.prompting.on:
+        requests[request, LEFT] = requests[request, CONTEXT]
     else:
         recompute(book, request, now, places.keeping.pace)
 

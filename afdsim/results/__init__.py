@@ -5,6 +5,7 @@ intervals            how sure a figure of one run is
 steady               whether an open loop was steady and carried its load
 metrics              statistics of a run, as definitions
 prefilled            what prefill adds to the columns of a run
+mixed                what prompts inside decode steps add to them
 blame                whom the GPUs waited for
 critical             the critical path of a step, and slack
 outages              what crashes did to a run

@@ -21,7 +21,7 @@ import numpy as np
 
 from afdsim.cluster.network import DEDICATED, PORTS, Wiring, cross
 from afdsim.cluster.topology import UPLINKS
-from afdsim.engine.cell import Array, Cell, Pool
+from afdsim.engine.cell import Array, Cell, Extra, Pool
 from afdsim.engine.schedule import (
     COMPUTE,
     GATHER,
@@ -38,7 +38,7 @@ from afdsim.engine.schedule import (
     Source,
     Turn,
 )
-from afdsim.engine.tables import core_seconds
+from afdsim.engine.tables import chunk_seconds, core_seconds
 
 ROUND_TRIP = "round trip"
 APART = 0.02
@@ -57,6 +57,8 @@ class Means(NamedTuple):
     """Tokens of a sequence."""
     filled: Array
     """Share of the micro-batches of every unit that had any (u,)."""
+    extra: Extra | None = None
+    """Prompts beside those; None where steps compute none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +123,8 @@ class _Seconds:
 
     def head(self, units: range) -> Array:
         """Seconds of a boundary."""
-        return np.asarray(_at(self.cell.tables.head, self._batch) * self._filled[units.start : units.stop])
+        heads = self._batch + (self.means.extra.answers if self.means.extra else 0.0)
+        return np.asarray(_at(self.cell.tables.head, heads) * self._filled[units.start : units.stop])
 
     def work(self, turn: Compute) -> Array:
         """Seconds of a compute turn, its pause left out."""
@@ -148,6 +151,15 @@ class _Seconds:
         """Sequences of the largest rank of a unit that has any."""
         return max(self.means.batch, 1.0)
 
+    @property
+    def _each(self) -> float:
+        """Rows of the largest rank, where prompts come beside; else its sequences."""
+        return self._of_rank(self._batch)
+
+    def _of_rank(self, batch: float) -> float:
+        extra = self.means.extra
+        return batch if extra is None else batch * self.cell.queries + extra.tokens
+
     @cached_property
     def _stragglers(self) -> Array:
         """Constant factor of every unit (u,)."""
@@ -155,7 +167,7 @@ class _Seconds:
 
     @cached_property
     def _rows(self) -> Array:
-        return _at(self.cell.tables.rows, self._batch)
+        return _at(self.cell.tables.rows, self._each)
 
     @cached_property
     def _rank(self) -> Array:
@@ -165,7 +177,10 @@ class _Seconds:
         for c, window in enumerate(cell.windows[w] for w in tables.core_window):
             seen = self.means.context if window is None else min(self.means.context, window)
             cores[c] = core_seconds(tables, c, self._batch, self._batch * seen * cell.scale)  # type: ignore[arg-type]
-        return np.asarray(_at(tables.fixed, self._batch) + cores[tables.core].sum(axis=1))
+        if (extra := self.means.extra) is not None:
+            for p, q in enumerate(tables.chunk_window.tolist()):
+                cores[len(tables.core_window) + p] = chunk_seconds(tables, p, extra.sums[q])
+        return np.asarray(_at(tables.fixed, self._each) + cores[tables.core].sum(axis=1))
 
     @cached_property
     def _prices(self) -> list[Array]:
@@ -177,7 +192,7 @@ class _Seconds:
     def _priced(self, units: range) -> Array:
         """Seconds by entry of a micro-batch of some units."""
         pricing, filled = self.cell.pricing, float(self.means.filled[units.start : units.stop].sum())
-        tokens = min(filled * self.cell.ranks * self.means.batch, pricing.most)
+        tokens = min(filled * self.cell.ranks * self._of_rank(self.means.batch), pricing.most)
         tokens = max(tokens, 1.0) if self.alone else tokens
         low = math.floor(tokens)
         return _at(pricing.of(np.array([low, min(low + 1, pricing.most)])).T, tokens - low)

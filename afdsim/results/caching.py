@@ -35,12 +35,14 @@ def told(scenario: Scenario, record: Record) -> dict[str, Any] | None:
         found |= _at_prefill(record)
     if asked.policy == "reserve":
         return found
-    price, stays = asked.preemption or "recompute", record.stays
+    price, stays, times = asked.preemption or "recompute", record.stays, record.requests.preempted
+    mixed = record.chunks is not None  # then prompts are preempted too, and what is computed again is told of these
+    tokens = {"tokens_swapped" if price == "swap" else "tokens_recomputed": int((stays.context + stays.tokens).sum())}
     return found | {
         "preemption": price,
-        "preemptions": len(stays.request),
-        "requests_preempted": len(np.unique(stays.request)),
-        "tokens_swapped" if price == "swap" else "tokens_recomputed": int((stays.context + stays.tokens).sum()),
+        "preemptions": int(times.sum()) if mixed else len(stays.request),
+        "requests_preempted": int((times > 0).sum()) if mixed else len(np.unique(stays.request)),
+        **({} if mixed and price == "recompute" else tokens),
     }
 
 
@@ -92,5 +94,6 @@ def _preempted(found: Mapping[str, Any]) -> list[str]:
         return ["nobody was preempted"]
     who = f"{show_many(found['preemptions'], 'preemption')} of {show_many(found['requests_preempted'], 'request')}"
     again, moved = found.get("tokens_recomputed"), found.get("tokens_swapped")
-    what = f"{again:,} tokens of context computed again" if moved is None else f"{moved:,} tokens went to host memory"
-    return [who, what]
+    if moved is not None:
+        return [who, f"{moved:,} tokens went to host memory"]
+    return [who] if again is None else [who, f"{again:,} tokens of context computed again"]

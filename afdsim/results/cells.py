@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from afdsim.results import blame, caching, metrics
+from afdsim.results import blame, caching, metrics, mixed
 from afdsim.results.metrics import Columns, Run
 
 Array = np.ndarray
@@ -41,6 +41,7 @@ def joined(runs: Sequence[Run], requests: Columns, widths: Mapping[str, int]) ->
         waits=blame.added([run.waits for run in runs]),
         critical=blame.averaged([run.critical for run in runs if run.critical]) or None,
         kv_cache=caching.added([run.kv_cache for run in runs]),
+        mixed=mixed.added([run.mixed for run in runs]),
         cells=tuple(_told(run) for run in runs),
     )
 

@@ -68,7 +68,10 @@ def _engine_line(each: tree.Colocated | tree.TensorParallel) -> str:
 
 def prefill_lines(scenario: Scenario) -> list[str]:
     """Return ``Prefill 2x8 H200 (16 GPUs), TP8, 8,192 tokens a step``, wrapped; nothing where prompts come computed."""
-    each = scenario.prefill
+    if scenario.mixed is not None:
+        text = f"mixed, {show_count(scenario.mixed.chunk)} tokens a step and rank beside those that decode"
+        return hanging("Prefill ", text)
+    each = scenario.servers
     if each is None:
         return []
     ways, gpus = each.parallelism, each.instances * each.gpus_per_instance

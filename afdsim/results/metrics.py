@@ -109,7 +109,7 @@ class Run:
 
     requests: Columns
     """arrival_s, admitted_s, first_token_s, finish_s (NaN: not reached), input_len, output_len, status, counted; with
-    prefill prefill_start_s, prefill_end_s and kv_ready_s too."""
+    prefill prefill_start_s and prefill_end_s too, and kv_ready_s where servers have done it."""
     tokens: Columns
     """One row per boundary: t_s, batch (tokens emitted), gaps (those that followed another one), itl_s (that gap)."""
     gpus: Columns
@@ -128,6 +128,8 @@ class Run:
     """Of the first pool; None where they are alike."""
     failures: Mapping[str, Any] | None = None
     """What crashes did (`afdsim.results.outages`); None where nothing may crash."""
+    mixed: Mapping[str, Any] | None = None
+    """What steps did for prompts (`afdsim.results.mixed`); None where they compute none."""
     kv_cache: Mapping[str, Any] | None = None
     """What KV cache in blocks did (`afdsim.results.caching`); None where it is not asked for."""
     blame: Columns = field(default_factory=dict)
@@ -155,7 +157,7 @@ class Run:
     @property
     def prefilled(self) -> bool:
         """Whether prompts were computed: requests have a time to first token."""
-        return "kv_ready_s" in self.requests
+        return "prefill_end_s" in self.requests
 
     @property
     def steady(self) -> bool:
@@ -477,7 +479,7 @@ def decided(run: Run, sla: Sla) -> NDArray[np.bool_]:
     age = run.load.ended - column(run.requests, "arrival_s")
     late = age > sla.limits.get("e2el", math.inf)
     late |= (age > sla.limits.get("ttft", math.inf)) & np.isnan(column(run.requests, "first_token_s"))
-    waits = run.load.ended - column(run.requests, "kv_ready_s") if run.prefilled else age
+    waits = run.load.ended - column(run.requests, "kv_ready_s") if "kv_ready_s" in run.requests else age
     late |= (waits > sla.limits.get("queue", math.inf)) & np.isnan(column(run.requests, "admitted_s"))
     return asked & (late | ~np.isin(np.asarray(run.requests["status"]), ("running", "waiting")))
 

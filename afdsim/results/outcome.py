@@ -15,7 +15,7 @@ from afdsim.engine.books import BUSY, CAUSES, IMBALANCE
 from afdsim.engine.cell import Array, Cell
 from afdsim.engine.passes import byte_seconds, flop_seconds
 from afdsim.engine.record import Record, Requests
-from afdsim.results import metrics, prefilled, steady
+from afdsim.results import metrics, mixed, prefilled, steady
 from afdsim.results.bottleneck import Means
 
 Columns = dict[str, Array]
@@ -39,6 +39,7 @@ def requests(record: Record, cell: Cell) -> Columns:
         "first_token_s": table.first_token,
         "finish_s": table.finish,
         **more,
+        **mixed.times(record),
         "input_len": np.array(table.input_len, dtype=np.int64),
         "output_len": np.array(table.output_len, dtype=np.int64),
         "instance": np.where(rank >= 0, rank // dp, np.int32(-1)),
@@ -85,15 +86,15 @@ def by_class(found: Columns, record: Record, cell: Cell, names: tuple[str, ...],
 
     A gap across an outage is of no class.
     """
-    rows, visits, m = record.boundaries, _visits(record), cell.micro_batches
-    place = np.int64(1 << 40)  # of a lane: more than any step
-    lane = (visits.seat // m // cell.ranks * m + visits.seat % m) * place
+    rows, visits, m = record.boundaries, _tokens(record), cell.micro_batches
+    place = np.int64(mixed.PLACE)
+    lane = mixed.lane(cell, visits.seat) * place
     order = np.lexsort((rows.step, rows.unit * m + rows.micro_batch))
     at = ((rows.unit * m + rows.micro_batch) * place + rows.step)[order]
-    begin, end = (np.searchsorted(at, lane + visits.joined + n) for n in (2, np.maximum(visits.total, 1) + 1))
+    begin, end = (np.searchsorted(at, lane + n + 1) for n in (visits.first, np.maximum(visits.last, visits.first)))
     columns = {}
     for kind, name in enumerate(names):
-        mine = (visits.joined >= 0) & (kinds[visits.request] == kind)
+        mine = kinds[visits.request] == kind
         change = np.bincount(begin[mine], minlength=len(at) + 1) - np.bincount(end[mine], minlength=len(at) + 1)
         gaps = np.zeros(len(found["gaps"]), dtype=np.int64)
         gaps[order] = np.cumsum(change)[:-1]
@@ -103,20 +104,21 @@ def by_class(found: Columns, record: Record, cell: Cell, names: tuple[str, ...],
 
 def _gaps_across(record: Record, cell: Cell) -> tuple[Array, Array, Array]:
     """Gaps across outages: boundary row at which they end, how many are equal, seconds."""
-    rows, stays, m = record.boundaries, record.stays, cell.micro_batches
-    if not len(stays.request):
+    rows, m = record.boundaries, cell.micro_batches
+    if not len(record.stays.request) and not cell.keeping.grows:
         return (np.zeros(0, dtype=np.int64),) * 3
-    visits = _visits(record)
-    order = np.lexsort((visits.joined, visits.request))
-    order = order[visits.joined[order] >= 0]
+    visits = _tokens(record)
+    order = np.lexsort((visits.first, visits.request))
     before, after = order[:-1], order[1:]
     same = visits.request[before] == visits.request[after]
     before, after = before[same], after[same]
-    lane = visits.seat // m // cell.ranks * m + visits.seat % m
+    lane = mixed.lane(cell, visits.seat)
     lanes, emitted = cell.seated * m, rows.step * cell.seated * m + rows.unit * m + rows.micro_batch
     sorter = np.argsort(emitted)
-    ends = (visits.joined[before] + visits.total[before]) * lanes + lane[before]
-    begins = (visits.joined[after] + 1) * lanes + lane[after]
+    if not len(before) or not len(emitted):
+        return (np.zeros(0, dtype=np.int64),) * 3
+    ends = visits.last[before] * lanes + lane[before]
+    begins = visits.first[after] * lanes + lane[after]
     place = np.minimum(np.searchsorted(emitted, begins, sorter=sorter), len(sorter) - 1)
     out = emitted[sorter[place]] == begins
     row = sorter[place[out]]
@@ -173,10 +175,10 @@ def gpus(record: Record, cell: Cell) -> Columns:
 
     What the slowest rank, or the slowest GPU of an instance, keeps the others waiting for is their `imbalance`.
     """
-    batch, context, _ = _means(record, cell)
+    (batch, context, _), extra = _means(record, cell), mixed.extra(record, cell)
     rows: list[Array] = []
     for pool in cell.pools:
-        shares = pool.shares(max(round(batch), 1), context)
+        shares = pool.shares(max(round(batch), 1), context, *([] if extra is None else [extra]))
         for place, unit in enumerate(pool.units):
             ranks, experts, even = shares[place]
             for rank in range(pool.ranks):
@@ -249,7 +251,8 @@ def _computed(record: Record, cell: Cell) -> Array:
     visits = _visits(record)
     taken = visits.taken(record.steps_run)
     rank = visits.seat // cell.micro_batches
-    return np.bincount(rank[taken > 0], taken[taken > 0], minlength=cell.deployment.attention.ranks)
+    decoded = np.bincount(rank[taken > 0], taken[taken > 0], minlength=cell.deployment.attention.ranks)
+    return decoded if record.chunks is None else decoded + mixed.computed(record, cell) / cell.queries
 
 
 class _Visits(NamedTuple):
@@ -287,6 +290,15 @@ def _visits(record: Record) -> _Visits:
     return _Visits(*(np.concatenate(columns) for columns in zip(first, last, strict=True)))
 
 
+def _tokens(record: Record) -> mixed.Sitting:
+    """The boundaries at which the tokens of every visit were out; of those alone that took place."""
+    visits = _visits(record)
+    there = visits.joined >= 0
+    joined, total = visits.joined[there], visits.total[there]
+    own = mixed.Sitting(visits.request[there], visits.seat[there], joined + 1, joined + total)
+    return own if record.chunks is None else mixed.sittings(own, record.chunks)
+
+
 def _last(table: Requests) -> _Visits:
     left = np.asarray(table.input_len + table.output_len - table.context)  # tokens to produce from the first step on
     total = np.where(table.needs > 0, table.needs, left)
@@ -301,11 +313,13 @@ def steps_taken(table: Requests, steps: Array) -> Array:
 
 def pools(record: Record, cell: Cell, prices: dict[str, float]) -> dict[str, metrics.Pool]:
     """What the GPUs of each role are, and how much of their peak FLOPs and bandwidth the window used."""
-    batch, context, passes = _means(record, cell)
+    (batch, context, passes), extra = _means(record, cell), mixed.extra(record, cell)
     length = max(record.window[1] - record.window[0], math.ulp(0.0))
     made = {}
     for pool in cell.pools:
         gpu, operators = pool.gpus.gpu, pool.work(batch, context) if batch else []
+        if extra is not None:
+            operators = cell.prompts.work(batch, context, extra)
         made[pool.name] = metrics.Pool(
             gpu=gpu.name,
             gpus=pool.gpus.gpus,
@@ -318,7 +332,7 @@ def pools(record: Record, cell: Cell, prices: dict[str, float]) -> dict[str, met
 
 def _means(record: Record, cell: Cell) -> tuple[float, float, float]:
     """Batch of a rank in a micro-batch, context of a sequence, and micro-batches per unit in the window."""
-    rows, visits = record.boundaries, _visits(record)
+    rows, visits = mixed.passes(record, cell), _visits(record)
     time, batch, pace = rows.time, rows.batch, visits.pace
     inside = (time > record.window[0]) & (time <= record.window[1])
     count = int(inside.sum())
@@ -327,14 +341,14 @@ def _means(record: Record, cell: Cell) -> tuple[float, float, float]:
     taken, contexts = visits.read(record.steps_run)
     mean_context = contexts.sum() / max(taken.sum(), 1)
     per_step = (pace * taken).sum() / max(taken.sum(), 1)
-    batch_mean = batch[inside].sum() / per_step / count / cell.ranks
+    batch_mean = batch[inside].sum() / (per_step or 1.0) / count / cell.ranks  # prompts alone take no step of decode
     return float(batch_mean), float(mean_context), count / cell.seated
 
 
 def mean_step(record: Record, cell: Cell) -> Means | None:
     """What a step of the window had to do on average; None where there was none."""
     batch, context, _ = _means(record, cell)
-    rows = record.boundaries
+    rows = mixed.passes(record, cell)
     inside = (rows.time > record.window[0]) & (rows.time <= record.window[1])
     steps = rows.step[inside]
     if not len(steps):
@@ -343,7 +357,8 @@ def mean_step(record: Record, cell: Cell) -> Means | None:
     whole = (steps > steps.min()) & (steps < steps.max())
     count = len(np.unique(steps[whole])) * cell.micro_batches
     units = np.bincount(rows.unit[inside][whole], minlength=cell.seated)
-    return Means(batch, context, units / count if count else np.ones(cell.seated))
+    filled = units / count if count else np.ones(cell.seated)
+    return Means(batch, context, filled, mixed.extra(record, cell))
 
 
 def _share(work: Iterable[tuple[float, Operator]], seconds: Callable[[Operator], Any], rate: float) -> float:

@@ -153,6 +153,6 @@ def pools(found: dict[str, metrics.Pool], record: Record, prices: Mapping[str, f
 
 def prompt_throughput(run: metrics.Run) -> float:
     """Prompt tokens per second of the window, each prompt when its first token is out."""
-    end, (start, stop) = metrics.column(run.requests, "first_token_s"), run.window
+    end, (start, stop) = metrics.column(run.requests, "prefill_end_s"), run.window
     inside = (end > start) & (end <= stop)
     return metrics.ratio(float(metrics.column(run.requests, "input_len")[inside].sum()), stop - start)

@@ -229,7 +229,7 @@ def unmeasured(cell: Cell, prefill: Pool | None = None) -> Iterator[str]:
     yield from lacking(cell.deployment)
     families = {pool.gpus.gpu.name: pool.gpus.gpu.family for pool in cell.pools}
     found = dict[tuple[str, str, str], dict[str, None]]()
-    for cost, gpu, operator in chain(_operators(cell), _of_prompts(prefill)):
+    for cost, gpu, operator in chain(_operators(cell), _of_prompts(prefill), _mixed(cell)):
         row = cost.coefficient(operator, gpu)
         kind = (row.status, gpu.name, row.lender if row.status == "family" else "")
         found.setdefault(kind, {})[KERNELS.get(operator.kernel, operator.kernel)] = None
@@ -271,6 +271,13 @@ def _of_prompts(prefill: Pool | None) -> Iterator[tuple[Roofline, Gpu, Operator]
     if prefill is not None:
         prices = prefill.prices
         yield from ((Roofline(), prices.prefill.gpu, operator) for operator in prices.operators())
+
+
+def _mixed(cell: Cell) -> Iterator[tuple[Roofline, Gpu, Operator]]:
+    """Yield every operator that prompts have inside decode steps."""
+    if cell.prompts is not None:
+        pool = cell.deployment.attention
+        yield from ((Roofline(backends=pool.kernels), pool.gpu, each) for each in cell.prompts.operators())
 
 
 def _operators(cell: Cell) -> Iterator[tuple[Roofline, Gpu, Operator]]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from afdsim.results import blame, bottleneck, metrics, prefilled
+from afdsim.results import blame, bottleneck, metrics, mixed, prefilled
 from afdsim.results.intervals import Interval, half_width, ratio_interval
 from afdsim.results.metrics import Floats, Run, Samples, Verdict, column, completed, counted, enough, ratio
 from afdsim.results.steady import BINS, Load
@@ -80,13 +80,21 @@ def _own(run: Run, samples: Mapping[str, Samples]) -> dict[str, Any]:
         "ci": intervals or None,
         "too_few": list(_too_few(samples)) or None,
         "failures": run.failures,
+        "prefill": run.mixed,
         "kv_cache": run.kv_cache,
         "cells": [dict(cell) for cell in run.cells] or None,
         **_fates(run),
         "engine": {"name": run.engine.name, "steps": run.engine.steps, "events": run.engine.events},
         "itl_method": "exact",
-        "definitions": metrics.DEFINITIONS | (prefilled.DEFINITIONS if run.prefilled else {}),
+        "definitions": {**metrics.DEFINITIONS, **_more(run)},
     }
+
+
+def _more(run: Run) -> Mapping[str, str]:
+    """Return what more the definitions say of whoever computes prompts."""
+    if run.mixed is not None:
+        return mixed.DEFINITIONS
+    return prefilled.DEFINITIONS if run.prefilled else {}
 
 
 def _pools(run: Run) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from afdsim import __version__
 from afdsim.engine.books import CAUSES
-from afdsim.results import blaming, caching, metrics, outages
+from afdsim.results import blaming, caching, metrics, mixed, outages
 from afdsim.results.bottleneck import ROUND_TRIP
 from afdsim.results.header import (
     deployment_line,
@@ -73,6 +73,7 @@ def terminal(
         page.marginal(),
         page.cells(),
         page.failures(),
+        page.prompts(),
         page.kv_cache(),
         page.verdict(),
         page.remarks(),
@@ -132,7 +133,8 @@ class _Page:
         lines += _too_few(rows)
         gaps = "ITL = every step of every request, of one token or more" if drafts else "ITL = every single gap"
         text = f"(last - first token)/(n - 1) per request; {gaps} (vLLM's definitions)"
-        first = [" TTFT = first token - arrival; the first token comes from prefill"] if self._prefilled else []
+        source = "comes with the end of its prompt" if self._mixed else "comes from prefill"
+        first = [f" TTFT = first token - arrival; the first token {source}"] if self._prefilled else []
         return [*lines, *first, *hanging(" TPOT = ", text)]
 
     @property
@@ -140,8 +142,13 @@ class _Page:
         return self.runs[0].run.prefilled
 
     @property
+    def _mixed(self) -> bool:
+        return self.runs[0].run.mixed is not None
+
+    @property
     def _latencies(self) -> tuple[tuple[str, str, float], ...]:
-        return (*(_OF_PREFILL if self._prefilled else ()), *_LATENCIES)
+        first = _OF_PREFILL[:1] if self._mixed else _OF_PREFILL  # there is one wait, of the queue
+        return (*(first if self._prefilled else ()), *_LATENCIES)
 
     def classes(self) -> list[str]:
         """Return a row for every class of requests, and which of them is worst off."""
@@ -178,7 +185,11 @@ class _Page:
         parts.append(f"{self.own['tgs']:,.0f} tok/s/GPU (TGS{self._tgs_error()})")
         if "tokens_per_s_per_user" in self.own:
             parts.append(f"{self.own['tokens_per_s_per_user']:.1f} tok/s/user")
-        over = [f"          TGS over all {self.own['gpus']:,} GPUs, prefill's too"] if self._prefilled else []
+        over = (
+            [f"          TGS over all {self.own['gpus']:,} GPUs, prefill's too"]
+            if self._prefilled and not self._mixed
+            else []
+        )
         return [f"Output    {'   '.join(parts)}", *over, *self._cost(), requests]
 
     def _cost(self) -> list[str]:
@@ -301,6 +312,11 @@ class _Page:
         rows = outages.rows(found)
         lines = hanging("Failures: ", "; ".join(outages.sentences(found, self.own.get("lost", 0))))
         return [*lines, *(table(outages.HEAD, rows, self.ink) if rows else [])]
+
+    def prompts(self) -> list[str]:
+        """Say how much of the steps went to prompts."""
+        found = self.own.get("prefill")
+        return hanging("Prefill   ", "; ".join(mixed.sentences(found))) if found else []
 
     def kv_cache(self) -> list[str]:
         """Say how KV cache in blocks was given out, and whom that preempted."""

@@ -21,7 +21,8 @@ class KvCache(Part):
     """With 'policy: grow': what becomes of the context of a request that must give its blocks back: it is computed
     again (vLLM's only way from its version 1 on, and the default), or goes to host memory and comes back."""
     reprefill_rate: Annotated[float, Amount("token rate")] | None = None
-    """Tokens per second at which a context is computed again, each request's by itself, as in `failures`."""
+    """Tokens per second at which a context is computed again, each request's by itself, as in `failures`; not where
+    steps compute prompts (`prefill.mode: mixed`), and these then too."""
     host_bandwidth: Annotated[float, Amount("bandwidth")] | None = None
     """With 'preemption: swap': what a GPU moves to and from host memory, one copy at a time; default: line rate of the
     PCIe x16 slot of its architecture, assumed."""
@@ -35,14 +36,5 @@ class KvCache(Part):
         elif self.preemption == "swap":
             if self.reprefill_rate is not None:
                 yield "reprefill_rate", "belongs to 'preemption: recompute'; remove it (or set it to null)"
-        else:
-            yield from self._recomputed()
-
-    def _recomputed(self) -> Iterator[Fault]:
-        if self.reprefill_rate is None:
-            yield (
-                "reprefill_rate",
-                "required key is missing with 'policy: grow', e.g. '20000 tok/s'; or write 'preemption: swap'",
-            )
-        if self.host_bandwidth is not None:
+        elif self.host_bandwidth is not None:
             yield "host_bandwidth", "belongs to 'preemption: swap'; remove it (or set it to null)"

@@ -36,8 +36,10 @@ _PLAIN: Mapping[str, str] = MappingProxyType(
 )
 """pydantic's kind of fault -> our words."""
 
-_TAGS = ("type", "process", "distribution")
+_TAGS = ("type", "process", "distribution", "mode")
 """Keys that choose between kinds of a part."""
+_KINDS = ("servers", "mixed")
+"""Kinds of prefill, whichever is chosen, said or not."""
 
 _TRACE_HINT = "needs the file to replay; write it here or give --set workload.trace.path=FILE"
 
@@ -105,7 +107,8 @@ def _keys(location: Sequence[str | int], data: Any) -> Keys:
     """Return a location of pydantic as keys of the file: without the tags of unions."""
     keys: list[str | int] = []
     for item in location:
-        tagged = isinstance(data, dict) and item not in data and item in map(data.get, _TAGS)
+        tags = [data.get(key) for key in _TAGS] if isinstance(data, dict) else []
+        tagged = item in (*_KINDS, *tags) and not (isinstance(data, dict) and item in data)
         if item == "[key]" or tagged:
             continue
         keys.append(item)

@@ -57,7 +57,7 @@ class Scenario(Part):
     model: Annotated[str, leaves.ModelName()]
     precision: tree.Precision = tree.Precision()
     deployment: tree.Deployment
-    prefill: prefilling.Prefill | None = None
+    prefill: prefilling.Asked | None = None
     network: tree.Network = tree.Network()
     variation: tree.Variation = tree.Variation()
     workload: asked.Workload
@@ -89,8 +89,9 @@ class Scenario(Part):
         """Check what no single part can know."""
         yield from self._misfits(self.deployment)
         yield from divisions.faults(self.model, self.deployment, self._misfits)
-        yield from prefilling.misfits(self.prefill, self.model, self.workload, self.sla)
-        if self.prefill is not None and self.router is not None:
+        if self.mixed is None:
+            yield from prefilling.misfits(self.servers, self.model, self.workload, self.sla)
+        if self.servers is not None and self.router is not None:
             yield "router", "is not modelled behind prefill servers, which feed one deployment; remove one of them"
 
     def _misfits(self, deployment: tree.Deployment) -> Iterator[Fault]:
@@ -117,7 +118,8 @@ class Scenario(Part):
             yield from _shared_faults(self.model, deployment)
             yield from cabling.misfits(self.network, deployment)
         else:
-            yield from _colocated_faults(self.model, deployment, self.network, prefilled=self.prefill is not None)
+            yield from _colocated_faults(self.model, deployment, self.network, prefilled=self.servers is not None)
+        yield from prefilling.unmixed(self.mixed, deployment, self.kv_cache)
 
     def _apart(self) -> Iterator[Fault]:
         """Yield what does not go together, whatever the deployment."""
@@ -125,8 +127,16 @@ class Scenario(Part):
             yield from routing.misfits(self.router, self.workload, self.failures is not None)
         if self.workload.prefix is not None:
             yield from (("workload.prefix", text) for text in self._unshared())
+        if self.mixed is not None:
+            yield from self._unmixed()
         if self.failures is not None and self.kv_cache is not None and self.kv_cache.policy == "grow":
             yield "kv_cache.policy", "grow is not modelled together with failures; write 'policy: reserve'"
+
+    def _unmixed(self) -> Iterator[Fault]:
+        """Yield what is not modelled together with prompts inside decode steps."""
+        for path, given in (("failures", self.failures), ("workload.prefix", self.workload.prefix)):
+            if given is not None:
+                yield path, "is not modelled together with 'prefill: {mode: mixed}'; remove one of them"
 
     def _unshared(self) -> Iterator[str]:
         """Yield why prompts that begin alike could not share blocks."""
@@ -139,6 +149,16 @@ class Scenario(Part):
         mixers = (mixer for layer in catalog.llm(self.model).layers for mixer in layer.mixers)
         if any(kept(mixer) is not None for mixer in mixers):
             yield "is not modelled of layers that keep a window or a state, which this model has; remove it"
+
+    @property
+    def servers(self) -> prefilling.Prefill | None:
+        """Prefill servers in front of the deployment; None without."""
+        return self.prefill if isinstance(self.prefill, prefilling.Prefill) else None
+
+    @property
+    def mixed(self) -> prefilling.Mixed | None:
+        """How decode steps compute prompts; None where they compute none."""
+        return self.prefill if isinstance(self.prefill, prefilling.Mixed) else None
 
     @cached_property
     def key(self) -> str:
@@ -167,6 +187,7 @@ class Scenario(Part):
             found.append(("deployment.num_microbatches", "no overlap: with one micro-batch the pools take turns"))
         if math.isinf(getattr(self.workload.arrival, "request_rate", 0.0)):
             found.append(("workload.arrival.request_rate", "infinite: all requests arrive at time 0"))
+        found.extend(prefilling.cautions(self.mixed, self.deployment))
         experts, copies = self.variation.experts, getattr(self.deployment, "redundant_experts", 0)
         if copies and experts.law in {"power_law", "trace"} and experts.placement == "contiguous":
             text = "copies lie in a block behind all experts, on GPUs of their own; 'balanced' packs by load (EPLB)"

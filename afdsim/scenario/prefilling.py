@@ -1,19 +1,36 @@
-"""Prefill servers in front of the deployment, as keys, and whether model, workload and SLA fit them."""
+"""Who computes prompts, as keys: servers in front of the deployment, or its own steps; and what fits them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import model_validator
+from pydantic import Discriminator, Tag, model_validator
 
 from afdsim.catalog import entries as catalog
 from afdsim.catalog.llm import Llm
 from afdsim.cluster import degrees
 from afdsim.scenario import asked
+from afdsim.scenario.caching import KvCache
 from afdsim.scenario.leaves import Choice, Flag, got
 from afdsim.scenario.part import Fault, Length, Part
-from afdsim.scenario.tree import Gpu, Share
+from afdsim.scenario.tree import Afd, Colocated, Deployment, Gpu, Share
+
+MODES = ("servers", "mixed")
+FEW = 256
+"""Tokens of a rank in an exchange for which low-latency kernels are made, at most."""
+MOST = 65_536
+"""Tokens of prompts in a decode step at most: every number of them has its price."""
+
+
+class Mixed(Part):
+    """Prompts are computed inside the decode steps of a colocated or tensor-parallel deployment, chunk by chunk."""
+
+    mode: Annotated[Literal["mixed"], Choice(MODES)]
+    chunk: Length = 8192
+    """Tokens of prompts that a rank computes in a step at most, beside those that it decodes; SGLang's
+    `chunked_prefill_size` with `--enable-mixed-chunk` and vLLM's `max_num_batched_tokens`, whose default on such GPUs
+    this is: both count the decoding sequences of a rank in it, so that theirs is this plus `max_num_seqs`."""
 
 
 class PrefillParallelism(Part):
@@ -30,6 +47,7 @@ class PrefillParallelism(Part):
 class Prefill(Part):
     """Servers that compute prompts and the first token, and send the KV cache to the deployment."""
 
+    mode: Annotated[Literal["servers"], Choice(MODES)] = "servers"
     gpu: Gpu
     instances: Length
     gpus_per_instance: Length = 8
@@ -83,8 +101,18 @@ class Prefill(Part):
             yield "two_batch_overlap", "hides the flights between experts, and one rank has none; give 'dp' above 1"
 
 
+def _mode(data: Any) -> str:
+    """Return which kind of prefill is asked for; with a mode that there is not, the one whose keys are written."""
+    mode = data.get("mode", "servers") if isinstance(data, dict) else getattr(data, "mode", "servers")
+    unknown = isinstance(data, dict) and mode not in MODES and "gpu" not in data
+    return "mixed" if mode == "mixed" or unknown else "servers"
+
+
+Asked: TypeAlias = Annotated[Annotated[Prefill, Tag("servers")] | Annotated[Mixed, Tag("mixed")], Discriminator(_mode)]
+
+
 def misfits(prefill: Prefill | None, model: str, workload: asked.Workload, sla: asked.Sla | None) -> Iterator[Fault]:
-    """Check prefill against the rest of a scenario."""
+    """Check prefill servers against the rest of a scenario."""
     if prefill is None:
         limits = {"sla": sla} | {f"workload.classes.{n}.sla": each.sla for n, each in enumerate(workload.classes or ())}
         for path, each in limits.items():
@@ -109,6 +137,37 @@ def _of_one(lengths: asked.Lengths | None) -> bool:
             return most == 1
         case None:
             return False
+
+
+def unmixed(mixed: Mixed | None, deployment: Deployment, kv_cache: KvCache | None) -> Iterator[Fault]:
+    """Check prompts inside decode steps against the deployment and its KV cache, which has contexts computed again."""
+    if mixed is not None and isinstance(deployment, Afd):
+        give = "e.g. 'prefill: {gpu: H800, instances: 2}', or a deployment of type colocated or tensor_parallel"
+        yield "prefill.mode", f"mixed is not modelled of AFD, whose prompts come from servers; give these, {give}"
+        return
+    if mixed is not None and mixed.chunk > MOST:
+        yield "prefill.chunk", f"must be <= {MOST:,}, more than any engine runs {got(mixed.chunk)}"
+    if mixed is not None and mixed.chunk < deployment.num_microbatches:
+        yield "prefill.chunk", f"must be >= {deployment.num_microbatches}, a token per micro-batch {got(mixed.chunk)}"
+    if kv_cache is None or kv_cache.policy == "reserve" or kv_cache.preemption == "swap":
+        return
+    if mixed is None and kv_cache.reprefill_rate is None:
+        yield (
+            "kv_cache.reprefill_rate",
+            "required key is missing with 'policy: grow', e.g. '20000 tok/s'; or write 'preemption: swap'",
+        )
+    if mixed is not None and kv_cache.reprefill_rate is not None:
+        text = "is not asked with 'prefill: {mode: mixed}', whose steps compute a context again; remove it"
+        yield "kv_cache.reprefill_rate", text
+
+
+def cautions(mixed: Mixed | None, deployment: Deployment) -> Iterator[Fault]:
+    """Say that kernels made for few tokens carry many, if they do (DeepEP: the low-latency ones)."""
+    if mixed is None or not isinstance(deployment, Colocated) or deployment.all_to_all == "normal":
+        return
+    if mixed.chunk + deployment.max_num_seqs > FEW and deployment.instances * deployment.gpus_per_instance > 1:
+        text = f"low_latency kernels are made for up to {FEW} tokens a rank (DeepEP); engines with prompts run 'normal'"
+        yield "deployment.all_to_all", text
 
 
 def _uneven(llm: Llm, prefill: Prefill) -> Iterator[Fault]:

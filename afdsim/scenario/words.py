@@ -80,7 +80,8 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("num_prefill disaggregation disaggregation_mode pd_disaggregation", ("prefill",)),
     ("prefill_instances prefill_replicas prefill_workers", ("prefill.instances",)),
     ("chunked_prefill chunked_prefill_size chunk_size long_prefill_token_threshold", ("prefill.chunk",)),
-    ("max_num_batched_tokens max_prefill_tokens", ("prefill.max_batched_tokens",)),
+    ("max_num_batched_tokens max_prefill_tokens", ("prefill.max_batched_tokens", "prefill.chunk")),
+    ("enable_chunked_prefill enable_mixed_chunk mixed_chunk piggyback", ("prefill.mode",)),
     ("kv_transfer kv_transfer_config kv_connector disaggregation_transfer_backend", ("prefill.overlap",)),
     ("kv_transfer_bandwidth", ("network.link.bandwidth",)),
     # limits and the run
