@@ -417,7 +417,8 @@ def _fleet(
     cells = [drawing(cell, seed, number) for number in range(asked.replicas)]
     demand = replace(demand, routed=True, overloaded=None)
     chosen = routing(asked.policy, seed) if router is None else router
-    records, places = route([member(each, demand, engine) for each in cells], demand, chosen, progress)
+    members = [member(each, demand, engine) for each in cells]
+    records, places = route(members, demand, chosen, progress, threads=_threads(engine))
     numbers = [np.flatnonzero(places == number)[: len(record.requests)] for number, record in enumerate(records)]
     columns = [_columns(demand, record, cell, own) for record, own in zip(records, numbers, strict=True)]
     widths = {pool.name: pool.gpus.instances for pool in cell.pools}

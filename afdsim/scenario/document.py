@@ -326,6 +326,10 @@ class Streams:
         self._seed, self._cell = seed, cell
         self._generators: dict[str, tuple[np.random.Generator, dict[str, Any]]] = {}
 
+    def words(self, kind: str) -> tuple[int, int, int]:
+        """Both words of a kind's key, and the last one of its counters, behind the step."""
+        return self._seed, int(Kind[kind]), self._cell
+
     def __call__(self, kind: str, step: int = 0) -> np.random.Generator:
         if kind not in self._generators:
             generator = stream(self._seed, kind, step, self._cell)
