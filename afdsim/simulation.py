@@ -444,6 +444,15 @@ def drawing(cell: Cell, seed: int, number: int) -> Cell:
     return replace(cell, variation=replace(cell.variation, stream=streams), drafts=drafts)
 
 
+def _threads(engine: Engine) -> int:
+    """How many threads may run cells: one where Python does, or in one of many processes."""
+    if engine == "processes":
+        return 1
+    import numba
+
+    return int(numba.config.NUMBA_NUM_THREADS)
+
+
 def member(cell: Cell, demand: Demand, engine: Engine) -> Member:
     """A cell of a fleet under an engine."""
     if engine == "kernel":
