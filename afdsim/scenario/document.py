@@ -90,8 +90,6 @@ class Scenario(Part):
         yield from self._misfits(self.deployment)
         yield from divisions.faults(self.model, self.deployment, self._misfits)
         yield from prefilling.misfits(self.prefill, self.model, self.workload, self.sla)
-        if self.prefill is not None and self.router is not None:
-            yield "router", "is not modelled behind prefill servers, which feed one deployment; remove one of them"
 
     def _misfits(self, deployment: tree.Deployment) -> Iterator[Fault]:
         """Yield what of the rest does not fit a deployment."""
