@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -93,12 +93,13 @@ def simulate(  # noqa: PLR0913 - the whole line has three seams
     scenario = scenario if isinstance(scenario, Scenario) else load(scenario)
     _fitting(scenario, observer, router)
     seed = scenario.run.seeds[0] if seed is None else seed
+    kinds = _kinds(scenario, seed, checked_cost(cost), checked_network(network))
+    cell = kinds[0].cell
     try:
-        kinds = [Kind(scenario, lower(scenario, seed=seed, cost=checked_cost(cost), network=checked_network(network)), scenario.router.replicas if scenario.router else 1)]
-        cell = kinds[0].cell
         demand = demanded(scenario, cell, seed)
-        done, decode = _before(scenario, cell, demand, checked_cost(cost))
-        engine, reason = chosen_engine(scenario, cell, decode)
+        done, decode = _before(kinds[0].scenario, cell, demand, checked_cost(cost))
+        lowered = next((kind.cell for kind in kinds if kind.cell.refuses is not None), cell)
+        engine, reason = chosen_engine(scenario, lowered, decode)
         report = None if progress is None else lambda fraction: progress(fraction, scenario.name)
         if scenario.router is None:
             record = execute(cell, decode, engine, progress=report, observer=observer)
@@ -112,7 +113,9 @@ def simulate(  # noqa: PLR0913 - the whole line has three seams
         raise placed(error, scenario) from None
     signed = manifest(scenario, seed=seed, engine=engine, engine_reason=reason)
     found = Result(scenario=scenario, run=made.run, manifest=signed, notes=made.notes)
-    notes = unmeasured(cell, None if done is None else done.pool) if cost is None else ()
+    pool = None if done is None else done.pool
+    notes = [note for kind in kinds for note in unmeasured(kind.cell, pool)] if cost is None else []
+    notes = list(dict.fromkeys(notes))
     routed = [] if router is None else [f"requests were routed by {label(router)}, not by the scenario's policy"]
     return _signed(found, cost, network, [*routed, *notes])
 
@@ -337,7 +340,7 @@ def placed(error: CapacityError, scenario: Scenario) -> CapacityError:
     """The error with the place in the scenario file where the fault lies, and with changes that mend it."""
     error = advised(error, scenario)
     where = scenario.where(error.path)
-    place = ": ".join(part for part in (where, error.path) if part)
+    place = ": ".join(part for part in (where, error.path and scenario.inside + error.path) if part)
     text = f"{place}: {error}" if place else str(error)
     return CapacityError(text, path=error.path, tokens=error.tokens, advice=error.advice)
 
@@ -423,6 +426,18 @@ class Sent(NamedTuple):
     progress: Callable[[float], None] | None
 
 
+def _kinds(scenario: Scenario, seed: int, cost: CostModel | None, network: Network | None) -> list[Kind]:
+    """Lower every kind of cell."""
+    found = []
+    for part in scenario.parts:
+        try:
+            cell = lower(part, seed=seed, cost=cost, network=network)
+        except CapacityError as error:
+            raise placed(error, part) from None
+        found.append(Kind(part, cell, 1 if part.router is None else part.router.count))
+    return found
+
+
 def _fleet(kinds: Sequence[Kind], demand: Demand, done: Served | None, sent: Sent) -> Made:
     """Run cells behind a router, and put them side by side in one window."""
     each = [kind for kind in kinds for _ in range(kind.replicas)]
@@ -493,7 +508,8 @@ def _threads(engine: Engine) -> int:
         return 1
     import numba
 
-    return int(numba.config.NUMBA_NUM_THREADS)
+    config: Any = numba.config
+    return int(config.NUMBA_NUM_THREADS)
 
 
 def member(cell: Cell, demand: Demand, engine: Engine) -> Member:
@@ -544,7 +560,7 @@ def _signed(found: Result, cost: CostModel | None, network: Network | None, note
     signed, more = found.manifest, list(notes)
     if cost is not None:
         signed = replace(signed, coefficients=label(cost))
-    if network is not None and isinstance(found.scenario.deployment, Afd):
+    if network is not None and any(isinstance(part.deployment, Afd) for part in found.scenario.parts):
         signed = replace(signed, network=label(network))
     elif network is not None:
         more.append("network= is not used: a colocated deployment has no ports, its all-to-all kernels hold the rest")

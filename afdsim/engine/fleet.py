@@ -68,6 +68,8 @@ class Standing:
 
     def __init__(self, number: int, member: Member) -> None:
         self.number, self._member = number, member
+        self.slots = member.desk.cell.deployment.slots
+        """Sequences that may run at a time."""
         self.now = 0.0
         """When the request arrives."""
         self._due, self._requests = FOREVER, 0
@@ -79,6 +81,11 @@ class Standing:
         if self._due < self.now:
             self._catch_up()
         return self._requests
+
+    @property
+    def load(self) -> float:
+        """Requests that run or wait, over those that may run."""
+        return self.requests / self.slots
 
     @property
     def running(self) -> int:
@@ -152,18 +159,27 @@ class Router(Protocol):
 
 
 class RoundRobin:
-    """One after the other."""
+    """One after the other, of unlike cells each as often as its share of all slots: the one that is most behind."""
+
+    def __init__(self) -> None:
+        self._behind: list[int] = []
 
     def choose(self, request: Request, cells: Sequence[Standing]) -> int:
-        return request.number % len(cells)
+        slots = [cell.slots for cell in cells]
+        if min(slots) == max(slots):
+            return request.number % len(cells)
+        self._behind = [own + more for own, more in zip(self._behind or [0] * len(cells), slots, strict=True)]
+        place = self._behind.index(max(self._behind))
+        self._behind[place] -= sum(slots)
+        return place
 
 
 class LeastRequests:
-    """To the cell with the fewest requests that run or wait, ties to the first."""
+    """To the cell with the fewest requests that run or wait over those that may run, ties to the first."""
 
     def choose(self, request: Request, cells: Sequence[Standing]) -> int:
         del request
-        return min(cells, key=lambda cell: cell.requests).number
+        return min(cells, key=lambda cell: cell.load).number
 
 
 class LeastKv:
@@ -175,7 +191,7 @@ class LeastKv:
 
 
 class PowerOfTwo:
-    """To the one of two cells drawn at random that has fewer requests, ties to the one drawn first."""
+    """To the one of two cells drawn at random that has fewer requests over its slots, ties to the one drawn first."""
 
     def __init__(self, stream: Callable[[int], np.random.Generator]) -> None:
         self._stream = stream
@@ -188,14 +204,14 @@ class PowerOfTwo:
             self._drawn = self._stream(block).random((DRAWN, 2))
         first = int(self._drawn[place, 0] * len(cells))
         other = (first + 1 + int(self._drawn[place, 1] * (len(cells) - 1))) % len(cells)
-        return min((cells[first], cells[other]), key=lambda cell: cell.requests).number
+        return min((cells[first], cells[other]), key=lambda cell: cell.load).number
 
 
 class PrefixAffinity:
     """To the cell of the group of prompts that begin alike, unless it is many requests ahead of the one with fewest."""
 
     def choose(self, request: Request, cells: Sequence[Standing]) -> int:
-        home, least = cells[request.group % len(cells)], min(cells, key=lambda cell: cell.requests)
+        home, least = cells[request.group % len(cells)], min(cells, key=lambda cell: cell.load)
         return home.number if home.requests - least.requests <= LOYAL else least.number
 
 
@@ -265,9 +281,7 @@ def _sent(members: Sequence[Member], demand: Demand, router: Router, chosen: Arr
         yield number + 1
 
 
-def _finish(
-    members: Sequence[Member], latest: float, told: Callable[[float], None] | None, threads: int
-) -> None:
+def _finish(members: Sequence[Member], latest: float, told: Callable[[float], None] | None, threads: int) -> None:
     """Run all cells until their requests have ended, some time at a go."""
     span = max(latest, 1.0) / GOES
     for member in members:

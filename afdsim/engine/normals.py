@@ -49,8 +49,13 @@ def ziggurat() -> Ziggurat | None:
         from numba.np.random import _constants as kept
     except ImportError:
         return None
-    tables = (np.ascontiguousarray(table) for table in (kept.ki_double, kept.wi_double, kept.fi_double))
-    return Ziggurat(*tables, float(kept.ziggurat_nor_r), float(kept.ziggurat_nor_inv_r))
+    return Ziggurat(
+        inside=np.ascontiguousarray(kept.ki_double),
+        width=np.ascontiguousarray(kept.wi_double),
+        height=np.ascontiguousarray(kept.fi_double),
+        tail=float(kept.ziggurat_nor_r),
+        over_tail=float(kept.ziggurat_nor_inv_r),
+    )
 
 
 class Drawn(NamedTuple):
@@ -132,7 +137,12 @@ def normal(tables: Ziggurat, drawn: Drawn) -> float:
 
 
 def draw_normals(
-    tables: Ziggurat, scratch: tuple[Values, Values], streams: Values, spans: Values, steps: tuple[int, int], into: Values
+    tables: Ziggurat,
+    scratch: tuple[Values, Values],
+    streams: Values,
+    spans: Values,
+    steps: tuple[int, int],
+    into: Values,
 ) -> None:
     """Fill `into`, a row of as many numbers for every step, with the first numbers of some streams at each.
 

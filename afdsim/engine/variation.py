@@ -44,7 +44,8 @@ def lognormal(normals: Array, sigma: float) -> Array:
     """The numbers, in their place, as factors with mean 1."""
     normals *= sigma
     normals -= 0.5 * sigma * sigma
-    return np.exp(normals, out=normals)
+    np.exp(normals, out=normals)
+    return normals
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,7 +87,7 @@ def joined(runs: Sequence[Run], whole: Whole) -> Run:
         waits=blame.added([_named(run.waits, place) for run, place in zip(runs, found, strict=True)]),
         critical=(blame.averaged([run.critical for run in runs if run.critical]) or None) if alike else None,
         kv_cache=caching.added([run.kv_cache for run in runs]),
-        cells=tuple(_told(run) for run in runs),
+        cells=tuple(sizes | _told(run) for sizes, run in zip(_sizes(runs), runs, strict=True)),
     )
 
 
@@ -181,6 +181,12 @@ def _blame(runs: Sequence[Run], found: Sequence[Place], count: int) -> dict[str,
     pools = zip(whole["pool"].tolist(), cell.tolist(), strict=True)
     whole["pool"] = np.array([found[at].names[pool] for pool, at in pools], str)
     return whole | {"share": whole["share"] / np.array([count / own for own in gpus])[cell]}
+
+
+def _sizes(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """GPUs of every cell, where they have not as many."""
+    counts = [run.gpu_count for run in runs]
+    return [{"gpus": count} if min(counts) < max(counts) else {} for count in counts]
 
 
 def _told(run: Run) -> dict[str, Any]:

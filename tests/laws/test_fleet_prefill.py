@@ -51,7 +51,7 @@ def test_one_cell_behind_prefill_is_the_run_without_a_router(kind, lengths, poli
 @fewer()
 @given(st.sampled_from(sorted(KINDS)), st.integers(2, 3), st.sampled_from(POLICIES))
 def test_free_prefill_is_a_router_without_prefill(kind, cells, policy):
-    demand, done, found = routed(scenario(kind), cells, policy, change=free)
+    demand, _, found = routed(scenario(kind), cells, policy, change=free)
     arrival, (inputs, outputs) = demand.source.times(150), demand.source.columns(150)
     trace = Trace(arrival=arrival, input_len=inputs + 1, output_len=outputs - 1)
     source = RequestSource(trace, None, None, lambda _: np.random.default_rng(0))
