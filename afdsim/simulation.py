@@ -113,11 +113,15 @@ def simulate(  # noqa: PLR0913 - the whole line has three seams
         raise placed(error, scenario) from None
     signed = manifest(scenario, seed=seed, engine=engine, engine_reason=reason)
     found = Result(scenario=scenario, run=made.run, manifest=signed, notes=made.notes)
-    pool = None if done is None else done.pool
-    notes = [note for kind in kinds for note in unmeasured(kind.cell, pool)] if cost is None else []
-    notes = list(dict.fromkeys(notes))
+    notes = _unmeasured(kinds, done) if cost is None else ()
     routed = [] if router is None else [f"requests were routed by {label(router)}, not by the scenario's policy"]
     return _signed(found, cost, network, [*routed, *notes])
+
+
+def _unmeasured(kinds: Iterable[Kind], done: Served | None) -> Iterable[str]:
+    """What of the kernels of every kind of cell is not measured, each once."""
+    pool = None if done is None else done.pool
+    return dict.fromkeys(note for kind in kinds for note in unmeasured(kind.cell, pool))
 
 
 def _before(scenario: Scenario, cell: Cell, demand: Demand, cost: CostModel | None) -> tuple[Served | None, Demand]:
