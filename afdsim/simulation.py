@@ -107,8 +107,7 @@ def simulate(  # noqa: PLR0913 - the whole line has three seams
             made = _single(scenario, cell, demand, record, engine)
         else:
             chosen = routing(scenario.router.policy, seed) if router is None else router
-            threads = 1 if cost is not None else _threads(engine)
-            made = _fleet(kinds, demand, done, Sent(seed, engine, chosen, threads, report))
+            made = _fleet(kinds, demand, done, Sent(seed, engine, chosen, _threads(engine, cost), report))
     except CapacityError as error:
         raise placed(error, scenario) from None
     signed = manifest(scenario, seed=seed, engine=engine, engine_reason=reason)
@@ -506,9 +505,9 @@ def drawing(cell: Cell, seed: int, number: int) -> Cell:
     return replace(cell, variation=replace(cell.variation, stream=streams), drafts=drafts)
 
 
-def _threads(engine: Engine) -> int:
-    """How many threads may run cells: one where Python does, or in one of many processes."""
-    if engine == "processes":
+def _threads(engine: Engine, cost: CostModel | None) -> int:
+    """How many threads may run cells: as many as numba may have, which sweeps leave one; one where Python is asked."""
+    if engine == "processes" or cost is not None:
         return 1
     import numba
 

@@ -89,7 +89,7 @@ class Blocks:
         if self.desk.ends < FOREVER or self.desk.dozing:
             return FOREVER
         state = self.desk.memory.state
-        return float(state.end[: self.cell.seated].min()) if state.left[0] else 0.0
+        return float(min(state.end[: self.cell.seated].tolist())) if state.left[0] else 0.0
 
     def _block(self, first: int) -> tuple[int, int]:
         """Run a block of steps; returns why it ended and the step to go on with."""

@@ -125,9 +125,9 @@ class Standing:
         self._note()
 
     def _note(self) -> None:
-        count = self._member.desk.book.count
+        count = self._member.desk.book.count.tolist()
         self._due, self._kv = self._member.due, None
-        self._requests = int(count[seats.ACTIVE] + count[seats.QUEUE] + count[seats.KNOWN] - count[seats.ISSUED])
+        self._requests = count[seats.ACTIVE] + count[seats.QUEUE] + count[seats.KNOWN] - count[seats.ISSUED]
 
 
 def _kv(desk: Desk) -> float:
