@@ -169,7 +169,7 @@ class Scenario(Part):
         own = {key: value for key, value in document.data["router"]["cells"][number].items() if key != "replicas"}
         data = {key: value for key, value in document.data.items() if key != "router"} | {"router": router}
         if own.get("deployment", {}).get("type", self.deployment.type) != self.deployment.type:
-            del data["deployment"]
+            data = routing.of_another_type(data)
         found = {path: document.mark((*keys, *path)) for path in _all_keys(own, ()) if path}
         marks = {path: mark for path, mark in found.items() if mark is not None}
         base = Document(data=data, marks=document.marks)

@@ -20,7 +20,7 @@ MOST = 1024
 class Cells(Part):
     """Cells that are alike: what differs in them from the scenario, key by key; null removes a key.
 
-    A deployment of another type than the scenario's shares no key with it.
+    A deployment of another type has no key of the scenario's, none of its stragglers, and of its network the line rate.
     """
 
     replicas: Annotated[int, Whole(1)] = 1
@@ -57,6 +57,20 @@ class Router(Part):
             yield "", f"must have one of replicas and cells, e.g. {{replicas: 4}}; {given}"
         elif not self.count:
             yield "cells", "must name at least one cell, e.g. [{replicas: 2}]"
+
+
+def of_another_type(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain data of a scenario without what belongs to its type of deployment."""
+    rate = {"link": {"bandwidth": link["bandwidth"]}} if "bandwidth" in (link := _map(data, "network", "link")) else {}
+    variation = {key: value for key, value in _map(data, "variation").items() if key != "straggler"}
+    kept = {key: value for key, value in data.items() if key not in {"deployment", "network", "variation"}}
+    return kept | {"network": rate, "variation": variation}
+
+
+def _map(data: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    for key in keys:
+        data = data.get(key) or {}
+    return data
 
 
 def misfits(router: Router, workload: Workload, crashes: bool) -> Iterator[Fault]:

@@ -151,6 +151,19 @@ def test_what_is_no_list_of_cells_is_refused(router, message):
     assert message in str(caught.value)
 
 
+def test_another_type_takes_the_line_rate_alone():
+    network = {"link": {"latency": "20us", "bandwidth": "100Gbps"}, "post": "2us"}
+    scenario = fleet({}, {"deployment": {"max_num_seqs": 4}}, policy="round_robin", network=network)
+    scenario = scenario.vary("variation.straggler", {"ffn[1]": 1.5})
+    scenario = scenario.vary("router.cells", [{}, {"deployment": COLOCATED}])
+    same, other = scenario.parts
+
+    assert (same.network, same.variation) == (scenario.network, scenario.variation)
+    assert other.network.link.bandwidth == scenario.network.link.bandwidth
+    assert (other.network.link.latency, other.network.post) == (9e-6, 1.5e-6)
+    assert (other.variation.straggler, other.variation.event) == ({}, scenario.variation.event)
+
+
 def test_a_place_that_is_not_there_is_named():
     with pytest.raises(afdsim.ScenarioError, match=r"'router.cells' has 1 items, and none with number 1"):
         fleet({}).vary("router.cells[1].deployment.max_num_seqs", 3)
