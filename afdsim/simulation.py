@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from afdsim.engine.cell import Cell, lonely_step
 from afdsim.engine.crashes import failing
 from afdsim.engine.desk import Demand, Observer
 from afdsim.engine.fleet import LeastKv, LeastRequests, Member, PowerOfTwo, PrefixAffinity, RoundRobin, Router, route
-from afdsim.engine.handover import handed, joined, served
+from afdsim.engine.handover import divided, handed, joined, served
 from afdsim.engine.lowering import lower
 from afdsim.engine.prefill import Pool, Served
 from afdsim.engine.record import Record
@@ -94,26 +94,34 @@ def simulate(  # noqa: PLR0913 - the whole line has three seams
     scenario = scenario if isinstance(scenario, Scenario) else load(scenario)
     _fitting(scenario, observer, router)
     seed = scenario.run.seeds[0] if seed is None else seed
+    kinds = _kinds(scenario, seed, checked_cost(cost), checked_network(network))
+    cell = kinds[0].cell
     try:
-        cell = lower(scenario, seed=seed, cost=checked_cost(cost), network=checked_network(network))
         demand = demanded(scenario, cell, seed)
-        pool = lower_prefill(scenario, cell, cost=checked_cost(cost))
+        pool = lower_prefill(kinds[0].scenario, cell, cost=checked_cost(cost))
         done = None if pool is None or demand.closed else served(pool, demand)
         decode = demand if done is None else handed(demand, done)
-        engine, reason = chosen_engine(scenario, cell, decode)
+        lowered = next((kind.cell for kind in kinds if kind.cell.refuses is not None), cell)
+        engine, reason = chosen_engine(scenario, lowered, decode)
         report = None if progress is None else lambda fraction: progress(fraction, scenario.name)
         if scenario.router is None:
             start = partial(member, cell, engine=engine, progress=report, observer=observer)
             made = _single(scenario, cell, demand, _through(start, demand, pool, done), engine)
         else:
-            made = _fleet(scenario, cell, demand, (seed, engine), router=router, progress=report)
+            chosen = routing(scenario.router.policy, seed) if router is None else router
+            made = _fleet(kinds, demand, done, Sent(seed, engine, chosen, _threads(engine, cost), report))
     except CapacityError as error:
         raise placed(error, scenario) from None
     signed = manifest(scenario, seed=seed, engine=engine, engine_reason=reason)
     found = Result(scenario=scenario, run=made.run, manifest=signed, notes=made.notes)
-    notes = unmeasured(cell, pool) if cost is None else ()
+    notes = _unmeasured(kinds, pool) if cost is None else ()
     routed = [] if router is None else [f"requests were routed by {label(router)}, not by the scenario's policy"]
     return _signed(found, cost, network, [*routed, *notes])
+
+
+def _unmeasured(kinds: Iterable[Kind], pool: Pool | None) -> Iterable[str]:
+    """What of the kernels of every kind of cell is not measured, each once."""
+    return dict.fromkeys(note for kind in kinds for note in unmeasured(kind.cell, pool))
 
 
 def _fitting(scenario: Scenario, observer: Observer, router: Router | None) -> None:
@@ -332,7 +340,7 @@ def placed(error: CapacityError, scenario: Scenario) -> CapacityError:
     """The error with the place in the scenario file where the fault lies, and with changes that mend it."""
     error = advised(error, scenario)
     where = scenario.where(error.path)
-    place = ": ".join(part for part in (where, error.path) if part)
+    place = ": ".join(part for part in (where, error.path and scenario.inside + error.path) if part)
     text = f"{place}: {error}" if place else str(error)
     return CapacityError(text, path=error.path, tokens=error.tokens, advice=error.advice)
 
@@ -401,38 +409,91 @@ def _run(
 # fleets -------------------------------------------------------------------------------------------------------------
 
 
-def _fleet(
-    scenario: Scenario,
-    cell: Cell,
-    demand: Demand,
-    how: tuple[int, Engine],
-    *,
-    router: Router | None,
-    progress: Callable[[float], None] | None,
-) -> Made:
+class Kind(NamedTuple):
+    """Cells of a fleet that are alike; the only one where there is no router."""
+
+    scenario: Scenario
+    cell: Cell
+    replicas: int
+
+
+class Sent(NamedTuple):
+    """How requests get to the cells of a fleet."""
+
+    seed: int
+    engine: Engine
+    router: Router
+    threads: int
+    progress: Callable[[float], None] | None
+
+
+def _kinds(scenario: Scenario, seed: int, cost: CostModel | None, network: Network | None) -> list[Kind]:
+    """Lower every kind of cell."""
+    found = []
+    for part in scenario.parts:
+        try:
+            cell = lower(part, seed=seed, cost=cost, network=network)
+        except CapacityError as error:
+            raise placed(error, part) from None
+        found.append(Kind(part, cell, 1 if part.router is None else part.router.count))
+    return found
+
+
+def _fleet(kinds: Sequence[Kind], demand: Demand, done: Served | None, sent: Sent) -> Made:
     """Run cells behind a router, and put them side by side in one window."""
-    assert scenario.router is not None
-    (seed, engine), asked = how, scenario.router
-    cells = [drawing(cell, seed, number) for number in range(asked.replicas)]
-    demand = replace(demand, routed=True, overloaded=None)
-    chosen = routing(asked.policy, seed) if router is None else router
-    records, places = route([member(each, demand, engine) for each in cells], demand, chosen, progress)
-    numbers = [np.flatnonzero(places == number)[: len(record.requests)] for number, record in enumerate(records)]
-    columns = [_columns(demand, record, cell, own) for record, own in zip(records, numbers, strict=True)]
-    widths = {pool.name: pool.gpus.instances for pool in cell.pools}
-    requests = joining.of_all([each for each, _ in columns], numbers, next(iter(widths.values())))
-    tokens = {name: np.concatenate([each[name] for _, each in columns]) for name in columns[0][1]}
-    found = _loaded(demand, requests, tokens, records[0])
+    each = [kind for kind in kinds for _ in range(kind.replicas)]
+    cells = [drawing(kind.cell, sent.seed, number) for number, kind in enumerate(each)]
+    records, numbers, judged = _routed(cells, demand, done, sent)
+    columns = [_columns(demand, *both) for both in zip(records, (*cells, cells[0]), numbers, strict=False)]
+    places = joining.places(cells)
+    requests = joining.of_all([own for own, _ in columns], numbers, places)
+    tokens = {name: np.concatenate([own[name] for _, own in columns]) for name in columns[0][1]}
+    found = _loaded(demand, requests, tokens, judged)
     if found is not None:
         records = tuple(record.since(found[0]) for record in records)
-        for own in (requests, *(each for each, _ in columns)):
-            own["counted"] = outcome.counted(own, records[0])
+    columns = [_finished(*own, record, judged=found is not None) for own, record in zip(columns, records, strict=True)]
+    rows = list(zip(each, cells, records, columns, strict=False))
+    whole = joining.Whole(
+        places=places,
+        requests=joining.of_all([own for own, _ in columns], numbers, places),
+        tokens=joining.tokens_of_all([own for _, own in columns], places),
+        record=records[0],
+        prices=kinds[0].scenario.cost,
+        alike=len(kinds) == 1,
+    )
     runs = [
-        _run(scenario, each, record, own, (engine, found))
-        for each, record, own in zip(cells, records, columns, strict=True)
+        _run(kind.scenario, cell, replace(record, prefill=None), own, (sent.engine, found))
+        for kind, cell, record, own in rows
     ]
-    notes = [tuple(remarks(scenario, each, demand, record)) for each, record in zip(cells, records, strict=True)]
-    return Made(joining.joined(runs, requests, widths), tuple(pooling.notes(notes, range(len(notes)), "cell")))
+    notes = [tuple(remarks(kind.scenario, cell, demand, record)) for kind, cell, record, _ in rows]
+    return Made(joining.joined(runs, whole), tuple(pooling.notes(notes, range(len(notes)), "cell")))
+
+
+def _routed(
+    cells: Sequence[Cell], demand: Demand, done: Served | None, sent: Sent
+) -> tuple[tuple[Record, ...], list[np.ndarray], Record]:
+    """Run cells behind a router.
+
+    Returns the records of cells, and behind them with prefill that of requests which none has seen; the numbers of
+    their requests; and a record for the judgement of the load.
+    """
+    decode = replace(demand if done is None else handed(demand, done), routed=True, overloaded=None)
+    members = [member(cell, decode, sent.engine) for cell in cells]
+    records, chosen = route(members, decode, sent.router, sent.progress, threads=sent.threads)
+    if done is None:
+        numbers = [np.flatnonzero(chosen == number)[: len(record.requests)] for number, record in enumerate(records)]
+        return records, numbers, records[0]
+    found = divided(records, chosen, demand, done)
+    return tuple(found.records), found.numbers, replace(found.records[0], prefill=found.prefill)
+
+
+def _finished(
+    requests: outcome.Columns, tokens: outcome.Columns, record: Record, *, judged: bool
+) -> tuple[outcome.Columns, outcome.Columns]:
+    """The columns of a cell when the window is known: who counts, and the times of prefill."""
+    counted = {"counted": outcome.counted(requests, record)} if judged else {}
+    requests = prefilled.requests({**requests, **counted}, record)
+    return requests, prefilled.tokens(tokens, requests, record)
 
 
 def drawing(cell: Cell, seed: int, number: int) -> Cell:
@@ -440,6 +501,16 @@ def drawing(cell: Cell, seed: int, number: int) -> Cell:
     streams = Streams(seed, number)
     drafts = cell.drafts and replace(cell.drafts, stream=streams)
     return replace(cell, variation=replace(cell.variation, stream=streams), drafts=drafts)
+
+
+def _threads(engine: Engine, cost: CostModel | None) -> int:
+    """How many threads may run cells: as many as numba may have, which sweeps leave one; one where Python is asked."""
+    if engine == "processes" or cost is not None:
+        return 1
+    import numba
+
+    config: Any = numba.config
+    return int(config.NUMBA_NUM_THREADS)
 
 
 def member(
@@ -497,7 +568,7 @@ def _signed(found: Result, cost: CostModel | None, network: Network | None, note
     signed, more = found.manifest, list(notes)
     if cost is not None:
         signed = replace(signed, coefficients=label(cost))
-    if network is not None and isinstance(found.scenario.deployment, Afd):
+    if network is not None and any(isinstance(part.deployment, Afd) for part in found.scenario.parts):
         signed = replace(signed, network=label(network))
     elif network is not None:
         more.append("network= is not used: a colocated deployment has no ports, its all-to-all kernels hold the rest")

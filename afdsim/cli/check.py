@@ -88,7 +88,7 @@ def _check_model(what: str, llm: Llm, texts: Iterable[str]) -> None:
 
 def _check_scenario(what: str, overrides: tuple[str, ...], *, strict: bool) -> None:
     from afdsim.engine.lowering import deployment
-    from afdsim.results.header import deployment_line, hanging, memory_lines, model_lines, prefill_lines, router_line
+    from afdsim.results.header import deployment_lines, hanging, memory_lines, model_lines, prefill_lines, router_line
     from afdsim.results.remarks import beyond, lacking, of_model, of_trace
     from afdsim.scenario.formats import of_scenario
     from afdsim.simulation import counted, requested
@@ -97,15 +97,19 @@ def _check_scenario(what: str, overrides: tuple[str, ...], *, strict: bool) -> N
 
     loaded = load_noted(what, overrides, strict=strict)
     afd, length = deployment(loaded), _whole_length(loaded)
-    _demand_room(loaded, length)
+    for part in loaded.parts:
+        _demand_room(part, length)
     source = requested(loaded, loaded.run.seeds[0])
     told, *notes = of_trace(loaded, source) or ("",)
     if isinstance(source.file, Trace):
         told += f"; {means(source.file.input_len, source.file.output_len)}"
-    for note in (*notes, *of_model(afd.llm), *beyond(loaded, source, counted(loaded, source)), *lacking(afd)):
+    kinds = [deployment(part) for part in loaded.parts]
+    lacks = dict.fromkeys(text for kind in kinds for text in lacking(kind))
+    for note in (*notes, *of_model(afd.llm), *beyond(loaded, source, counted(loaded, source)), *lacks):
         warn(note)
     click.echo(f"{what}: fine  ({loaded.name}, sha256:{loaded.key[:8]})")
-    lines = [*model_lines(loaded, of_scenario(loaded)), deployment_line(loaded), *memory_lines(afd, length)]
+    lines = [*model_lines(loaded, of_scenario(loaded)), *deployment_lines(loaded)]
+    lines += [line for kind in kinds for line in memory_lines(kind, length)]
     lines += [*prefill_lines(loaded), *router_line(loaded)]
     click.echo("\n".join([*lines, *hanging("Trace ", told)]))
 

@@ -4,6 +4,7 @@ books         where the seconds of a step went, and the ledger of a run
 schedule      a step of a cell as a static list of turns
 samples       a few steps of a run, evenly spread over it
 variation     jitter and stragglers of a run, from keyed streams
+normals       standard normal numbers of keyed streams, for machine code
 drafts        tokens that speculation drafts and accepts
 prefixes      prompts that begin alike: what of them is in a KV cache
 seats         who sits in which micro-batch: continuous batching, admission, KV accounting

@@ -33,8 +33,8 @@ Changes = Mapping[str, Any]
 def advised(error: CapacityError, scenario: Scenario) -> CapacityError:
     """Return the error with every change of one key that makes the scenario fit, or of two where none of one does."""
     found = changes(scenario, error)
-    texts = [" with ".join(f"{path}={shown(value)}" for path, value in each.items()) for each in found]
-    tried = ", ".join(dict.fromkeys(path for path, values in _candidates(scenario, error) if values))
+    texts = [" with ".join(f"{scenario.inside}{path}={shown(value)}" for path, value in each.items()) for each in found]
+    tried = ", ".join(dict.fromkeys(scenario.inside + path for path, values in _candidates(scenario, error) if values))
     none = f"none of {tried} alone or in pairs makes it fit" if tried else "nothing larger or narrower is known"
     fix = f"smallest fit: {', or '.join(texts)}" if texts else none
     return CapacityError(f"{error}; {fix}", path=error.path, tokens=error.tokens, advice=found)

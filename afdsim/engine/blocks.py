@@ -8,6 +8,7 @@ from afdsim.engine.cell import Cell
 from afdsim.engine.closing import Closing
 from afdsim.engine.desk import Demand, Desk, Observer, Progress
 from afdsim.engine.native import compiled
+from afdsim.engine.normals import sooner
 from afdsim.engine.record import Record
 from afdsim.engine.recurrence import (
     CLOSING,
@@ -37,7 +38,8 @@ class Blocks:
     def __init__(self, cell: Cell, demand: Demand, *, progress: Progress = None, observer: Observer = None) -> None:
         self.cell, self.desk = cell, Desk(cell, demand)
         self._progress, self._observer = progress, observer
-        self._run, self._populate = compiled()
+        self._run, self._populate, normals = compiled()
+        self._drawn_by = sooner(normals)
         self._closing = Closing(self.desk)
         self._completed: list[tuple[int, int]] = []
         """Half-open ranges of completed steps."""
@@ -87,7 +89,7 @@ class Blocks:
         if self.desk.ends < FOREVER or self.desk.dozing:
             return FOREVER
         state = self.desk.memory.state
-        return float(state.end[: self.cell.seated].min()) if state.left[0] else 0.0
+        return float(min(state.end[: self.cell.seated].tolist())) if state.left[0] else 0.0
 
     def _block(self, first: int) -> tuple[int, int]:
         """Run a block of steps; returns why it ended and the step to go on with."""
@@ -149,8 +151,8 @@ class Blocks:
         drawn = range(first, self._until)
         more, late = self.desk.spikes(drawn)
         return Noise(
-            compute=variation.operations(drawn),
-            wire=self.desk.heard(variation.transfers(drawn)),
+            compute=variation.operations(drawn, self._drawn_by),
+            wire=self.desk.heard(variation.transfers(drawn, self._drawn_by)),
             compute_stride=INDEX(varies[0]),
             wire_stride=INDEX(varies[1]),
             more=more,

@@ -8,7 +8,9 @@ request runs two. Requests are handed over in the order in which they arrive.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from operator import methodcaller
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -70,6 +72,8 @@ class Standing:
 
     def __init__(self, number: int, member: Member) -> None:
         self.number, self._member = number, member
+        self.slots = member.desk.cell.deployment.slots
+        """Sequences that may run at a time."""
         self.now = 0.0
         """When the request arrives."""
         self._due, self._requests = FOREVER, 0
@@ -81,6 +85,11 @@ class Standing:
         if self._due < self.now:
             self._catch_up()
         return self._requests
+
+    @property
+    def load(self) -> float:
+        """Requests that run or wait, over those that may run."""
+        return self.requests / self.slots
 
     @property
     def running(self) -> int:
@@ -120,9 +129,9 @@ class Standing:
         self._note()
 
     def _note(self) -> None:
-        count = self._member.desk.book.count
+        count = self._member.desk.book.count.tolist()
         self._due, self._kv = self._member.due, None
-        self._requests = int(count[seats.ACTIVE] + count[seats.QUEUE] + count[seats.KNOWN] - count[seats.ISSUED])
+        self._requests = count[seats.ACTIVE] + count[seats.QUEUE] + count[seats.KNOWN] - count[seats.ISSUED]
 
 
 def _kv(desk: Desk) -> float:
@@ -154,18 +163,27 @@ class Router(Protocol):
 
 
 class RoundRobin:
-    """One after the other."""
+    """One after the other, of unlike cells each as often as its share of all slots: the one that is most behind."""
+
+    def __init__(self) -> None:
+        self._behind: list[int] = []
 
     def choose(self, request: Request, cells: Sequence[Standing]) -> int:
-        return request.number % len(cells)
+        slots = [cell.slots for cell in cells]
+        if min(slots) == max(slots):
+            return request.number % len(cells)
+        self._behind = [own + more for own, more in zip(self._behind or [0] * len(cells), slots, strict=True)]
+        place = self._behind.index(max(self._behind))
+        self._behind[place] -= sum(slots)
+        return place
 
 
 class LeastRequests:
-    """To the cell with the fewest requests that run or wait, ties to the first."""
+    """To the cell with the fewest requests that run or wait over those that may run, ties to the first."""
 
     def choose(self, request: Request, cells: Sequence[Standing]) -> int:
         del request
-        return min(cells, key=lambda cell: cell.requests).number
+        return min(cells, key=lambda cell: cell.load).number
 
 
 class LeastKv:
@@ -177,7 +195,7 @@ class LeastKv:
 
 
 class PowerOfTwo:
-    """To the one of two cells drawn at random that has fewer requests, ties to the one drawn first."""
+    """To the one of two cells drawn at random that has fewer requests over its slots, ties to the one drawn first."""
 
     def __init__(self, stream: Callable[[int], np.random.Generator]) -> None:
         self._stream = stream
@@ -190,14 +208,14 @@ class PowerOfTwo:
             self._drawn = self._stream(block).random((DRAWN, 2))
         first = int(self._drawn[place, 0] * len(cells))
         other = (first + 1 + int(self._drawn[place, 1] * (len(cells) - 1))) % len(cells)
-        return min((cells[first], cells[other]), key=lambda cell: cell.requests).number
+        return min((cells[first], cells[other]), key=lambda cell: cell.load).number
 
 
 class PrefixAffinity:
     """To the cell of the group of prompts that begin alike, unless it is many requests ahead of the one with fewest."""
 
     def choose(self, request: Request, cells: Sequence[Standing]) -> int:
-        home, least = cells[request.group % len(cells)], min(cells, key=lambda cell: cell.requests)
+        home, least = cells[request.group % len(cells)], min(cells, key=lambda cell: cell.load)
         return home.number if home.requests - least.requests <= LOYAL else least.number
 
 
@@ -218,10 +236,18 @@ class Routed(NamedTuple):
     """Cell of every request (request,)."""
 
 
-def route(members: Sequence[Member], demand: Demand, router: Router, told: Callable[[float], None] | None) -> Routed:
+def route(
+    members: Sequence[Member],
+    demand: Demand,
+    router: Router,
+    told: Callable[[float], None] | None,
+    *,
+    threads: int = 1,
+) -> Routed:
     """Send the requests of an open loop to cells, and run these to the end; `told`: how far that is, 0..1.
 
-    Where `told` raises `StoppedEarly`, the cells end where they are.
+    Where `told` raises `StoppedEarly`, the cells end where they are. As nobody looks at cells behind the last arrival,
+    so many `threads` run them from there on, with the same result: with a router that never looks, all the way.
     """
     chosen = np.zeros(demand.num_requests, dtype=np.int64)
     latest = float(demand.source.times(demand.num_requests)[-1])
@@ -232,7 +258,7 @@ def route(members: Sequence[Member], demand: Demand, router: Router, told: Calla
         for sent in _sent(members, demand, router, chosen):
             if told is not None and sent % TOLD == 0:
                 told(sent / demand.num_requests / 2)
-        _finish(members, latest, told)
+        _finish(members, latest, told, threads)
     except StoppedEarly:
         for member in members:
             if member.desk.ends == FOREVER and not member.desk.dozing:
@@ -259,17 +285,20 @@ def _sent(members: Sequence[Member], demand: Demand, router: Router, chosen: Arr
         yield number + 1
 
 
-def _finish(members: Sequence[Member], latest: float, told: Callable[[float], None] | None) -> None:
-    """Run every cell until its requests have ended, some time at a go."""
+def _finish(members: Sequence[Member], latest: float, told: Callable[[float], None] | None, threads: int) -> None:
+    """Run all cells until their requests have ended, some time at a go."""
     span = max(latest, 1.0) / GOES
-    for number, member in enumerate(members):
+    for member in members:
         member.desk.dismiss()
+    with ThreadPoolExecutor(threads) as pool:
         for go in count(1):
-            if member.desk.ends < FOREVER or member.desk.dozing:
+            left = [member for member in members if member.desk.ends == FOREVER and not member.desk.dozing]
+            if not left:
                 break
-            member.advance(go * span)
+            for _ in (map if threads == 1 else pool.map)(methodcaller("advance", go * span), left):
+                pass
             if told is not None:
-                told(0.5 + (number + min(go / GOES, 1.0)) / len(members) / 2)
+                told(0.5 + min(go / GOES, 1.0) / 2)
 
 
 def _close(members: Sequence[Member], latest: float) -> None:

@@ -7,14 +7,16 @@ wire that take no time give the run that decode alone has of requests with input
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from afdsim.engine.cell import Array
 from afdsim.engine.desk import Demand
 from afdsim.engine.prefill import Pool, Prefilled, Queue, Served
-from afdsim.engine.record import Record, Requests
+from afdsim.engine.record import Boundaries, Record, Requests, Stays
 from afdsim.engine.seats import FOREVER, NOBODY
 from afdsim.errors import SimulationError
 from afdsim.workload.laws import RequestSource, Trace
@@ -79,30 +81,43 @@ def handed(demand: Demand, done: Served) -> Demand:
 # and back -----------------------------------------------------------------------------------------------------------
 
 
-def joined(record: Record, demand: Demand, done: Served) -> Record:
-    """Return the record of a decode run with the requests as they were asked for, in order of arrival."""
-    table, count = record.requests, int(np.searchsorted(done.arrival, until := _until(record, done), side="right"))
+def joined(record: Record, demand: Demand, done: Served, until: float | None = None) -> Record:
+    """Return the record of a decode run with the requests as they were asked for, in order of arrival.
+
+    `until`: up to when things have happened, where the record does not say so.
+    """
+    until = _until(record, done) if until is None else until
+    table, count = record.requests, int(np.searchsorted(done.arrival, until, side="right"))
     seated = done.order[: len(table)]
-    start, end, ready = (np.where(each <= until, each, np.nan)[:count] for each in (done.start, done.end, done.ready))
     requests = _table(table, done, seated, count)
-    alone = requests.output_len == 1
+    alone, kept = requests.output_len == 1, _prefilled(done, until, requests.first_token)
     whole = replace(
         requests,
         arrival=done.arrival[:count].copy(),
-        first_token=end,
-        finish=np.where(alone, end, requests.finish),
+        first_token=kept.end,
+        finish=np.where(alone, kept.end, requests.finish),
         counted=done.arrival[:count] >= (demand.given or 0.0),
     )
-    kept = Prefilled(served=done, start=start, end=end, ready=ready, decoded=requests.first_token)
     stays = replace(record.stays, request=seated[record.stays.request])
     return replace(record, requests=whole, stays=stays, prefill=kept)
 
 
+def _prefilled(done: Served, until: float, decoded: Array) -> Prefilled:
+    """Return what has happened of prefill to the first prompts, of which decode gave the tokens of `decoded`."""
+    times = (done.start, done.end, done.ready)
+    start, end, ready = (np.where(each <= until, each, np.nan)[: len(decoded)] for each in times)
+    return Prefilled(served=done, start=start, end=end, ready=ready, decoded=decoded)
+
+
 def _until(record: Record, done: Served) -> float:
     """Up to when things have happened: to the end where decode has seen the last of all, else when it was stopped."""
+    return FOREVER if _over(record, len(done.order)) else record.ended
+
+
+def _over(record: Record, count: int) -> bool:
+    """Whether decode has seen the last of so many requests."""
     table = record.requests
-    over = ~np.isnan(table.finish) | table.refused | ~np.isnan(table.lost)
-    return FOREVER if len(table) == len(done.order) and over.all() else record.ended
+    return len(table) == count and bool((~np.isnan(table.finish) | table.refused | ~np.isnan(table.lost)).all())
 
 
 def _table(table: Requests, done: Served, seated: Array, count: int) -> Requests:
@@ -116,3 +131,52 @@ def _table(table: Requests, done: Served, seated: Array, count: int) -> Requests
     lengths = {"input_len": done.input_len[:count], "output_len": done.output_len[:count]}
     lengths = {name: each.astype(table.input_len.dtype) for name, each in lengths.items()}
     return Requests(**(rows | lengths | {"context": lengths["input_len"] + lengths["input_len"].dtype.type(1)}))
+
+
+# of several cells ---------------------------------------------------------------------------------------------------
+
+
+class Divided(NamedTuple):
+    """What cells behind a router leave of requests that prefill had first."""
+
+    numbers: list[Array]
+    """Of the requests in every record."""
+    records: list[Record]
+    """Of every cell, with its requests as they were asked for; the last one is of those that no cell has seen."""
+    prefill: Prefilled
+    """Of all requests."""
+
+
+def divided(records: Sequence[Record], chosen: Array, demand: Demand, done: Served) -> Divided:
+    """Return the records of cells with the requests as they were asked for; `chosen`: the cell of each at decode."""
+    places = [done.order[: len(chosen)][chosen == cell] for cell in range(len(records))]
+    over = len(chosen) == len(done.order) and all(map(_over, records, map(len, places)))
+    until = FOREVER if over else records[0].ended
+    unseen = np.setdiff1d(np.arange(len(done.arrival)), np.concatenate(places))
+    parts = [*(_part(done, np.sort(place), place) for place in places), _part(done, unseen, unseen[:0])]
+    everyone = zip((*records, _nobody(records[0])), parts, strict=True)
+    whole = [joined(record, demand, part, until) for record, part in everyone]
+    numbers = [np.sort(own)[: len(each.requests)] for own, each in zip((*places, unseen), whole, strict=True)]
+    decoded = np.full(sum(map(len, numbers)), np.nan)
+    for own, each in zip(numbers, whole, strict=True):
+        assert each.prefill is not None
+        decoded[own] = each.prefill.decoded
+    return Divided(numbers, whole, _prefilled(done, until, decoded))
+
+
+def _part(done: Served, own: Array, order: Array) -> Served:
+    """Return what a pool made of some prompts, which reach decode in an order: both by number."""
+    names = ("arrival", "input_len", "output_len", "start", "end", "ready")
+    columns = {name: getattr(done, name)[own] for name in names}
+    return replace(done, **columns, order=np.searchsorted(own, order))
+
+
+def _nobody(record: Record) -> Record:
+    """Return the record without anybody in it."""
+    requests, rows = record.requests, record.boundaries
+    return replace(
+        record,
+        requests=Requests(**{name: getattr(requests, name)[:0] for name in Requests.__slots__}),
+        boundaries=Boundaries(**{name: getattr(rows, name)[:0] for name in Boundaries.__slots__}),
+        stays=Stays.of([]),
+    )

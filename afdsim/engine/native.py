@@ -11,11 +11,12 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from afdsim.cluster import network
-from afdsim.engine import books, chunks, prefixes, recurrence, samples, schedule, seats, tables, turnover
+from afdsim.engine import books, chunks, normals, prefixes, recurrence, samples, schedule, seats, tables, turnover
 
-ROOMS = (schedule, prefixes, seats, chunks, turnover, books, samples, network, tables, recurrence)
+ROOMS = (normals, schedule, prefixes, seats, chunks, turnover, books, samples, network, tables, recurrence)
 """Whose sources the machine code depends on."""
 CALLED = {
+    normals: ("high", "scramble", "whole", "chance", "tail", "normal"),
     prefixes: ("here", "spare_beside", "beyond", "trim", "take_out", "touch", "let_go", "evict"),
     seats: (
         "tokens_of", "steps_of", "pace_of", "growth", "gained", "kept", "need", "written", "takes", "shares", "worth",
@@ -47,7 +48,7 @@ HOT = frozenset(
     {
         *("work", "weigh", "exchange_pairs", "exchange_all", "seconds", "send", "receive", "precedes", "settle_order"),
         *("book", "held_in", "pause", "wait", "deliver", "sent_at", "note_senders", "note_binding", "holding"),
-        "take_in",
+        *("take_in", "high", "whole", "normal"),
     }
 )
 """What runs for every turn: put into its callers whole."""
@@ -59,8 +60,8 @@ def functions(room: ModuleType) -> list[FunctionType]:
 
 
 @cache
-def compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """`run_steps` and `populate` as machine code; no reordering of arithmetic."""
+def compiled() -> tuple[Callable[..., Any], ...]:
+    """`run_steps`, `populate` and `draw_normals` as machine code, for any thread; no reordering of arithmetic."""
     import numba
     from numba.extending import register_jitable
 
@@ -69,11 +70,12 @@ def compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
     for room in CALLED:
         for function in functions(room):
             register_jitable(**options, forceinline=function.__name__ in HOT)(function)
-    options |= {"cache": _keeps(), "error_model": "numpy"}  # no division here can meet a zero
+    options |= {"cache": _keeps(), "error_model": "numpy", "nogil": True}  # no division here can meet a zero
     config: Any = numba.config
     elsewhere, config.CACHE_DIR = config.CACHE_DIR, str(_cache_folder())
     try:
-        return numba.njit(**options)(recurrence.run_steps), numba.njit(**options)(seats.populate)
+        entries = (recurrence.run_steps, seats.populate, normals.draw_normals)
+        return tuple(numba.njit(**options)(entry) for entry in entries)
     finally:
         config.CACHE_DIR = elsewhere
 

@@ -8,14 +8,44 @@ pool in order, all draws of a unit together.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
 
 import numpy as np
 
 from afdsim.workload.laws import Stream
 
 Array = np.ndarray
+
+
+Kinds = tuple[tuple[str, int, int], ...]
+"""Streams, and which places of a step's row each of them fills: from, to."""
+Normals = Callable[[Stream, Kinds, range, Array], None]
+"""Fills rows of some steps, one after the other, with standard normal numbers."""
+
+
+def drawn_by_numpy(stream: Stream, kinds: Kinds, steps: range, into: Array) -> None:
+    """Fill rows of some steps with the first standard normal numbers of every stream at each."""
+    for row, step in zip(into.reshape(len(steps), -1), steps, strict=True):
+        for kind, low, high in kinds:
+            stream(kind, step).standard_normal(out=row[low:high])
+
+
+def placed(sizes: Iterable[tuple[str, int]]) -> Kinds:
+    """Streams one after the other, each with as many numbers as it says."""
+    named = tuple(sizes)
+    ends = list(accumulate((size for _, size in named), initial=0))
+    return tuple((name, low, high) for (name, _), (low, high) in zip(named, pairwise(ends), strict=True))
+
+
+def lognormal(normals: Array, sigma: float) -> Array:
+    """The numbers, in their place, as factors with mean 1."""
+    normals *= sigma
+    normals -= 0.5 * sigma * sigma
+    np.exp(normals, out=normals)
+    return normals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,20 +116,20 @@ class Variation:
         draws = [each.draws for each in self.wires for _ in range(each.pairs)]
         return np.cumsum([0, *draws])
 
-    def operations(self, steps: range) -> Array:
+    def operations(self, steps: range, drawn: Normals = drawn_by_numpy) -> Array:
         """Factors of all operations of some steps, as `units` places them; of one step where all are alike."""
         if not self.jitters:
             return self._constant
         size = int(self.units[-1])
         factors = np.empty(size * len(steps))
-        for number, step in enumerate(steps):
-            place = number * size
-            for each in self.compute:
-                own = factors[place : place + len(each.stragglers) * each.draws]
-                self._jitter(each, step, own)
-                if self.spike is not None and self.spike.factor != 1:
-                    own[self._spiked(self.spike, each, step)] *= self.spike.factor
-                place += len(own)
+        self._lognormal(self._jittered, self.event, (steps, drawn), factors)
+        rows, persistent = factors.reshape(len(steps), size), self._persistent(steps, drawn)
+        for each, (_, low, high), own in zip(self.compute, self._jittered, persistent, strict=True):
+            units = rows[:, low:high].reshape(len(steps), len(each.stragglers), each.draws)
+            units *= own[..., np.newaxis]
+            if self.spike is not None and self.spike.factor != 1:
+                for row, step in zip(rows, steps, strict=True):
+                    row[low:high][self._spiked(self.spike, each, step)] *= self.spike.factor
         return factors
 
     def spikes(self, steps: range) -> tuple[Array, Array]:
@@ -114,56 +144,62 @@ class Variation:
         seconds = np.concatenate(hit) * spike.seconds
         return (none, seconds) if spike.late else (seconds, none)
 
-    def transfers(self, steps: range) -> Array:
+    def transfers(self, steps: range, drawn: Normals = drawn_by_numpy) -> Array:
         """Factors of all transfers of some steps, as `pairs` places them; of one step where all are alike."""
         size = int(self.pairs[-1])
         if self.link == 0 or size == 0:
             return np.ones(max(size, 1))
-        factors = np.empty(size * len(steps))
-        for number, step in enumerate(steps):
-            place = number * size
-            for each in self.wires:
-                self._wires(each, step, factors[place : place + each.pairs * each.draws])
-                place += each.pairs * each.draws
+        factors, kinds, used = np.empty(size * len(steps)), self._wired, self._used
+        if used is None:
+            self._lognormal(kinds, self.link, (steps, drawn), factors)
+            return factors
+        drawn(self.stream, kinds, steps, factors)
+        rows = factors.reshape(len(steps), size)
+        kept = lognormal(rows[:, used], self.link)
+        rows[...] = 1.0
+        rows[:, used] = kept
         return factors
 
-    def _jitter(self, each: Jitter, step: int, into: Array) -> None:
-        self._lognormal(f"event_{each.pool}", self.event, step, into)
-        if self.step == 0 and set(each.stragglers) == {1.0}:
-            return
-        persistent = np.array(each.stragglers)
-        if self.step > 0:
-            drawn = np.empty(len(persistent))
-            self._lognormal(f"step_{each.pool}", self.step, step, drawn)
-            persistent = persistent * drawn
-        into *= np.repeat(persistent, each.draws)
+    def _persistent(self, steps: range, drawn: Normals) -> Iterator[Array]:
+        """Straggler x step of the units of every pool (step, unit)."""
+        constant = np.concatenate([each.stragglers for each in self.compute])
+        factors = np.empty(len(steps) * len(constant))
+        kinds = placed((f"step_{each.pool}", len(each.stragglers)) for each in self.compute)
+        self._lognormal(kinds, self.step, (steps, drawn), factors)
+        rows = factors.reshape(len(steps), -1)
+        for _, low, high in kinds:
+            yield constant[low:high] * rows[:, low:high]
+
+    @cached_property
+    def _jittered(self) -> Kinds:
+        return placed((f"event_{each.pool}", len(each.stragglers) * each.draws) for each in self.compute)
+
+    @cached_property
+    def _wired(self) -> Kinds:
+        return placed((each.kind, each.pairs * each.draws) for each in self.wires)
+
+    @cached_property
+    def _used(self) -> Array | None:
+        """Places of a row that any transfer uses; None: all."""
+        if all(each.used is None for each in self.wires):
+            return None
+        rows = [np.arange(each.pairs * each.draws).reshape(each.pairs, -1) for each in self.wires]
+        kept = (row if each.used is None else row[:, each.used] for row, each in zip(rows, self.wires, strict=True))
+        starts = (low for _, low, _ in self._wired)
+        return np.concatenate([low + row.reshape(-1) for low, row in zip(starts, kept, strict=True)])
 
     def _spiked(self, spike: Spike, each: Jitter, step: int) -> Array:
         """Mark the operations of a pool that a spike hits in a step."""
         drawn = self.stream(f"spike_{each.pool}", step).random(len(each.stragglers) * each.draws)
         return np.asarray(drawn < spike.probability)
 
-    def _wires(self, each: Wires, step: int, into: Array) -> None:
-        if each.used is None:
-            self._lognormal(each.kind, self.link, step, into)
-            return
-        drawn = np.ascontiguousarray(
-            self._normal(each.kind, self.link, step, into).reshape(each.pairs, -1)[:, each.used]
-        )
-        into[:] = 1.0
-        into.reshape(each.pairs, -1)[:, each.used] = np.exp(drawn)
-
-    def _lognormal(self, kind: str, sigma: float, step: int, into: Array) -> None:
+    def _lognormal(self, kinds: Kinds, sigma: float, how: tuple[range, Normals], into: Array) -> None:
         if sigma == 0:
             into[:] = 1.0
-        else:
-            np.exp(self._normal(kind, sigma, step, into), out=into)
-
-    def _normal(self, kind: str, sigma: float, step: int, into: Array) -> Array:
-        self.stream(kind, step).standard_normal(out=into)
-        into *= sigma
-        into -= 0.5 * sigma * sigma
-        return into
+            return
+        steps, drawn = how
+        drawn(self.stream, kinds, steps, into)
+        lognormal(into, sigma)
 
     @cached_property
     def _constant(self) -> Array:

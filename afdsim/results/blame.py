@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -238,4 +239,4 @@ def added(trees: Sequence[Any]) -> Any:
     if isinstance(first, Mapping):
         keys = dict.fromkeys(key for tree in trees for key in tree)
         return {key: added([tree[key] for tree in trees if key in tree]) for key in keys}
-    return [sum(each) for each in zip(*trees, strict=True)]
+    return [sum(each) for each in zip_longest(*trees, fillvalue=0.0)]

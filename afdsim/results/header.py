@@ -66,6 +66,19 @@ def _engine_line(each: tree.Colocated | tree.TensorParallel) -> str:
     )
 
 
+def deployment_lines(scenario: Scenario) -> list[str]:
+    """Return the line of the deployment; of unlike cells behind a router one of every kind, with their numbers."""
+    if not scenario.unlike:
+        return [deployment_line(scenario)]
+    lines, first = [], 0
+    for part in scenario.parts:
+        last = first + (part.router.count if part.router else 1) - 1
+        cells = f"cell[{first}]" if first == last else f"cell[{first}] to cell[{last}]"
+        lines += hanging(f"{cells} ", deployment_line(part))
+        first = last + 1
+    return lines
+
+
 def prefill_lines(scenario: Scenario) -> list[str]:
     """Return ``Prefill 2x8 H200 (16 GPUs), TP8, 8,192 tokens a step``, wrapped; nothing where prompts come computed."""
     if scenario.mixed is not None:
@@ -134,7 +147,8 @@ def router_line(scenario: Scenario) -> list[str]:
     router = scenario.router
     if router is None:
         return []
-    return hanging("Router ", f"{router.policy} over {show_many(router.replicas, 'cell')}, each the deployment above")
+    what = f"of {show_many(len(scenario.parts), 'kind')}" if scenario.unlike else "each the deployment above"
+    return hanging("Router ", f"{router.policy} over {show_many(router.count, 'cell')}, {what}")
 
 
 def network_line(scenario: Scenario) -> list[str]:

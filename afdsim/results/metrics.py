@@ -307,7 +307,7 @@ def _numbers(tokens: Columns, times: Floats) -> Floats:
     if "cell" not in tokens or not len(steps_):
         return steps_
     cells = np.asarray(tokens["cell"])
-    own = cells == np.bincount(cells).argmax()
+    own = cells == np.bincount(cells[cells >= 0], minlength=1).argmax()
     numbers, place = np.unique(steps_[own], return_inverse=True)
     last = np.zeros(len(numbers))
     np.maximum.at(last, place, times[own])

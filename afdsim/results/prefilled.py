@@ -101,6 +101,7 @@ def gpus(found: Columns, record: Record) -> Columns:
         "pool": np.full(len(seconds), NAME),
         "instance": np.repeat(np.arange(prefill.instances), each),
         "rank": np.tile(np.arange(each), prefill.instances),
+        "cell": np.full(len(seconds), -1),
         **{cause: seconds[:, place] for place, cause in enumerate(CAUSES)},
     }
     return {name: np.concatenate([column, more[name]]) for name, column in found.items()}

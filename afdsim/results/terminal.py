@@ -14,7 +14,7 @@ from afdsim.engine.books import CAUSES
 from afdsim.results import blaming, caching, metrics, mixed, outages
 from afdsim.results.bottleneck import ROUND_TRIP
 from afdsim.results.header import (
-    deployment_line,
+    deployment_lines,
     hanging,
     model_lines,
     network_line,
@@ -114,14 +114,15 @@ class _Page:
         key = f"sha256:{scenario.key[:8]}"
         plural = "s" if len(self.runs) > 1 else ""
         first = f"afdsim {__version__}  {source or scenario.name}  {key}  seed{plural} {seeds}"
-        lines = [self.ink.strong(first), *model_lines(scenario, self.runs[0].formats), deployment_line(scenario)]
+        lines = [self.ink.strong(first), *model_lines(scenario, self.runs[0].formats)]
+        lines += deployment_lines(scenario)
         lines += [*prefill_lines(scenario), *router_line(scenario)]
         return [*lines, *network_line(scenario), *straggler_lines(scenario)]
 
     def latencies(self) -> list[str]:
         """Return the table of percentiles, with the definitions below."""
         samples = {metric: self._pooled(metric) for metric, _, _ in self._latencies}
-        drafts = getattr(self.runs[0].scenario.deployment, "mtp", None) is not None
+        drafts = any(part.deployment.mtp is not None for part in self.runs[0].scenario.parts)
         rows = [
             [f"{label} per step" if drafts and metric == "itl" else label, *_cells(samples[metric], scale)]
             for metric, label, scale in self._latencies
@@ -285,23 +286,23 @@ class _Page:
     def cells(self) -> list[str]:
         """Say what every cell behind a router did; of many those with the longest waits and TPOT."""
         cells = self.own.get("cells", ())
+        pools = dict.fromkeys(pool for each in cells for pool in each["busy"])
         rows = [
             [
                 f"cell[{number}]",
                 show_count(each["completed"]),
                 f"{each['tgs']:,.0f}" if "tgs" in each else "n/a",
                 *(f"{each[key]:,.4g}" if key in each else "n/a" for key in _OF_CELLS.values()),
-                *(f"{share:.1%}" for share in each["busy"].values()),
+                *(f"{each['busy'][pool]:.1%}" if pool in each["busy"] else _NONE for pool in pools),
             ]
             for number, each in enumerate(cells)
         ]
         if not rows:
             return []
-        busy = [f"{pool} busy" for pool in cells[0]["busy"]]
         kept = sorted(range(len(rows)), key=lambda at: -cells[at].get("mean_queue_ms", 0.0))[:_MOST_ROWS]
         shown = [rows[at] for at in sorted(kept)]
         left = [f" and {len(rows) - len(shown)} more cells that wait less"] if len(shown) < len(rows) else []
-        head = ["cell", "finished", "tok/s/GPU", *_OF_CELLS, *busy]
+        head = ["cell", "finished", "tok/s/GPU", *_OF_CELLS, *(f"{pool} busy" for pool in pools)]
         return [self.ink.strong("Cells behind the router"), *table(head, shown, self.ink), *left]
 
     def failures(self) -> list[str]:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from afdsim.scenario import words
 from afdsim.scenario.leaves import got
-from afdsim.scenario.yamlfile import Document, Keys, dotted, split
+from afdsim.scenario.yamlfile import Document, Keys, at, dotted, split
 from afdsim.units import suggestion
 
 if TYPE_CHECKING:
@@ -44,20 +44,21 @@ _KINDS = ("servers", "mixed")
 _TRACE_HINT = "needs the file to replay; write it here or give --set workload.trace.path=FILE"
 
 
-def lines(error: ValidationError, document: Document, root: Model) -> Iterator[str]:
-    """Yield every fault as ``file:line:col: path: message``."""
+def lines(error: ValidationError, document: Document, root: Model, under: Keys = ()) -> Iterator[str]:
+    """Yield every fault as ``file:line:col: path: message``; the document stands `under` some keys of another."""
     for item in error.errors(include_url=False):
         keys = _keys(item["loc"], document.data)
         if item["type"] == "faults":
             for path, message in item["ctx"]["faults"]:
                 below = (int(key) if key.isdigit() else key for key in (split(path) if path else ()))
-                yield _line(document, (*keys, *below), message)
+                yield _line(document, (*keys, *below), message, under=under)
         elif item["type"] == "extra_forbidden":
-            yield _line(document, keys, _unknown(keys, root, document.data), key=True)
+            yield _line(document, keys, _unknown(keys, root, document.data), key=True, under=under)
         else:
             if item["type"] == "union_tag_not_found":
                 keys = (*keys, _bare(item["ctx"]["discriminator"]))
-            yield _line(document, keys, _message(item, keys), key=item["loc"][-1:] == ("[key]",))
+            key = item["loc"][-1:] == ("[key]",)
+            yield _line(document, keys, _message(item, keys), key=key, under=under)
 
 
 def no_such_key(root: Model, keys: Keys, data: Any = None) -> str | None:
@@ -66,8 +67,17 @@ def no_such_key(root: Model, keys: Keys, data: Any = None) -> str | None:
         known = _known(root, keys[:depth], data)
         if known is None:
             return None
+        if isinstance(key, int):  # an item of a list that is there
+            continue
         if not known:
             return f"{dotted(keys[:depth])!r} has no keys"
+        name, _, place = key.removesuffix("]").partition("[")
+        if key not in known and name in known and place.isdigit():
+            path = (*keys[:depth], name)
+            items = None if data is None else at(data, path) or ()
+            if isinstance(items, Sequence) and int(place) >= len(items):
+                return f"{dotted(path)!r} has {len(items)} items, and none with number {place}; the first has 0"
+            return no_such_key(root, (*path, int(place), *keys[depth + 1 :]), data)
         if key not in known:
             under = f" under {dotted(keys[:depth])!r}" if depth else ""
             home = _home(keys[: depth + 1], root)
@@ -98,8 +108,8 @@ def described(root: Model) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _line(document: Document, keys: Keys, message: str, *, key: bool = False) -> str:
-    parts = (document.where(keys, key=key), dotted(keys), message)
+def _line(document: Document, keys: Keys, message: str, *, key: bool = False, under: Keys = ()) -> str:
+    parts = (document.where(keys, key=key), dotted((*under, *keys)), message)
     return ": ".join(part for part in parts if part)
 
 

@@ -69,6 +69,7 @@ class Scenario(Part):
     run: tree.Run = tree.Run()
 
     _document: Document = PrivateAttr(default_factory=lambda: Document(data={}))
+    _inside: str = PrivateAttr("")
 
     @model_validator(mode="before")
     @classmethod
@@ -91,8 +92,11 @@ class Scenario(Part):
         yield from divisions.faults(self.model, self.deployment, self._misfits)
         if self.mixed is None:
             yield from prefilling.misfits(self.servers, self.model, self.workload, self.sla)
-        if self.servers is not None and self.router is not None:
-            yield "router", "is not modelled behind prefill servers, which feed one deployment; remove one of them"
+        if self.servers is not None and self.router is not None and len(self.router.cells or ()) > 1:
+            yield (
+                "router.cells",
+                "must be of one kind behind prefill servers, which send their KV caches to any of them",
+            )
 
     def _misfits(self, deployment: tree.Deployment) -> Iterator[Fault]:
         """Yield what of the rest does not fit a deployment."""
@@ -160,12 +164,45 @@ class Scenario(Part):
         """How decode steps compute prompts; None where they compute none."""
         return self.prefill if isinstance(self.prefill, prefilling.Mixed) else None
 
+    @property
+    def inside(self) -> str:
+        """What comes before the paths of a part, such as ``router.cells[1].``; nothing of a whole scenario."""
+        return self._inside
+
+    @property
+    def unlike(self) -> bool:
+        """Whether a router sends requests to cells that are not all the deployment of the scenario."""
+        return self.router is not None and self.router.cells is not None
+
+    @cached_property
+    def parts(self) -> tuple[Scenario, ...]:
+        """The scenario of every kind of cell behind a router, with as many replicas; else the scenario itself."""
+        if self.router is None or self.router.cells is None:
+            return (self,)
+        return tuple(self._part(number, each) for number, each in enumerate(self.router.cells))
+
+    def _part(self, number: int, each: routing.Cells) -> Scenario:
+        """The scenario with what differs in some cells on top, and checked again; marks are those of its keys."""
+        assert self.router is not None
+        document, keys = self._document, ("router", "cells", number)
+        router = {"replicas": each.replicas, "policy": self.router.policy}
+        own = {key: value for key, value in document.data["router"]["cells"][number].items() if key != "replicas"}
+        data = {key: value for key, value in document.data.items() if key != "router"} | {"router": router}
+        if own.get("deployment", {}).get("type", self.deployment.type) != self.deployment.type:
+            data = routing.of_another_type(data)
+        found = {path: document.mark((*keys, *path)) for path in _all_keys(own, ()) if path}
+        marks = {path: mark for path, mark in found.items() if mark is not None}
+        base = Document(data=data, marks=document.marks)
+        return _validated(_shorthand(yamlfile.merged(base, Document(data=own, marks=marks))), under=keys)
+
     @cached_property
     def key(self) -> str:
         """SHA-256 of the meaning: every resolved value, the content of the files it names, the version of afdsim."""
         from afdsim import __version__
 
         data = self.resolved()
+        if self.unlike:
+            data["router"]["cells"] = [part.key for part in self.parts]
         data["model"] = _content(data["model"])
         if "trace" in data["workload"]:
             data["workload"]["trace"]["path"] = _content(data["workload"]["trace"]["path"])
@@ -347,6 +384,10 @@ class Streams:
         self._seed, self._cell = seed, cell
         self._generators: dict[str, tuple[np.random.Generator, dict[str, Any]]] = {}
 
+    def words(self, kind: str) -> tuple[int, int, int]:
+        """Both words of a kind's key, and the last one of its counters, behind the step."""
+        return self._seed, int(Kind[kind]), self._cell
+
     def __call__(self, kind: str, step: int = 0) -> np.random.Generator:
         if kind not in self._generators:
             generator = stream(self._seed, kind, step, self._cell)
@@ -411,20 +452,22 @@ def _put(document: Document, path: str, value: Any, mark: Mark) -> Document:
     keys = _keys(path)
     if (fault := complaints.no_such_key(Scenario, keys, document.data)) is not None:
         raise ScenarioError(f"{mark.key}: {path}: {fault}".removeprefix(": "))
-    return _shorthand(yamlfile.put(document, keys, value, mark))
+    return _shorthand(yamlfile.put(document, yamlfile.indexed(document.data, keys), value, mark))
 
 
-def _validated(document: Document) -> Scenario:
-    """Return the scenario of plain data, or raise every fault at once."""
+def _validated(document: Document, under: Keys = ()) -> Scenario:
+    """Return the scenario of plain data, or raise every fault at once; it stands `under` some keys of another."""
     _anchor(document)
     try:
         scenario = Scenario.model_validate(document.data)
     except ValidationError as error:
-        faults = [*document.faults, *complaints.lines(error, document, Scenario)]
+        faults = [*document.faults, *complaints.lines(error, document, Scenario, under)]
         raise ScenarioError("\n".join(sorted(dict.fromkeys(faults), key=_by_position))) from None
     if document.faults:
         raise ScenarioError("\n".join(document.faults))
     scenario._document = document
+    scenario._inside = f"{yamlfile.dotted(under)}." if under else ""
+    _ = scenario.parts  # whose faults are those of the scenario
     return scenario
 
 
@@ -451,9 +494,12 @@ def _anchor(document: Document) -> None:
     model = document.data.get("model")
     if isinstance(model, str):
         document.data["model"] = _model_file(model, document.folder(("model",)))
-    for keys in (("workload", "trace", "path"), ("variation", "experts", "path")):
-        part = document.data.get(keys[0])
-        inner = part.get(keys[1]) if isinstance(part, dict) else None
+    router = document.data.get("router")
+    cells = router.get("cells") if isinstance(router, dict) else None
+    inside = [("router", "cells", number) for number in range(len(cells) if isinstance(cells, list) else 0)]
+    experts: list[Keys] = [(*keys, "variation", "experts", "path") for keys in ((), *inside)]
+    for keys in (("workload", "trace", "path"), *experts):
+        inner = yamlfile.at(document.data, keys[:-1])
         if isinstance(inner, dict) and isinstance(inner.get("path"), str) and "\0" not in inner["path"]:
             inner["path"] = str((document.folder(keys) / inner["path"]).resolve())
 

@@ -80,11 +80,13 @@ class Document:
 
     def folder(self, keys: Keys) -> Path:
         """Return the folder that a relative path at `keys` starts from."""
-        for length in range(len(keys), -1, -1):
-            mark = self.marks.get(keys[:length])
-            if mark is not None:
-                return Path(mark.folder)
-        return Path()
+        mark = self.mark(keys)
+        return Path() if mark is None else Path(mark.folder)
+
+    def mark(self, keys: Keys) -> Mark | None:
+        """Return the mark of a value, else of its nearest parent."""
+        marks = (self.marks.get(keys[:length]) for length in range(len(keys), -1, -1))
+        return next((mark for mark in marks if mark is not None), None)
 
 
 def read(path: Path) -> Document:
@@ -128,8 +130,8 @@ def put(document: Document, keys: Keys, value: Any, mark: Mark) -> Document:
     data = copy.deepcopy(document.data)
     parent = data
     for position, key in enumerate(keys[:-1]):
-        parent = parent.setdefault(key, {})
-        if not isinstance(parent, dict):
+        parent = parent[key] if isinstance(key, int) else parent.setdefault(key, {})
+        if not isinstance(parent, list if isinstance(keys[position + 1], int) else dict):
             path = dotted(keys[: position + 1])
             raise ScenarioError(
                 f"{mark.key}: {path}: is not a map, so it has no key {keys[position + 1]!r}".lstrip(": ")
@@ -141,6 +143,26 @@ def put(document: Document, keys: Keys, value: Any, mark: Mark) -> Document:
     marks = _without(document.marks, keys)
     marks[keys] = mark
     return Document(data=data, marks=marks, faults=document.faults)
+
+
+def at(data: Any, keys: Keys) -> Any:
+    """Return what stands at some keys of plain data; None where nothing does."""
+    for key in keys:
+        if isinstance(key, int):
+            data = data[key] if isinstance(data, list) and key < len(data) else None
+        else:
+            data = data.get(key) if isinstance(data, dict) else None
+    return data
+
+
+def indexed(data: Any, keys: Keys) -> Keys:
+    """Return the keys of a path with ``cells[1]`` as a list and its place, where the data has such a list."""
+    found: Keys = ()
+    for key in keys:
+        name, _, place = str(key).removesuffix("]").partition("[")
+        items = at(data, (*found, name)) if place.isdigit() else None
+        found += (name, int(place)) if isinstance(items, list) and int(place) < len(items) else (key,)
+    return found
 
 
 def dump(data: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from afdsim.cluster.network import Network
 from afdsim.cost.roofline import CostModel
 from afdsim.engine.books import CAUSES
 from afdsim.errors import ScenarioError
-from afdsim.results.header import WIDTH, deployment_line, model_line, prefill_lines, router_line, straggler_lines
+from afdsim.results.header import WIDTH, deployment_lines, model_line, prefill_lines, router_line, straggler_lines
 from afdsim.results.ink import Ink, table
 from afdsim.results.metrics import shown_in
 from afdsim.results.result import Result, pooled, to_json, write_text
@@ -342,7 +342,7 @@ def _head(name: str, run: Result, keys: Sequence[str]) -> list[str]:
     """Return a name and, hanging from it, what it is; below the name where that is long."""
     scenario = run.scenario
     own, label = scenario.resolved(), f"{name}: "
-    texts = [deployment_line(scenario), model_line(scenario, run.formats)]
+    texts = [*deployment_lines(scenario), model_line(scenario, run.formats)]
     texts += filter(None, [" ".join(map(str.strip, lines(scenario))) for lines in _LINES])
     keys = [key for key in keys if key != "model" and _used(key, scenario)]
     for part in dict.fromkeys(key.partition(".")[0] for key in keys):

@@ -45,10 +45,10 @@ class Fleet:
     cells: list[Cell]
     demand: Demand
 
-    def routed(self, policy: str, engine: Engine) -> Routed:
+    def routed(self, policy: str, engine: Engine, threads: int = 1) -> Routed:
         """Send the requests to the cells."""
         members = [member(cell, self.demand, engine) for cell in self.cells]
-        return route(members, self.demand, routing(policy, 0), None)
+        return route(members, self.demand, routing(policy, 0), None, threads=threads)
 
 
 def fleet(scenario: Scenario, cells: int) -> Fleet:
@@ -85,6 +85,17 @@ def test_one_cell_behind_a_router_is_the_run_without_it(scenario, policy, engine
 def test_both_engines_send_requests_to_the_same_cells_and_leave_the_same_records(scenario, cells, policy):
     assume(lower(scenario, seed=0).refuses is None)
     one, other = (fleet(scenario, cells).routed(policy, engine) for engine in ("processes", "kernel"))
+
+    assert np.array_equal(one.chosen, other.chosen)
+    for mine, its in zip(one.records, other.records, strict=True):
+        assert_alike(mine, its)
+
+
+@fewer()
+@given(open_loops(), st.integers(2, 4), st.sampled_from(POLICIES))
+def test_threads_change_nothing(scenario, cells, policy):
+    engine = "kernel" if lower(scenario, seed=0).refuses is None else "processes"
+    one, other = (fleet(scenario, cells).routed(policy, engine, threads) for threads in (1, 3))
 
     assert np.array_equal(one.chosen, other.chosen)
     for mine, its in zip(one.records, other.records, strict=True):
