@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from afdsim.engine.cell import Cell
@@ -39,7 +41,7 @@ class Blocks:
         self.cell, self.desk = cell, Desk(cell, demand)
         self._progress, self._observer = progress, observer
         self._run, self._populate, normals = compiled()
-        self._drawn_by = sooner(normals)
+        self._variation = replace(cell.variation, normals=sooner(normals))
         self._closing = Closing(self.desk)
         self._completed: list[tuple[int, int]] = []
         """Half-open ranges of completed steps."""
@@ -142,7 +144,7 @@ class Blocks:
 
     def _drawn(self, first: int) -> Noise:
         """Factors of the next steps."""
-        variation = self.cell.variation
+        variation = self._variation
         computes, wires = int(variation.units[-1]), int(variation.pairs[-1])
         varies = computes * variation.jitters, wires * (variation.link > 0)
         each = sum(varies)
@@ -151,8 +153,8 @@ class Blocks:
         drawn = range(first, self._until)
         more, late = self.desk.spikes(drawn)
         return Noise(
-            compute=variation.operations(drawn, self._drawn_by),
-            wire=self.desk.heard(variation.transfers(drawn, self._drawn_by)),
+            compute=variation.operations(drawn),
+            wire=self.desk.heard(variation.transfers(drawn)),
             compute_stride=INDEX(varies[0]),
             wire_stride=INDEX(varies[1]),
             more=more,

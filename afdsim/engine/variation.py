@@ -98,6 +98,8 @@ class Variation:
     step: float = 0.0
     link: float = 0.0
     spike: Spike | None = None
+    normals: Normals = drawn_by_numpy
+    """How streams are drawn; all ways give the same numbers."""
 
     @property
     def jitters(self) -> bool:
@@ -116,14 +118,14 @@ class Variation:
         draws = [each.draws for each in self.wires for _ in range(each.pairs)]
         return np.cumsum([0, *draws])
 
-    def operations(self, steps: range, drawn: Normals = drawn_by_numpy) -> Array:
+    def operations(self, steps: range) -> Array:
         """Factors of all operations of some steps, as `units` places them; of one step where all are alike."""
         if not self.jitters:
             return self._constant
         size = int(self.units[-1])
         factors = np.empty(size * len(steps))
-        self._lognormal(self._jittered, self.event, (steps, drawn), factors)
-        rows, persistent = factors.reshape(len(steps), size), self._persistent(steps, drawn)
+        self._lognormal(self._jittered, self.event, steps, factors)
+        rows, persistent = factors.reshape(len(steps), size), self._persistent(steps)
         for each, (_, low, high), own in zip(self.compute, self._jittered, persistent, strict=True):
             units = rows[:, low:high].reshape(len(steps), len(each.stragglers), each.draws)
             units *= own[..., np.newaxis]
@@ -144,28 +146,28 @@ class Variation:
         seconds = np.concatenate(hit) * spike.seconds
         return (none, seconds) if spike.late else (seconds, none)
 
-    def transfers(self, steps: range, drawn: Normals = drawn_by_numpy) -> Array:
+    def transfers(self, steps: range) -> Array:
         """Factors of all transfers of some steps, as `pairs` places them; of one step where all are alike."""
         size = int(self.pairs[-1])
         if self.link == 0 or size == 0:
             return np.ones(max(size, 1))
         factors, kinds, used = np.empty(size * len(steps)), self._wired, self._used
         if used is None:
-            self._lognormal(kinds, self.link, (steps, drawn), factors)
+            self._lognormal(kinds, self.link, steps, factors)
             return factors
-        drawn(self.stream, kinds, steps, factors)
+        self.normals(self.stream, kinds, steps, factors)
         rows = factors.reshape(len(steps), size)
         kept = lognormal(rows[:, used], self.link)
         rows[...] = 1.0
         rows[:, used] = kept
         return factors
 
-    def _persistent(self, steps: range, drawn: Normals) -> Iterator[Array]:
+    def _persistent(self, steps: range) -> Iterator[Array]:
         """Straggler x step of the units of every pool (step, unit)."""
         constant = np.concatenate([each.stragglers for each in self.compute])
         factors = np.empty(len(steps) * len(constant))
         kinds = placed((f"step_{each.pool}", len(each.stragglers)) for each in self.compute)
-        self._lognormal(kinds, self.step, (steps, drawn), factors)
+        self._lognormal(kinds, self.step, steps, factors)
         rows = factors.reshape(len(steps), -1)
         for _, low, high in kinds:
             yield constant[low:high] * rows[:, low:high]
@@ -193,12 +195,11 @@ class Variation:
         drawn = self.stream(f"spike_{each.pool}", step).random(len(each.stragglers) * each.draws)
         return np.asarray(drawn < spike.probability)
 
-    def _lognormal(self, kinds: Kinds, sigma: float, how: tuple[range, Normals], into: Array) -> None:
+    def _lognormal(self, kinds: Kinds, sigma: float, steps: range, into: Array) -> None:
         if sigma == 0:
             into[:] = 1.0
             return
-        steps, drawn = how
-        drawn(self.stream, kinds, steps, into)
+        self.normals(self.stream, kinds, steps, into)
         lognormal(into, sigma)
 
     @cached_property
