@@ -6,7 +6,9 @@ samples       a few steps of a run, evenly spread over it
 variation     jitter and stragglers of a run, from keyed streams
 drafts        tokens that speculation drafts and accepts
 prefixes      prompts that begin alike: what of them is in a KV cache
+sessions      turns of sessions: who comes next, and whose KV cache lies where between two turns
 seats         who sits in which micro-batch: continuous batching, admission, KV accounting
+returns       turns of sessions at a boundary: whose session goes on, who comes back, what is there
 turnover      the boundary of a lane: who leaves, gives blocks back, joins
 tables        seconds as the engines look them up, and what a lane's membership costs
 passes        operators of one GPU of each role in a pass: what shares of peak count

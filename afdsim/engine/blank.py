@@ -7,7 +7,7 @@ from types import MappingProxyType
 import numpy as np
 
 from afdsim.cluster.network import Wiring
-from afdsim.engine import culprits, prefixes, seats
+from afdsim.engine import culprits, prefixes, seats, sessions
 from afdsim.engine.books import BLOCK, WIDTH, Ledger, Trace
 from afdsim.engine.capacity import places
 from afdsim.engine.cell import Cell
@@ -210,6 +210,7 @@ def blank_book(cell: Cell, asked: Asked) -> Book:
         row_times=np.zeros(AHEAD),
         stays=np.zeros((AHEAD if cell.keeping.grows else 0, 6), dtype=np.int64),
         prefixes=prefixes.blank(ranks, cell.keeping.groups),
+        sessions=sessions.blank(ranks),
         count=counts(10),
         clock=np.array(
             [FOREVER if asked.warmup < 0 else asked.warmup, FOREVER, FOREVER, FOREVER, 0.0, FOREVER, FOREVER]

@@ -11,17 +11,20 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from afdsim.cluster import network
-from afdsim.engine import books, prefixes, recurrence, samples, schedule, seats, tables, turnover
+from afdsim.engine import books, prefixes, recurrence, returns, samples, schedule, seats, sessions, tables, turnover
 
-ROOMS = (schedule, prefixes, seats, turnover, books, samples, network, tables, recurrence)
+ROOMS = (schedule, prefixes, sessions, seats, returns, turnover, books, samples, network, tables, recurrence)
 """Whose sources the machine code depends on."""
 CALLED = {
     prefixes: ("here", "spare_beside", "beyond", "trim", "take_out", "touch", "let_go", "evict"),
+    sessions: ("upcoming", "open_next", "push", "pop", "take_next", "successor", "lie_down", "pick_up", "forget"),
     seats: (
         "tokens_of", "steps_of", "pace_of", "growth", "gained", "kept", "need", "written", "takes", "shares", "worth",
-        "make_room", "grant", "give_back", "issue", "append", "crowd", "queue", "emptiest", "fewest", "call", "welcome",
-        "put_back", "uncall", "shed", "arrive", "refill", "recompute", "copied", "stops",
+        "make_room", "session_of", "bring", "resume", "lay_down", "grant", "give_back", "issue", "append", "crowd",
+        "queue", "emptiest", "emptiest_of", "fewest", "call", "welcome", "put_back", "uncall", "shed", "arrive",
+        "refill", "recompute", "copied", "begun", "stops",
     ),
+    returns: ("come_back", "go_on", "note_return", "fetch"),
     turnover: (
         "full", "emit", "first_tokens", "grow", "link", "unlink", "schedule", "stand_up", "leave", "sit_down", "join",
         "hand_out", "remove_leaving", "remove_filling", "remove_claim", "strike_out", "preempt", "fill", "claim",

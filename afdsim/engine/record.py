@@ -81,6 +81,20 @@ class Stays:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Conversed:
+    """What sessions were, and what became of their KV cache between turns."""
+
+    session: Array
+    """Of every request."""
+    turn: Array
+    """Of every request, the first of its session being 0."""
+    cut: int
+    """Sessions that were opened and end early: the next turn would be too long."""
+    tally: list[int]
+    """Counts (`engine.sessions`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Boundaries:
     """One row per (step, micro-batch, attention unit): the lossless record of all tokens."""
 
@@ -131,6 +145,8 @@ class Record:
     """SimPy events of the processes; boundaries where the kernel runs the layers, which are its only events."""
     prefill: Prefilled | None = None
     """What prefill did; None where requests bring their KV cache."""
+    sessions: Conversed | None = None
+    """None where every request stands alone."""
     overloaded: bool = False
     """Whether it ended with its last arrival, because the load was not carried: some requests still sit or wait."""
 

@@ -29,6 +29,8 @@ def requests(record: Record, cell: Cell) -> Columns:
         more["preemptions"] = table.preempted
     if cell.keeping.prefix:
         more |= {"prefix": table.group, "prefix_hit": table.hit}
+    if record.sessions is not None:
+        more |= {"session": record.sessions.session, "turn": record.sessions.turn, "kv_found": table.hit}
     seat = np.array(table.seat, dtype=np.int32)
     rank = np.where(seat >= 0, seat // cell.micro_batches, np.int32(-1))
     dp = cell.deployment.attention.dp

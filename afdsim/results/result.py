@@ -461,6 +461,7 @@ def _scalars(run: Run) -> dict[str, Any]:
         "ranks": run.ranks and asdict(run.ranks),
         **({} if run.failures is None else {"failures": run.failures}),
         **({} if run.kv_cache is None else {"kv_cache": run.kv_cache}),
+        **({} if run.sessions is None else {"sessions": run.sessions}),
         **({"cells": list(run.cells)} if run.cells else {}),
         "waits": run.waits,
         "critical": run.critical,
@@ -492,6 +493,7 @@ def _run(scalars: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> Run:
         ranks=_ranks(scalars.get("ranks")),  # older folders have none
         failures=scalars.get("failures"),
         kv_cache=scalars.get("kv_cache"),
+        sessions=scalars.get("sessions"),
         cells=tuple(scalars.get("cells", ())),
         blame=_columns(frames["blame"]) if "blame" in frames else {},
         waits=scalars.get("waits", {}),

@@ -81,6 +81,7 @@ def _own(run: Run, samples: Mapping[str, Samples]) -> dict[str, Any]:
         "too_few": list(_too_few(samples)) or None,
         "failures": run.failures,
         "kv_cache": run.kv_cache,
+        "sessions": run.sessions,
         "cells": [dict(cell) for cell in run.cells] or None,
         **_fates(run),
         "engine": {"name": run.engine.name, "steps": run.engine.steps, "events": run.engine.events},

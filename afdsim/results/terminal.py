@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from afdsim import __version__
 from afdsim.engine.books import CAUSES
-from afdsim.results import blaming, caching, metrics, outages
+from afdsim.results import blaming, caching, conversed, metrics, outages
 from afdsim.results.bottleneck import ROUND_TRIP
 from afdsim.results.header import (
     deployment_line,
@@ -74,6 +74,7 @@ def terminal(
         page.cells(),
         page.failures(),
         page.kv_cache(),
+        page.sessions(),
         page.verdict(),
         page.remarks(),
         [f"Saved {saved}/  ({_CONTENT})"] if saved is not None else [],
@@ -304,6 +305,11 @@ class _Page:
         """Say how KV cache in blocks was given out, and whom that preempted."""
         found = self.own.get("kv_cache")
         return [] if found is None else hanging("KV cache: ", "; ".join(caching.sentences(found)))
+
+    def sessions(self) -> list[str]:
+        """Say what sessions there were, and what became of their KV cache."""
+        found = self.own.get("sessions")
+        return [] if found is None else hanging("Sessions: ", "; ".join(conversed.sentences(found)))
 
     def verdict(self) -> list[str]:
         """Hold the SLA limit by limit."""

@@ -57,7 +57,7 @@ def quick(scenario: Scenario) -> bool:
     """Return whether one more instance is simulated in seconds: a closed loop is, an open one if it has few steps."""
     cell = lower(scenario, seed=scenario.run.seeds[0])
     demand = demanded(scenario, cell, scenario.run.seeds[0])
-    return demand.closed or turns_expected(cell, demand) <= MOST
+    return _loops(scenario) or turns_expected(cell, demand) <= MOST
 
 
 def marginal(result: Result) -> tuple[dict[str, Any], ...]:
@@ -68,7 +68,7 @@ def marginal(result: Result) -> tuple[dict[str, Any], ...]:
     scenario, as_is = result.scenario, _of_run(result)
     if as_is.tgs is None:
         return ()
-    closed = isinstance(scenario.workload.arrival, ClosedLoop)
+    closed = _loops(scenario)
     found, known = [], _measured(scenario, result.seed) if closed else as_is
     for more in ways(scenario):
         head = {"role": more.role, "deployment": more.label}
@@ -80,6 +80,11 @@ def marginal(result: Result) -> tuple[dict[str, Any], ...]:
         else:
             found.append(head | _told(given, known))
     return tuple(found)
+
+
+def _loops(scenario: Scenario) -> bool:
+    """Whether a few steps of a full cluster say what it gives: not where people think between two requests."""
+    return isinstance(scenario.workload.arrival, ClosedLoop) and scenario.workload.sessions is None
 
 
 def _told(given: Figures, known: Figures) -> dict[str, Any]:
