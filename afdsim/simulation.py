@@ -69,7 +69,7 @@ from afdsim.scenario.tree import Afd
 from afdsim.workload import laws as workload
 from afdsim.workload import rates
 from afdsim.workload import sessions as talks
-from afdsim.workload.prefixes import Prefixes
+from afdsim.workload.prefixes import Prefixes, Samples
 from afdsim.workload.sessions import Exponential, Fixed, Sessions, Thought
 from afdsim.workload.traces import read_lengths, read_trace, spread
 
@@ -194,8 +194,10 @@ def _judged_as(demand: Demand) -> tuple[bool, bool]:
     return demand.given is not None, isinstance(demand.source.law, rates.RateCurve)
 
 
-def _prefixes(scenario: Scenario, seed: int) -> Prefixes | None:
+def _prefixes(scenario: Scenario, seed: int) -> Prefixes | Samples | None:
     asked = scenario.workload.prefix
+    if scenario.workload.samples is not None:
+        return Samples(answers=scenario.workload.samples)
     if asked is None:
         return None
     streams = partial(stream, seed)
@@ -276,6 +278,7 @@ def requested(scenario: Scenario, seed: int) -> workload.RequestSource:
         _lengths(asked.output_len) if recorded is None else recorded,
         partial(_stream, seed),
         None if asked.classes is None else _classes(asked.classes),
+        asked.samples or 1,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from afdsim.engine import culprits, seats, sessions
+from afdsim.engine import culprits, prefixes, seats, sessions
 from afdsim.engine.blank import machine, memory
 from afdsim.engine.books import AWAY, BLOCK, BUSY, DOWN, NO_WORK, WAIT_PEER, Ledger, Trace, clear, forget, settle
 from afdsim.engine.capacity import fits, too_long
@@ -24,7 +24,7 @@ from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, Asked, Book
 from afdsim.engine.standstill import Standstill, fragile, spend
 from afdsim.engine.turnover import full
 from afdsim.workload.laws import RequestSource
-from afdsim.workload.prefixes import Prefixes
+from afdsim.workload.prefixes import Prefixes, Samples
 from afdsim.workload.sessions import Plan, Sessions
 
 Array = np.ndarray
@@ -69,7 +69,7 @@ class Demand:
     where `source` says so."""
     routed: bool = False
     """Whether a router hands in the requests of `source`, one by one: which of them come here is not known before."""
-    prefixes: Prefixes | None = None
+    prefixes: Prefixes | Samples | None = None
     """Which prompts begin alike."""
     sessions: Sessions | None = None
     """Turns that follow one another; `source` then says of first turns only."""
@@ -235,6 +235,9 @@ class Desk:
         requests[:, seats.INPUT_LEN], requests[:, seats.OUTPUT_LEN] = input_len, output_len
         if self.demand.prefixes is not None:
             requests[:, seats.GROUP] = self.demand.prefixes.first(wanted)
+        if isinstance(self.demand.prefixes, Samples):
+            wider = prefixes.widened(self.book.prefixes, int(requests[-1, seats.GROUP]) + 1)
+            self.memory = self.memory._replace(book=self.book._replace(prefixes=wider))
         if not self.demand.closed:
             self.book.times[issued:, seats.ARRIVAL] = self.demand.source.times(wanted)[issued:]
 

@@ -13,7 +13,7 @@ from afdsim.cost.roofline import CostModel
 from afdsim.engine import afd, colocated
 from afdsim.engine import sessions as between
 from afdsim.engine.cell import Cell
-from afdsim.engine.seats import FOREVER, Keeping
+from afdsim.engine.seats import FOREVER, UNBOUNDED, Keeping
 from afdsim.scenario import tree
 from afdsim.scenario.document import Scenario
 
@@ -50,6 +50,8 @@ def _keeping(scenario: Scenario, cell: Cell) -> Keeping:
     copies = _host_link(scenario, cell)
     pace = copies if swaps else asked.reprefill_rate or FOREVER
     alike = (0, 0) if prefix is None else (prefix.tokens, prefix.groups)
+    if scenario.workload.samples is not None:
+        alike = (UNBOUNDED, 0)
     found = Keeping(asked.block, asked.policy == "grow", swaps, pace, cell.queries, *alike)
     return _conversing(found, scenario, cell)
 

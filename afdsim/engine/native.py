@@ -21,8 +21,8 @@ CALLED = {
     seats: (
         "tokens_of", "steps_of", "pace_of", "growth", "gained", "kept", "need", "written", "takes", "shares", "worth",
         "make_room", "session_of", "bring", "resume", "lay_down", "grant", "give_back", "issue", "append", "crowd",
-        "queue", "emptiest", "emptiest_of", "fewest", "call", "welcome", "put_back", "uncall", "shed", "arrive",
-        "refill", "recompute", "copied", "begun", "stops",
+        "queue", "emptiest", "emptiest_of", "beside", "fewest", "call", "welcome", "put_back", "uncall", "shed",
+        "arrive", "refill", "recompute", "copied", "begun", "stops",
     ),
     returns: ("come_back", "go_on", "note_return", "fetch"),
     turnover: (

@@ -114,7 +114,8 @@ class Keeping(NamedTuple):
     queries: int
     """Tokens that a sequence writes in a step: one, and its drafts."""
     prefix: int
-    """Tokens with which the prompts of a group begin alike, and whose blocks are shared; 0: none."""
+    """Tokens with which the prompts of a group begin alike, and whose blocks are shared; 0: none; UNBOUNDED: prompts
+    are the same, as of several answers to one."""
     groups: int
     between: int = ALONE
     """What becomes of the KV cache of a conversation between two turns (`sessions`)."""
@@ -436,8 +437,19 @@ def welcome(places: Places, book: Book, request: int) -> None:
     if places.keeping.between == KEEP:
         home = book.sessions.homes[session_of(book, request), RANK]
         seat = seat if home == NOBODY else emptiest_of(places, book.seats, home)
+    elif places.keeping.prefix == UNBOUNDED:
+        seat = beside(places, book, request, seat)
     queue(places, book, request, seat)
     call(places, book, seat // places.micro_batches, NOBODY)
+
+
+def beside(places: Places, book: Book, request: int, seat: int) -> int:
+    """The emptiest seat of the rank where the answer before to the same prompt is, if it has a place, else `seat`."""
+    requests, before = book.requests, request - 1
+    if before < 0 or requests[before, GROUP] != requests[request, GROUP] or requests[before, SEAT] == NOBODY:
+        return seat
+    own = emptiest_of(places, book.seats, requests[before, SEAT] // places.micro_batches)
+    return own if book.seats[own, CROWD] < FULL else seat
 
 
 def refill(places: Places, asked: Asked, book: Book, seat: int, now: float) -> None:

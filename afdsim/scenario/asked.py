@@ -332,6 +332,9 @@ class Workload(Part):
     duration: Annotated[float, Amount("time")] | None = None
     """How long requests arrive, in place of `num_requests`; for open loops."""
     prefix: Prefix | None = None
+    samples: Length | None = None
+    """Answers to every prompt: requests of equal `input_len` that come at once, in a closed loop one after the other.
+    Whole blocks of the prompt are on a rank once. `num_requests` counts answers. Default: one; nothing is shared."""
     sessions: Sessions | None = None
     """Conversations of several turns; default: every request stands alone."""
     trace: Trace | None = None

@@ -128,8 +128,11 @@ class Scenario(Part):
             yield from conversing.misfits(self.workload, self._around())
         if self.router is not None:
             yield from routing.misfits(self.router, self.workload, self.failures is not None)
-        if self.workload.prefix is not None:
-            yield from (("workload.prefix", text) for text in self._unshared())
+        if self.workload.samples is not None:
+            yield from conversing.unsampled(self.workload, self._around())
+        for key in ("prefix", "samples"):
+            if getattr(self.workload, key) is not None:
+                yield from ((f"workload.{key}", text) for text in self._unshared())
         if self.failures is not None and self.kv_cache is not None and self.kv_cache.policy == "grow":
             yield "kv_cache.policy", "grow is not modelled together with failures; write 'policy: reserve'"
 

@@ -44,6 +44,7 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("prefix_len random_prefix_len", ("workload.prefix.tokens",)),
     ("num_prefixes", ("workload.prefix.groups",)),
     ("session multi_turn conversation conversations multi_round", ("workload.sessions",)),
+    ("n best_of num_samples samples_per_prompt num_return_sequences", ("workload.samples",)),
     ("num_turns rounds num_rounds", ("workload.sessions.turns",)),
     ("inter_turn_delay thinking_time", ("workload.sessions.think_time",)),
     ("ramp_up_strategy ramp_up_start_rps ramp_up_end_rps ramp", ("workload.arrival.points",)),
@@ -174,8 +175,8 @@ _TOPICS: tuple[tuple[str, str], ...] = (
         "tokenizer and scheduler are not modelled; 'deployment.host_overhead' is the time that they take in every step",
     ),
     (
-        "beam_width num_beams beam_search best_of temperature top_p sampling_params ignore_eos",
-        "sampling parameters are not modelled: a request has one answer of 'workload.output_len' tokens",
+        "beam_width num_beams beam_search temperature top_p sampling_params ignore_eos",
+        "sampling parameters are not modelled: a request has an answer of 'workload.output_len' tokens",
     ),
     (
         "max_model_len max_seq_len max_position_embeddings",
