@@ -17,8 +17,9 @@ from afdsim.scenario.document import load, shipped
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = [name for name in shipped() if name != "azure_conversation"]
 SHORTER = {
-    "azure_code_burst": ["workload.duration=45s"],
-    "mooncake_long_context": ["workload.duration=60s"],
+    "azure_code_burst": ["workload.duration=30s"],
+    "best_of_n_code": ["workload.duration=30s"],
+    "mooncake_long_context": ["workload.duration=40s"],
     "reasoning_32k": ["workload.output_len.mean=600", "workload.output_len.max=1024"],
     "dialogue_rollout": ["workload.arrival.concurrency=1024", "workload.num_requests=2048", "run.warmup=10s"],
 }

@@ -51,8 +51,7 @@ def misfits(cache: KvCache | None, sessions: Sessions | None) -> Iterator[Fault]
     if cache is None:
         return
     grows, swaps = cache.policy == "grow", cache.preemption == "swap"
-    computed, copied = (grows and not swaps) or kv in ("keep", "drop"), swaps or kv == "offload"
-    for key, way, paid in (("reprefill_rate", "recompute", computed), ("host_bandwidth", "swap", copied)):
-        if getattr(cache, key) is None or paid:
+    for key, way, paid in (("reprefill_rate", "recompute", grows and not swaps), ("host_bandwidth", "swap", swaps)):
+        if getattr(cache, key) is None or paid or kv:  # a sweep over `kv` has both prices
             continue
         yield f"kv_cache.{key}", f"belongs to 'preemption: {way}'; remove it (or set it to null)" if grows else NOBODY

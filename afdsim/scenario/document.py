@@ -442,7 +442,7 @@ def _spell_out_lengths(part: Any) -> None:
     for key in ("input_len", "output_len", "turns", "user_len"):
         if isinstance(part.get(key), int) and not isinstance(part[key], bool):
             part[key] = {"distribution": "constant", "value": part[key]}
-    if isinstance(part.get("think_time"), str):
+    if isinstance(part.get("think_time"), str | int | float) and not isinstance(part["think_time"], bool):
         part["think_time"] = {"distribution": "constant", "value": part["think_time"]}
 
 

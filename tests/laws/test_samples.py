@@ -40,7 +40,7 @@ def sampling(draw: st.DrawFn) -> Scenario:
     return scarce(scenario.vary("deployment.max_num_seqs", draw(st.integers(3, 9))), draw(st.sampled_from([200, 600])))
 
 
-@fewer()
+@fewer(5)
 @given(sampling())
 def test_both_engines_agree_and_every_token_comes_once(scenario):
     kernel, processes = run(scenario), run(scenario, "processes")
@@ -49,6 +49,7 @@ def test_both_engines_agree_and_every_token_comes_once(scenario):
     assert_conserved(kernel)
 
 
+@fewer(3)
 @given(sampling())
 def test_answers_to_a_prompt_have_it_in_common_and_come_together(scenario):
     table = unseen(scenario).record.requests
@@ -61,6 +62,7 @@ def test_answers_to_a_prompt_have_it_in_common_and_come_together(scenario):
         assert np.array_equal(table.arrival, table.arrival[first])
 
 
+@fewer(3)
 @given(sampling())
 def test_a_rank_holds_every_prompt_once_and_no_more_than_there_is(scenario):
     office = Office(scenario.vary("kv_cache", {"policy": "grow", "reprefill_rate": "1e6 tok/s", "block": 4}))
@@ -74,6 +76,7 @@ def test_a_rank_holds_every_prompt_once_and_no_more_than_there_is(scenario):
         assert (office.book.ranks[:, seats.KV_FREE] == office.places.kv_budget - held).all()
 
 
+@fewer(3)
 @given(sampling())
 def test_with_memory_to_spare_all_but_the_first_on_a_rank_find_the_prompt(scenario):
     outcome = unseen(scenario.varied({"deployment.gpu_memory_utilization": 0.9, "deployment.ffn.gpu": "H800"}))
@@ -89,6 +92,7 @@ def test_with_memory_to_spare_all_but_the_first_on_a_rank_find_the_prompt(scenar
     assert outcome.record.prefixes[:2] == [shared[joined].sum(), hits]
 
 
+@fewer(3)
 @given(sampling())
 def test_one_answer_to_every_prompt_is_what_was_without(scenario):
     one = scenario.vary("workload.samples", 1)

@@ -13,7 +13,8 @@ from afdsim.scenario.document import Scenario
 from afdsim.simulation import simulate
 from tests.cases import Outcome, Stages, Wires, fewer, run, tiny, unseen
 from tests.engine.test_seats import Office
-from tests.laws.test_equivalence import assert_same
+from tests.laws.test_colocated import engines, tensors
+from tests.laws.test_equivalence import assert_same, deployments
 from tests.laws.test_failures import assert_conserved
 from tests.laws.test_kv_cache import assert_same_times, blocks_held, rank_of, scarce
 
@@ -35,7 +36,7 @@ BEYOND = {"distribution": "lognormal", "mean": "2ms", "cv": 2.0}
 
 @st.composite
 def talking(draw: st.DrawFn) -> Scenario:
-    """Sessions of a few turns on one or two ranks that have room for some conversations, or for few."""
+    """Sessions of a few turns on any small deployment whose ranks have room for some conversations, or for few."""
     kv = draw(st.sampled_from(["keep", "keep", "offload", "drop"]))
     workload = {
         "arrival": draw(st.sampled_from(ARRIVALS)),
@@ -49,16 +50,16 @@ def talking(draw: st.DrawFn) -> Scenario:
             "kv": kv,
         },
     }
-    scenario = tiny(2, attention=draw(st.integers(1, 2)), deployment__num_microbatches=draw(st.integers(1, 3)))
+    scenario = draw(st.one_of(deployments(), engines(), tensors()))
     drafts = draw(st.sampled_from([None, None, {"draft": 2, "acceptance": 0.6}]))
     cache = draw(st.sampled_from(CACHES[kv]))
-    scenario = scenario.varied({"workload": workload, "kv_cache": cache, "deployment.mtp": drafts})
-    return scarce(
-        scenario.vary("deployment.max_num_seqs", draw(st.integers(3, 6))), draw(st.sampled_from([130, 400, 2000]))
-    )
+    changes = {"run.stop.max_sim_time": draw(st.sampled_from([None, None, "30ms"]))}
+    scenario = scenario.varied({"workload": workload, "kv_cache": cache, "deployment.mtp": drafts, **changes})
+    scenario = scenario.vary("deployment.max_num_seqs", draw(st.integers(3, 6)))
+    return scarce(scenario, draw(st.sampled_from([130, 400, 2000])))
 
 
-@fewer()
+@fewer(5)
 @given(talking())
 def test_both_engines_agree_and_every_token_comes_once(scenario):
     kernel, processes = run(scenario), run(scenario, "processes")
@@ -67,11 +68,12 @@ def test_both_engines_agree_and_every_token_comes_once(scenario):
     assert_conserved(kernel)
     for name in ("session", "turn", "tally", "cut"):
         assert np.array_equal(*(getattr(each.record.sessions, name) for each in (kernel, processes)))
-    if scenario.workload.arrival.process != "closed_loop":
+    if scenario.workload.arrival.process != "closed_loop" and scenario.run.stop.max_sim_time is None:
         assert set(kernel.record.requests.status()) <= {"finished", "refused"}
         assert len(kernel.record.requests) <= scenario.workload.num_requests
 
 
+@fewer(3)
 @given(talking())
 def test_a_turn_comes_when_the_one_before_has_ended_and_repeats_the_conversation(scenario):
     outcome = unseen(scenario)
@@ -91,6 +93,7 @@ def test_a_turn_comes_when_the_one_before_has_ended_and_repeats_the_conversation
         assert np.array_equal(table.arrival[after], table.finish[before])
 
 
+@fewer(3)
 @given(talking())
 def test_tokens_of_conversations_are_kept_or_fetched_or_computed_again(scenario):
     found = unseen(scenario).record
@@ -113,6 +116,7 @@ def test_tokens_of_conversations_are_kept_or_fetched_or_computed_again(scenario)
     assert tally[sessions.OPENED] - tally[sessions.ENDED] <= max(len(table), 30)
 
 
+@fewer(3)
 @given(talking())
 def test_blocks_are_never_more_than_there_are_with_those_that_lie_between_turns(scenario):
     office = Office(scenario)
@@ -140,6 +144,7 @@ def reserved(office: Office) -> np.ndarray:
     return held
 
 
+@fewer(3)
 @given(talking())
 def test_sessions_of_one_turn_are_requests_that_stand_alone(scenario):
     closed = scenario.workload.arrival.process == "closed_loop"
@@ -299,3 +304,33 @@ def test_sessions_are_told(tmp_path):
     assert found.requests[["session", "turn", "kv_found"]].to_numpy().tolist() == [[0, 0, 0], [0, 1, 12], [0, 2, 16]]
     assert "Sessions: 1 opened, 3 turns, 1 ended; KV cache was still there for 100.0%" in terminal(found)
     assert Result.load(found.save(tmp_path / "run")).summary == found.summary
+
+
+@fewer(3)
+@given(st.integers(1, 12), st.integers(1, 4), st.sampled_from(["keep", "offload", "drop"]))
+def test_every_session_of_a_closed_loop_is_in_flight_or_thinks(concurrency, turns, kv):
+    workload = {
+        "arrival": {"process": "closed_loop", "concurrency": concurrency},
+        "num_requests": 60,
+        "input_len": 40,
+        "output_len": {"distribution": "uniform", "min": 1, "max": 9},
+        "sessions": {
+            "turns": turns,
+            "user_len": 3,
+            "kv": kv,
+            "think_time": {"distribution": "exponential", "mean": "2ms"},
+        },
+    }
+    cache = {} if kv == "offload" else {"reprefill_rate": "1e5 tok/s"}
+    record = unseen(tiny(2).varied({"workload": workload, "kv_cache": cache})).record
+    table, told = record.requests, record.sessions
+    goes_on = told.turn < turns - 1
+    row = {(s, t): number for number, (s, t) in enumerate(zip(told.session.tolist(), told.turn.tolist(), strict=True))}
+    after = [row.get((s, t + 1)) for s, t in zip(told.session.tolist(), told.turn.tolist(), strict=True)]
+    comes = np.array([np.inf if each is None else table.arrival[each] for each in after])
+    finish = np.where(np.isnan(table.finish), np.inf, table.finish)
+    for time in np.linspace(0.0, record.ended, 50, endpoint=False):
+        flying = (table.arrival <= time) & (time < finish)
+        thinking = goes_on & (finish <= time) & (time < comes)
+
+        assert flying.sum() + thinking.sum() == concurrency
