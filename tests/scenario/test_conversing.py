@@ -49,7 +49,11 @@ def test_prices_of_all_that_may_become_of_kv_cache_go_with_any_of_it(kv):
         (TALK | PRICE, {"workload.sessions.think_time": 5}, r"think_time.value: needs a unit, for example '5us'"),
         (TALK | PRICE, {"workload.sessions.kv": "lose"}, "kv: must be one of keep, offload, drop"),
         (TALK | PRICE, {"router": {"replicas": 2}}, "and 'router' do not go together: a router would have to hear"),
-        (TALK | PRICE, {"failures": {"mtbf": {"instance": "1 h"}}}, "and 'failures' do not go together"),
+        (
+            TALK | PRICE,
+            {"failures": {"mtbf": {"instance": "1 h"}, "requests": "reject"}},
+            "and 'failures' do not go together",
+        ),
         (TALK | PRICE, {"prefill": {"gpu": "H800", "instances": 1}}, "and 'prefill' do not go together"),
         (TALK | PRICE, {"workload.samples": 2}, "and 'workload.samples' do not go together"),
         (TALK | PRICE, {"workload.prefix": {"groups": 2, "tokens": 9}}, "and 'workload.prefix' do not go together"),
