@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,12 +10,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from afdsim.catalog import entries as catalog
 from afdsim.cluster.network import Network
 from afdsim.cost.checked import checked_cost, checked_network
 from afdsim.cost.identity import label
 from afdsim.cost.roofline import CostModel
 from afdsim.engine.advice import advised
 from afdsim.engine.blocks import Blocks
+from afdsim.engine.capacity import fits, places
 from afdsim.engine.cell import Cell, lonely_step
 from afdsim.engine.crashes import failing
 from afdsim.engine.desk import Demand, Observer
@@ -27,7 +30,19 @@ from afdsim.engine.seats import FOREVER
 from afdsim.engine.servers import lower_prefill
 from afdsim.engine.users import behind
 from afdsim.errors import CapacityError, ScenarioError, SimulationError
-from afdsim.results import blame, bottleneck, caching, critical, metrics, mixed, outages, outcome, pooling, prefilled
+from afdsim.results import (
+    blame,
+    bottleneck,
+    caching,
+    conversed,
+    critical,
+    metrics,
+    mixed,
+    outages,
+    outcome,
+    pooling,
+    prefilled,
+)
 from afdsim.results import cells as joining
 from afdsim.results.remarks import beyond, remarks, unmeasured
 from afdsim.results.result import Result, manifest
@@ -36,8 +51,11 @@ from afdsim.scenario.asked import (
     ClosedLoop,
     Constant,
     ConstantLength,
+    ConstantTime,
+    ExponentialTime,
     Gamma,
     LognormalLength,
+    LognormalTime,
     Mmpp,
     Poisson,
     RateCurve,
@@ -52,7 +70,9 @@ from afdsim.scenario.routing import Policy
 from afdsim.scenario.tree import Afd
 from afdsim.workload import laws as workload
 from afdsim.workload import rates
-from afdsim.workload.prefixes import Prefixes
+from afdsim.workload import sessions as talks
+from afdsim.workload.prefixes import Prefixes, Samples
+from afdsim.workload.sessions import Exponential, Fixed, Sessions, Thought
 from afdsim.workload.traces import read_lengths, read_trace, spread
 
 Progress = Callable[[float, str], None]
@@ -168,6 +188,8 @@ def demanded(scenario: Scenario, cell: Cell, seed: int) -> Demand:
         failing=failing(scenario, cell, seed),
         prefixes=_prefixes(scenario, seed),
     )
+    if scenario.workload.sessions is not None:
+        demand = _conversing(demand, scenario, cell, seed)
     if demand.stop is None:
         return demand
     given, changing = _judged_as(demand)
@@ -179,12 +201,57 @@ def _judged_as(demand: Demand) -> tuple[bool, bool]:
     return demand.given is not None, isinstance(demand.source.law, rates.RateCurve)
 
 
-def _prefixes(scenario: Scenario, seed: int) -> Prefixes | None:
+def _prefixes(scenario: Scenario, seed: int) -> Prefixes | Samples | None:
     asked = scenario.workload.prefix
+    if scenario.workload.samples is not None:
+        return Samples(answers=scenario.workload.samples)
     if asked is None:
         return None
     streams = partial(stream, seed)
     return Prefixes(groups=asked.groups, tokens=asked.tokens, zipf=asked.zipf, stream=streams)
+
+
+def _conversing(demand: Demand, scenario: Scenario, cell: Cell, seed: int) -> Demand:
+    """The demand of sessions whose first turns are its requests."""
+    asked, source, spoken = scenario.workload, demand.source, scenario.workload.sessions
+    assert spoken is not None
+    turns, user_len, output_len = (_given(law) for law in (spoken.turns, spoken.user_len, asked.output_len))
+    longest, offered = catalog.llm(scenario.model).positions or math.inf, places(cell)
+    sessions = Sessions(
+        source=source,
+        turns=turns,
+        user_len=user_len,
+        output_len=output_len,
+        think=_thought(spoken.think_time),
+        fits=lambda context: (context <= longest) & fits(offered, context),
+        stream=partial(stream, seed),
+    )
+    if demand.closed:
+        return replace(demand, sessions=sessions)
+    if asked.duration is not None:
+        plan = sessions.plan(demand.num_requests)
+    else:
+        plan = sessions.first_requests(demand.num_requests)
+    last = float(source.times(len(plan.cut))[-1])
+    return replace(demand, sessions=sessions, num_requests=len(plan), last=last)
+
+
+def _given(law: ConstantLength | LognormalLength | UniformLength | None) -> workload.Lengths:
+    found = _lengths(law)
+    assert found is not None, "the schema demands it"
+    return found
+
+
+def _thought(law: ConstantTime | ExponentialTime | LognormalTime | None) -> Thought:
+    match law:
+        case None:
+            return Fixed(seconds=0.0)
+        case ConstantTime(value=value):
+            return Fixed(seconds=value)
+        case ExponentialTime(mean=mean):
+            return Exponential(mean=mean)
+        case LognormalTime(mean=mean, cv=cv):
+            return talks.LognormalTime(mean=mean, cv=cv)
 
 
 def counted(scenario: Scenario, source: workload.RequestSource) -> int:
@@ -218,6 +285,7 @@ def requested(scenario: Scenario, seed: int) -> workload.RequestSource:
         _lengths(asked.output_len) if recorded is None else recorded,
         partial(_stream, seed),
         None if asked.classes is None else _classes(asked.classes),
+        asked.samples or 1,
     )
 
 
@@ -330,10 +398,20 @@ def steps_expected(cell: Cell, demand: Demand) -> float:
     if demand.closed:
         rounds = 1.0 + demand.num_requests / max(min(demand.concurrency, cell.deployment.slots), 1)
         return min(float(output_len.mean()) * rounds, demand.horizon / step)
+    if demand.sessions is not None:
+        return _steps_of_sessions(demand, demand.sessions, step)
     arrival = demand.source.times(demand.num_requests)
     ends = np.maximum.accumulate(arrival + output_len * step)
     idle = np.maximum(arrival[1:] - ends[:-1], 0.0).sum()
     return float(min(ends[-1] - arrival[0] - idle, demand.horizon) / step)
+
+
+def _steps_of_sessions(demand: Demand, sessions: Sessions, step: float) -> float:
+    """Decode steps of an open loop of sessions, roughly: while any is in flight, and no more than all answers have."""
+    plan = sessions.first_requests(demand.num_requests)
+    lasts = np.bincount(plan.session, plan.output_len * step + plan.think)
+    ends = demand.source.times(len(plan.cut)) + lasts
+    return float(min(ends.max() / step, float(plan.output_len.sum()), demand.horizon / step))
 
 
 def placed(error: CapacityError, scenario: Scenario) -> CapacityError:
@@ -397,6 +475,7 @@ def _run(
         failures=outages.told(record, requests, tokens, asked),
         kv_cache=caching.told(scenario, record),
         mixed=mixed.told(scenario, record),
+        sessions=conversed.told(scenario, record),
         bounds=None if (means := outcome.mean_step(record, cell)) is None else bottleneck.bounds(cell, means),
         ranks=outcome.ranks(record, cell, gpus),
         blame=blame.columns(record, cell, gpus),

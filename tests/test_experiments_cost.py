@@ -7,6 +7,10 @@ import pandas as pd
 import pytest
 
 from afdsim.cost.roofline import read_table
+from afdsim.scenario.document import load
+from afdsim.workload.laws import Lognormal, draw
+from afdsim.workload.rates import Modulated, State, TimeChange
+from afdsim.workload.traces import read_trace
 
 
 @pytest.fixture
@@ -15,12 +19,12 @@ def experiment(repository, monkeypatch):
 
     def imported(folder, name):
         monkeypatch.syspath_prepend(str(repository / "experiments" / folder))
-        for stale in ("run", "recipes", "tables", "figures", "deployments"):
+        for stale in ("run", "recipes", "tables", "figures", "deployments", "traces"):
             monkeypatch.delitem(sys.modules, stale, raising=False)
         return __import__(name)
 
     yield imported
-    for stale in ("run", "recipes", "tables", "figures", "deployments"):
+    for stale in ("run", "recipes", "tables", "figures", "deployments", "traces"):
         sys.modules.pop(stale, None)
 
 
@@ -107,3 +111,28 @@ def test_a_table_of_fused_experts_beats_the_simple_form(experiment, shared):
     recipe = next(recipe for recipe in tables.chosen() if recipe.identity.kernel == "grouped_gemm")
 
     assert np.median(tables.left_out(tables.points(recipe, shared / "silicon"))) < 0.03
+
+
+def test_laws_of_a_recorded_service_are_those_that_it_was_drawn_from(experiment):
+    traces = experiment("calibration", "traces")
+    law, rng = Lognormal(mean=2000, cv=1.5, max=50_000), np.random.default_rng(1)
+    found = traces.lognormal(draw(law, rng, 100_000))
+    change = TimeChange(Modulated(states=(State(rate=16.0, dwell=7.0), State(rate=0.5, dwell=45.0))), rng)
+    times = change(np.cumsum(rng.standard_exponential(200_000)))
+
+    assert (found.mean, found.cv) == pytest.approx((2000, 1.5), rel=0.05)
+    for window in traces.WINDOWS:
+        assert traces.wanted(16.0, 0.5, (7.0, 45.0), window) == pytest.approx(traces.scatter(times, window), rel=0.1)
+
+
+def test_shipped_workloads_hold_the_laws_of_their_traces(experiment, shared):
+    traces = experiment("calibration", "traces")
+    for name, file in (
+        ("azure_code_burst", "azure23_code.csv"),
+        ("mooncake_long_context", "mooncake_conversation.jsonl"),
+    ):
+        asked, trace = load(name).workload, read_trace(shared / "traces" / file, "auto")
+        for given, lengths in ((asked.input_len, trace.input_len), (asked.output_len, trace.output_len)):
+            law = traces.lognormal(lengths)
+
+            assert (given.mean, given.cv, given.max) == (round(law.mean), round(law.cv, 2), law.max)

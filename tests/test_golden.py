@@ -16,13 +16,21 @@ from afdsim.scenario.document import load, shipped
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = [name for name in shipped() if name != "azure_conversation"]
+SHORTER = {
+    "azure_code_burst": ["workload.duration=30s"],
+    "best_of_n_code": ["workload.duration=30s"],
+    "mooncake_long_context": ["workload.duration=40s"],
+    "reasoning_32k": ["workload.output_len.mean=600", "workload.output_len.max=1024"],
+    "dialogue_rollout": ["workload.arrival.concurrency=1024", "workload.num_requests=2048", "run.warmup=10s"],
+}
+"""Scenarios that are cut short here, because minutes of them say no more than seconds do."""
 TAKEN = {"definitions", "provenance", "notes", "itl_method", "engine"}
 
 
 def summarised(name):
     """Numbers of a run; of the Azure replay those of a short trace that ships with the tests."""
     trace = [f"workload.trace.path={Path(__file__).parent / 'data/azure.csv'}"] if name == "azure_conversation" else []
-    found = afdsim.simulate(load(name, overrides=trace)).summary
+    found = afdsim.simulate(load(name, overrides=[*trace, *SHORTER.get(name, ())])).summary
     own = {key: value for key, value in found["afdsim"].items() if key not in TAKEN}
     return found | {"afdsim": own | {"steps": found["afdsim"]["engine"]["steps"]}}
 

@@ -7,8 +7,10 @@ variation     jitter and stragglers of a run, from keyed streams
 normals       standard normal numbers of keyed streams, for machine code
 drafts        tokens that speculation drafts and accepts
 prefixes      prompts that begin alike: what of them is in a KV cache
+sessions      turns of sessions: who comes next, and whose KV cache lies where between two turns
 seats         who sits in which micro-batch: continuous batching, admission, KV accounting
 chunks        prompts inside decode steps: what a step computes of them
+returns       turns of sessions at a boundary: whose session goes on, who comes back, what is there
 turnover      the boundary of a lane: who leaves, gives blocks back, joins
 tables        seconds as the engines look them up, and what a lane's membership costs
 passes        operators of one GPU of each role in a pass: what shares of peak count

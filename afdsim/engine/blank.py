@@ -7,7 +7,7 @@ from types import MappingProxyType
 import numpy as np
 
 from afdsim.cluster.network import Wiring
-from afdsim.engine import culprits, prefixes, seats
+from afdsim.engine import culprits, prefixes, seats, sessions
 from afdsim.engine.books import BLOCK, WIDTH, Ledger, Trace
 from afdsim.engine.capacity import places
 from afdsim.engine.cell import Cell
@@ -213,6 +213,7 @@ def blank_book(cell: Cell, asked: Asked) -> Book:
         chunks=np.zeros((prompting.most, 6), dtype=np.int64),
         chunk_times=np.zeros(prompting.most),
         sums=np.zeros((len(prompting.windows), ranks * m, 5)),
+        sessions=sessions.blank(ranks),
         count=counts(11),
         clock=np.array(
             [FOREVER if asked.warmup < 0 else asked.warmup, FOREVER, FOREVER, FOREVER, 0.0, FOREVER, FOREVER]

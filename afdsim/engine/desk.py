@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from afdsim.engine import culprits, seats
+from afdsim.engine import culprits, prefixes, seats, sessions
 from afdsim.engine.blank import machine, memory
 from afdsim.engine.books import AWAY, BLOCK, BUSY, DOWN, NO_WORK, WAIT_PEER, Ledger, Trace, clear, forget, settle
 from afdsim.engine.capacity import fits, too_long
 from afdsim.engine.cell import Cell
 from afdsim.engine.faults import Failing
 from afdsim.engine.interruption import earliest
-from afdsim.engine.record import Boundaries, Chunks, Record, Requests, Stays
+from afdsim.engine.record import Boundaries, Chunks, Conversed, Record, Requests, Stays
 from afdsim.engine.recurrence import Supply
 from afdsim.engine.samples import taken
 from afdsim.engine.schedule import COMPUTE, Boundary
@@ -24,7 +24,8 @@ from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, UNCOUNTED, Asked, Bo
 from afdsim.engine.standstill import Standstill, fragile, spend
 from afdsim.engine.turnover import full
 from afdsim.workload.laws import RequestSource
-from afdsim.workload.prefixes import Listed, Prefixes
+from afdsim.workload.prefixes import Listed, Prefixes, Samples
+from afdsim.workload.sessions import Plan, Sessions
 
 Array = np.ndarray
 Progress = Callable[[float], None] | None
@@ -36,6 +37,8 @@ MOST_REFUSALS = 10_000
 """Requests in a row that may be too long for any rank before a closed loop gives up."""
 AHEAD = 4096
 """Requests of a closed loop that are drawn at least."""
+FEWEST = 1024
+"""Sessions of a closed loop that are drawn at least."""
 SUBMITTED = 64
 """Requests of a router that there is room for at first, halved."""
 BLANK = [seats.JOINED, seats.SEAT, seats.NEXT, seats.NEXT_FRESH, seats.CLAIMS_AT]
@@ -62,12 +65,15 @@ class Demand:
     failing: Failing | None = None
     """What may crash, and what then happens."""
     last: float | None = None
-    """When the last request of an open loop came, where prefill had it first; None where `source` says so."""
+    """When the last request of an open loop came, where prefill had it first, or when the last session opens; None
+    where `source` says so."""
     routed: bool = False
     """Whether the requests of `source` are handed in one by one, by a router or by prefill servers that a closed loop
     sends its prompts to: which of them come here, and when, is not known before."""
-    prefixes: Prefixes | Listed | None = None
+    prefixes: Prefixes | Listed | Samples | None = None
     """Which prompts begin alike."""
+    sessions: Sessions | None = None
+    """Turns that follow one another; `source` then says of first turns only."""
     overloaded: Callable[[Record], bool] | None = None
     """Whether the record of an open loop up to its last arrival shows an overload; it then ends there."""
 
@@ -163,8 +169,12 @@ class Desk:
         if self.demand.routed and not closed:
             self.doze(None)
             return 0.0
-        self._lengths(asked.concurrency + 1 if closed else asked.num_requests)
-        count[seats.KNOWN] = asked.num_requests
+        wanted = asked.concurrency + 1 if closed else asked.num_requests
+        if self.demand.sessions is None:
+            self._lengths(wanted)
+            count[seats.KNOWN] = asked.num_requests
+        else:
+            self._turns(self.demand.sessions, wanted)
         if closed:
             populate(self.machine.places, asked, self.book)
         if self.demand.routed:
@@ -179,32 +189,54 @@ class Desk:
         """Whether a step of a closed loop might need more requests than have been drawn."""
         if not self.demand.refills:
             return False
-        left = self.supply.fitting[self.supply.drawn] - self.supply.fitting[self.book.count[seats.ISSUED]]
-        return bool(left < self.demand.concurrency)
+        begun = seats.begun(self.machine.places, self.book)
+        return bool(self.supply.fitting[self.supply.drawn] - self.supply.fitting[begun] < self.demand.concurrency)
 
     def draw_more(self) -> None:
         """Draw a quarter more requests."""
         known = len(self.book.requests)
+        if self.demand.sessions is not None:
+            self._turns(self.demand.sessions, self.supply.drawn * 5 // 4)
+            return
         self._lengths(known * 5 // 4)
         self._steps(known)
 
     def _lengths(self, wanted: int) -> None:
         """Have the lengths of at least `wanted` requests, and enough that fit for one more step of a closed loop."""
-        book, closed = self.book, self.demand.closed
-        wanted = max(wanted, AHEAD) if closed else wanted
+        wanted = self._stock(max(wanted, AHEAD) if self.demand.closed else wanted)
+        self._extend_requests(wanted, *self.demand.source.columns(wanted))
+
+    def _stock(self, wanted: int) -> int:
+        """Have at least `wanted` requests, or sessions, in store; returns how many."""
+        closed, begun = self.demand.closed, seats.begun(self.machine.places, self.book)
         while True:
             input_len, output_len = self.demand.source.columns(wanted)
             fitting = np.concatenate([[0], np.cumsum(fits(self.machine.places, input_len + output_len))])
-            if not closed or fitting[wanted] - fitting[book.count[seats.ISSUED]] >= self.demand.concurrency:
+            if not closed or fitting[wanted] - fitting[begun] >= self.demand.concurrency:
                 break
-            if (
-                wanted > book.count[seats.ISSUED] + MOST_REFUSALS
-                and not fitting[-1] - fitting[book.count[seats.ISSUED]]
-            ):
+            if wanted > begun + MOST_REFUSALS and not fitting[-1] - fitting[begun]:
                 raise too_long(self.cell.deployment, int(input_len[-1] + output_len[-1]))
             wanted *= 2
         self.supply = Supply(wanted, fitting)
-        self._extend_requests(wanted, input_len, output_len)
+        return wanted
+
+    def _turns(self, asked: Sessions, wanted: int) -> None:
+        """Have the turns of at least `wanted` sessions, in an open loop of as many as have so many requests."""
+        closed, known = self.demand.closed, len(self.book.sessions.plan)
+        plan = asked.plan(self._stock(max(wanted, FEWEST))) if closed else asked.first_requests(wanted)
+        count, drafts = len(plan.cut), self.cell.drafts
+        steps = np.zeros(len(plan), dtype=np.int64)
+        steps[:known] = self.book.sessions.plan[:, sessions.STEPS]
+        if drafts is not None:
+            steps[known:] = [drafts.steps(turn, int(plan.output_len[turn])) for turn in range(known, len(plan))]
+        starts, opens = plan.first[:-1].copy(), np.zeros(0)
+        if closed:
+            starts += _underway(plan, self.demand.concurrency)
+        else:
+            opens = self.demand.source.times(count)
+        self._extend_room(len(plan))
+        longer = sessions.extended(self.book.sessions, plan, steps, starts, opens)
+        self.memory = self.memory._replace(book=self.book._replace(sessions=longer))
 
     def _extend_requests(self, wanted: int, input_len: Array, output_len: Array) -> None:
         self._extend_room(wanted)
@@ -212,6 +244,9 @@ class Desk:
         requests[:, seats.INPUT_LEN], requests[:, seats.OUTPUT_LEN] = input_len, output_len
         if self.demand.prefixes is not None:
             requests[:, seats.GROUP] = self.demand.prefixes.first(wanted)
+        if isinstance(self.demand.prefixes, Samples):
+            wider = prefixes.widened(self.book.prefixes, int(requests[-1, seats.GROUP]) + 1)
+            self.memory = self.memory._replace(book=self.book._replace(prefixes=wider))
         if not self.demand.closed:
             self.book.times[issued:, seats.ARRIVAL] = self.demand.source.times(wanted)[issued:]
 
@@ -229,14 +264,16 @@ class Desk:
         drafts, requests = self.cell.drafts, self.book.requests
         if drafts is None:
             return
+        keys = range(len(requests)) if self.demand.sessions is None else requests[:, seats.GROUP].tolist()
         left = requests[:, seats.OUTPUT_LEN].copy()
         known = slice(self.book.count[seats.ISSUED])
         left[known] += requests[known, seats.INPUT_LEN] - requests[known, seats.CONTEXT]
         if self.cell.prompting.on:  # a prompt gives a token itself
             left[requests[:, seats.LEFT] > 0] -= 1
             left[known.stop :] -= 1
-        for request in range(first, len(requests)):
-            requests[request, seats.DRAWN] = drafts.steps(request, int(left[request]))
+        last = len(requests) if self.demand.sessions is None else known.stop
+        for request in range(first, last):
+            requests[request, seats.DRAWN] = drafts.steps(keys[request], int(left[request]))
 
     @property
     def full(self) -> bool:
@@ -276,6 +313,8 @@ class Desk:
     def next_arrival(self) -> float:
         """When the next request of an open loop arrives; never, if there is none."""
         issued = self.book.count[seats.ISSUED]
+        if self.demand.sessions is not None:
+            return float(sessions.upcoming(self.book.sessions))
         if self.demand.refills:
             return 0.0
         return float(self.book.times[issued, seats.ARRIVAL]) if issued < self.book.count[seats.KNOWN] else FOREVER
@@ -368,9 +407,10 @@ class Desk:
         """When somebody may join, if nobody sits now."""
         if not self.book.count[seats.QUEUE]:
             return max(now, self.next_arrival)
-        if self.still is None and not self.cell.keeping.grows:
+        alone = self.demand.sessions is None
+        if self.still is None and not self.cell.keeping.grows and alone:
             return now
-        arrives = FOREVER if self.demand.refills else max(now, self.next_arrival)
+        arrives = FOREVER if self.demand.refills and alone else max(now, self.next_arrival)
         return min(earliest(self.book, now), arrives)
 
     def pause(self, until: float, trace: Trace | None) -> None:
@@ -461,6 +501,7 @@ class Desk:
         return Record(
             requests=self._requests(),
             stays=Stays.of(stays if self.still is None else self.still.stays),
+            sessions=None if self.demand.sessions is None else self._conversed(self.demand.sessions),
             outages=None if self.still is None else tuple(self.still.log),
             prefixes=self.book.prefixes.tally.tolist(),
             unfelt=() if self.still is None else tuple(self.still.outages.unfelt),
@@ -509,6 +550,13 @@ class Desk:
         }
         return Requests(**short, **flags, **real)
 
+    def _conversed(self, asked: Sessions) -> Conversed:
+        told, turn = self.book.sessions, self.book.requests[: self.book.count[seats.ISSUED], seats.GROUP]
+        session, tally = told.plan[turn, sessions.SESSION], told.tally
+        plan = asked.plan(len(told.starts))
+        cut = int(plan.cut[: tally[sessions.OPENED]].sum())
+        return Conversed(session=session, turn=turn - plan.first[session], cut=cut, tally=tally.tolist())
+
     def _rows(self) -> Boundaries:
         count = self.book.count[seats.BOUNDARIES]
         step, micro_batch, unit, batch, gaps = self.book.rows[:count].T.copy()
@@ -529,6 +577,13 @@ def _inside(ledger: Ledger, edges: Array) -> Array:
     covered = np.maximum(edges[1:, np.newaxis] - np.maximum(ledger.begin, edges[:-1, np.newaxis]), 0.0)
     share: Array = np.divide(covered, length, out=np.zeros_like(covered), where=length > 0)
     return share[..., np.newaxis]
+
+
+def _underway(plan: Plan, concurrency: int) -> Array:
+    """Turns that the sessions with which a closed loop begins have behind them, evenly spread (session,)."""
+    turns, place = np.diff(plan.first), np.arange(len(plan.cut))
+    behind = (2 * place + 1) * turns // (2 * concurrency)
+    return np.where(place < concurrency, behind, 0)
 
 
 def extended(column: Array, size: int, blank: Any) -> Array:

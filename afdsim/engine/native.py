@@ -11,19 +11,38 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from afdsim.cluster import network
-from afdsim.engine import books, chunks, normals, prefixes, recurrence, samples, schedule, seats, tables, turnover
+from afdsim.engine import (
+    books,
+    chunks,
+    normals,
+    prefixes,
+    recurrence,
+    returns,
+    samples,
+    schedule,
+    seats,
+    sessions,
+    tables,
+    turnover,
+)
 
-ROOMS = (normals, schedule, prefixes, seats, chunks, turnover, books, samples, network, tables, recurrence)
+ROOMS = (
+    *(normals, schedule, prefixes, sessions, seats, chunks, returns),
+    *(turnover, books, samples, network, tables, recurrence),
+)
 """Whose sources the machine code depends on."""
 CALLED = {
     normals: ("high", "scramble", "whole", "chance", "tail", "normal"),
     prefixes: ("here", "spare_beside", "beyond", "trim", "take_out", "touch", "let_go", "evict"),
+    sessions: ("upcoming", "open_next", "push", "pop", "take_next", "successor", "lie_down", "pick_up", "forget"),
     seats: (
         "tokens_of", "steps_of", "pace_of", "growth", "gained", "kept", "need", "written", "takes", "shares", "worth",
-        "make_room", "grant", "give_back", "issue", "append", "crowd", "queue", "emptiest", "fewest", "call", "welcome",
-        "put_back", "uncall", "shed", "arrive", "refill", "recompute", "copied", "stops",
+        "make_room", "session_of", "bring", "resume", "lay_down", "grant", "give_back", "issue", "append", "crowd",
+        "queue", "emptiest", "emptiest_of", "beside", "fewest", "call", "welcome", "put_back", "uncall", "shed",
+        "arrive", "refill", "recompute", "copied", "begun", "stops",
     ),
     chunks: ("budget", "note", "compute", "bow_out"),
+    returns: ("come_back", "go_on", "note_return", "fetch"),
     turnover: (
         "full", "emit", "first_tokens", "grow", "link", "unlink", "schedule", "stand_up", "take_part", "answer",
         "promote", "leave", "sit_down", "join",

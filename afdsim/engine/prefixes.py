@@ -44,6 +44,13 @@ def blank(ranks: int, count: int) -> Prefixes:
     return Prefixes(entries, idle, np.zeros(ranks, dtype=np.int64), np.zeros(3, dtype=np.int64))
 
 
+def widened(prefixes: Prefixes, count: int) -> Prefixes:
+    """Return the same with room for so many prefixes."""
+    known = prefixes.entries
+    more = blank(len(known), max(count - known.shape[1], 0)).entries
+    return prefixes._replace(entries=np.concatenate([known, more], axis=1))
+
+
 def here(prefixes: Prefixes, rank: int, prefix: int) -> int:
     """How many tokens of a prefix are here."""
     tokens: int = prefixes.entries[rank, prefix, TOKENS]

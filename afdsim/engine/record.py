@@ -81,6 +81,20 @@ class Stays:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Conversed:
+    """What sessions were, and what became of their KV cache between turns."""
+
+    session: Array
+    """Of every request."""
+    turn: Array
+    """Of every request, the first of its session being 0."""
+    cut: int
+    """Sessions that were opened and end early: the next turn would be too long."""
+    tally: list[int]
+    """Counts (`engine.sessions`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Boundaries:
     """One row per (step, micro-batch, attention unit): the lossless record of all tokens."""
 
@@ -149,6 +163,8 @@ class Record:
     """What prefill servers did; None where there are none."""
     chunks: Chunks | None = None
     """What decode steps computed of prompts; None where they compute none."""
+    sessions: Conversed | None = None
+    """None where every request stands alone."""
     overloaded: bool = False
     """Whether it ended with its last arrival, because the load was not carried: some requests still sit or wait."""
 

@@ -58,7 +58,6 @@ from afdsim.engine.seats import (
     CLOSES_AT,
     ENDS_AT,
     FOREVER,
-    ISSUED,
     NOBODY,
     OPENED_AT,
     PAUSES_AT,
@@ -68,6 +67,7 @@ from afdsim.engine.seats import (
     Asked,
     Book,
     Places,
+    begun,
     stops,
 )
 from afdsim.engine.seats import ROWS as LARGEST
@@ -487,7 +487,7 @@ def lacks_room(places: Places, asked: Asked, book: Book, supply: Supply) -> int:
     """What the boundaries of a step may need that is not there."""
     if full(places, book):
         return MORE_ROWS
-    if asked.closed and supply.fitting[supply.drawn] - supply.fitting[book.count[ISSUED]] < asked.concurrency:
+    if asked.closed and supply.fitting[supply.drawn] - supply.fitting[begun(places, book)] < asked.concurrency:
         return MORE_REQUESTS
     return DONE
 

@@ -21,6 +21,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from afdsim.engine.prefixes import Prefixes, beyond, evict, here, let_go, spare_beside, touch, trim
+from afdsim.engine.sessions import (
+    ALONE,
+    ANSWER,
+    KEEP,
+    OPENED,
+    PROMPT,
+    RANK,
+    SESSION,
+    SPOKEN,
+    STEPS,
+    Sessions,
+    forget,
+    lie_down,
+    open_next,
+    pick_up,
+)
 
 Values = Any
 """An array: integers and floats apart, a row a thing, a column a field."""
@@ -58,12 +74,13 @@ CLAIMS_AT, NEXT_CLAIM, OLDER, YOUNGER, PREEMPTED, GROUP, HIT, LEFT = range(11, 1
 hold it; decode steps it will need with drafts (0 without), and the same once it sits; next of the lists it is in. Where
 blocks grow: step in which it needs another one (or NOBODY), next of those that do; who joined its seat before and after
 it; how often it was preempted. Where prompts begin alike: its group; tokens of that which were there when it was
-called. Where steps compute prompts: tokens of its context that they have still to compute, or ANSWERING."""
+called. Where there are sessions: its turn; tokens of its conversation that were there when it was called. Where steps
+compute prompts: tokens of its context that they have still to compute, or ANSWERING."""
 ANSWERING = -1
 """In LEFT: the step under way computes the last of them, and gives a token."""
 ARRIVAL, ADMITTED, FIRST_TOKEN, FINISH, LOST, READY = range(6)
 """Times of a request, NaN until they happen. LOST: a crash has ended it; READY: before which it may not join, because
-its lost context is still being computed, or comes back from host memory; infinite while it lies there."""
+its lost context is still being computed, or comes back from host memory; infinite while it lies there, or nowhere."""
 STEP, MICRO_BATCH, UNIT, TOKENS, GAPS = range(5)
 """Of a boundary that emitted tokens: how many, and for how many of its sequences it was not the first."""
 ISSUED, COUNT_COUNTED, OUTSTANDING, FINISHED, ACTIVE, QUEUE, BOUNDARIES, POPULATED, KNOWN, STAYS, CHUNKS = range(11)
@@ -102,8 +119,15 @@ class Keeping(NamedTuple):
     queries: int
     """Tokens that a sequence writes in a step: one, and its drafts."""
     prefix: int
-    """Tokens with which the prompts of a group begin alike, and whose blocks are shared; 0: none."""
+    """Tokens with which the prompts of a group begin alike, and whose blocks are shared; 0: none; UNBOUNDED: prompts
+    are the same, as of several answers to one."""
     groups: int
+    between: int = ALONE
+    """What becomes of the KV cache of a conversation between two turns (`sessions`)."""
+    again: float = FOREVER
+    """Tokens per second at which a conversation that is not there is computed again."""
+    link: float = FOREVER
+    """Bytes per second at which one goes to host memory and comes back."""
 
 
 RESERVED = Keeping(1, False, False, FOREVER, 1, 0, 0)
@@ -162,6 +186,7 @@ class Book(NamedTuple):
     chunks: Values  # of prompts: request, seat, step, tokens, tokens of it before, whether it ends there
     chunk_times: Values  # when its step began
     sums: Values  # q, seat, column: what the kernels of prompts do in the step under way (`cost.prompts.Sums`)
+    sessions: Sessions
     count: Values
     clock: Values
 
@@ -257,6 +282,8 @@ def worth(places: Places, tokens: int) -> float:
 
 def grant(places: Places, book: Book, request: int) -> bool:
     """Give a request the KV cache that it takes, if its rank has it; prefixes that nobody shares make room."""
+    if places.keeping.between != ALONE:
+        return resume(places, book, request)
     requests, rank = book.requests, book.requests[request, SEAT] // places.micro_batches
     wanted, shared, spare = takes(places, requests, request), shares(places, requests, request), 0
     group = requests[request, GROUP]
@@ -279,7 +306,11 @@ def grant(places: Places, book: Book, request: int) -> bool:
 
 
 def make_room(places: Places, book: Book, rank: int) -> bool:
-    """Let a rank forget the prefix that nobody has shared for longest; returns whether there was one."""
+    """Let a rank forget the prefix, or the conversation, that nobody has shared for longest; whether there was one."""
+    if places.keeping.between == KEEP:
+        nbytes = forget(book.sessions, rank)
+        book.ranks[rank, KV_FREE] += nbytes
+        return nbytes > 0.0
     if places.keeping.prefix == 0:
         return False
     tokens = evict(book.prefixes, rank)
@@ -347,6 +378,15 @@ def emptiest(seats: Values) -> int:
     return int(np.argmin(seats[:, CROWD]))
 
 
+def emptiest_of(places: Places, seats: Values, rank: int) -> int:
+    """The same of a rank."""
+    best = rank * places.micro_batches
+    for seat in range(best + 1, (rank + 1) * places.micro_batches):
+        if seats[seat, CROWD] < seats[best, CROWD]:
+            best = seat
+    return best
+
+
 def fewest(places: Places, seats: Values, rank: int, here: int) -> int:
     """The seat of a rank with a free place and the fewest sequences, ties to micro-batch `here`, then to the first."""
     best = NOBODY
@@ -399,6 +439,8 @@ def uncall(places: Places, book: Book, seat: int) -> int:
         requests[before, NEXT] = NOBODY
     seats[seat, LAST_CALLED] = before
     give_back(places, book, request, takes(places, requests, request))
+    if places.keeping.between == KEEP and requests[request, HIT] > 0 and math.isnan(book.times[request, ADMITTED]):
+        lay_down(places, book, request)
     put_back(places, book, request)
     if 0 < requests[request, LEFT] < requests[request, CONTEXT]:  # what was computed of it is lost
         requests[request, LEFT] = requests[request, CONTEXT]
@@ -424,8 +466,22 @@ def arrive(places: Places, asked: Asked, book: Book, now: float) -> None:
 def welcome(places: Places, book: Book, request: int) -> None:
     """Send a request to the seat with the fewest sequences of all."""
     seat = emptiest(book.seats)
+    if places.keeping.between == KEEP:
+        home = book.sessions.homes[session_of(book, request), RANK]
+        seat = seat if home == NOBODY else emptiest_of(places, book.seats, home)
+    elif places.keeping.prefix == UNBOUNDED:
+        seat = beside(places, book, request, seat)
     queue(places, book, request, seat)
     call(places, book, seat // places.micro_batches, NOBODY)
+
+
+def beside(places: Places, book: Book, request: int, seat: int) -> int:
+    """The emptiest seat of the rank where the answer before to the same prompt is, if it has a place, else `seat`."""
+    requests, before = book.requests, request - 1
+    if before < 0 or requests[before, GROUP] != requests[request, GROUP] or requests[before, SEAT] == NOBODY:
+        return seat
+    own = emptiest_of(places, book.seats, requests[before, SEAT] // places.micro_batches)
+    return own if book.seats[own, CROWD] < FULL else seat
 
 
 def refill(places: Places, asked: Asked, book: Book, seat: int, now: float) -> None:
@@ -435,6 +491,8 @@ def refill(places: Places, asked: Asked, book: Book, seat: int, now: float) -> N
         counted = book.count[POPULATED] > 0 and book.count[COUNT_COUNTED] < asked.num_requests
         if counted:
             book.count[COUNT_COUNTED] += 1
+        if places.keeping.between != ALONE:
+            bring(book, open_next(book.sessions))
         request = issue(places, book, now, counted)
     queue(places, book, request, seat)
 
@@ -445,6 +503,8 @@ def populate(places: Places, asked: Asked, book: Book) -> None:
     for _ in range(asked.concurrency):
         request = NOBODY
         while request == NOBODY:
+            if places.keeping.between != ALONE:
+                bring(book, open_next(book.sessions))
             request = issue(places, book, 0.0, False)
         welcome(places, book, request)
     for seat in range(len(book.seats)):
@@ -475,6 +535,52 @@ def shed(places: Places, book: Book, rank: int) -> None:
             book.requests[request, LEFT] = book.requests[request, INPUT_LEN]
 
 
+# sessions ------------------------------------------------------------------------------------------------------------
+
+
+def session_of(book: Book, request: int) -> int:
+    """The session of a request."""
+    session: int = book.sessions.plan[book.requests[request, GROUP], SESSION]
+    return session
+
+
+def bring(book: Book, turn: int) -> None:
+    """Make the next request a turn of a session."""
+    row, planned = book.requests[book.count[ISSUED]], book.sessions.plan[turn]
+    row[INPUT_LEN], row[OUTPUT_LEN], row[DRAWN] = planned[PROMPT], planned[ANSWER], planned[STEPS]
+    row[GROUP] = turn
+
+
+def resume(places: Places, book: Book, request: int) -> bool:
+    """Give a turn the KV cache that it takes beyond that of its conversation, if its rank has it.
+
+    Conversations that nobody reads make room.
+    """
+    sessions, requests, rank = book.sessions, book.requests, book.requests[request, SEAT] // places.micro_batches
+    session, wanted = session_of(book, request), takes(places, requests, request)
+    there = sessions.homes[session, RANK] == rank
+    if wanted > book.ranks[rank, KV_FREE] + sessions.spare[rank]:
+        return False
+    if there:
+        book.ranks[rank, KV_FREE] += pick_up(sessions, session)
+    while wanted > book.ranks[rank, KV_FREE]:
+        make_room(places, book, rank)
+    book.ranks[rank, KV_FREE] -= wanted
+    if math.isnan(book.times[request, ADMITTED]):
+        spoken = sessions.homes[session, SPOKEN]
+        requests[request, HIT] = spoken if there else 0
+        book.times[request, READY] = FOREVER if spoken > requests[request, HIT] else math.nan
+    return True
+
+
+def lay_down(places: Places, book: Book, request: int) -> None:
+    """Let the conversation of a request lie on its rank, which has just got its blocks back."""
+    session, rank = session_of(book, request), book.requests[request, SEAT] // places.micro_batches
+    nbytes = kept(places, book.sessions.homes[session, SPOKEN])
+    book.ranks[rank, KV_FREE] -= nbytes
+    lie_down(book.sessions, session, rank, nbytes)
+
+
 # what others ask ------------------------------------------------------------------------------------------------------
 
 
@@ -489,6 +595,13 @@ def copied(places: Places, book: Book, request: int, since: float) -> float:
     seconds = kept(places, book.requests[request, CONTEXT]) / places.keeping.pace
     book.ranks[rank, COPIED] = max(since, book.ranks[rank, COPIED]) + seconds
     return float(book.ranks[rank, COPIED])
+
+
+def begun(places: Places, book: Book) -> int:
+    """Requests that have come, or sessions where there are any: the first of those that a closed loop has in store."""
+    if places.keeping.between != ALONE:
+        return int(book.sessions.tally[OPENED])
+    return int(book.count[ISSUED])
 
 
 def stops(clock: Values) -> bool:

@@ -17,6 +17,7 @@ import math
 from afdsim.engine.chunks import bow_out, budget, compute
 from afdsim.engine.prefixes import ASKED
 from afdsim.engine.prefixes import HIT as HITS
+from afdsim.engine.returns import come_back, fetch, go_on, note_return
 from afdsim.engine.seats import (
     ACTIVE,
     ADMITTED,
@@ -97,6 +98,7 @@ from afdsim.engine.seats import (
     uncall,
     written,
 )
+from afdsim.engine.sessions import ALONE, ENDED
 
 
 def full(places: Places, book: Book) -> bool:
@@ -112,7 +114,9 @@ def turn_over(places: Places, asked: Asked, book: Book, lane: int, step: int, no
     if now > asked.horizon:
         book.clock[ENDS_AT] = asked.horizon
         return
-    if not asked.closed:
+    if places.keeping.between != ALONE:
+        come_back(places, asked, book, now)
+    elif not asked.closed:
         arrive(places, asked, book, now)
     emit(places, book, lane, step, now)
     first_tokens(book, lane, now)
@@ -120,6 +124,8 @@ def turn_over(places: Places, asked: Asked, book: Book, lane: int, step: int, no
     if places.prompting.on:
         promote(places, asked, book, lane, step, now)
     leave(places, asked, book, lane, step, now)
+    if places.keeping.between != ALONE:
+        come_back(places, asked, book, now)  # of those who have just left and do not think
     if book.count[OUTSTANDING] == 0 and book.count[COUNT_COUNTED] >= asked.num_requests:
         book.clock[ENDS_AT] = now
         return
@@ -233,13 +239,15 @@ def leave(places: Places, asked: Asked, book: Book, lane: int, step: int, now: f
         following = requests[request, NEXT]
         if requests[request, JOINED] + steps_of(requests, request) == step:
             stand_up(places, book, lane, request, now)
-            if asked.closed:
+            goes_on = places.keeping.between != ALONE and go_on(places, book, request, now)
+            if asked.closed and not goes_on:
                 refill(places, asked, book, requests[request, SEAT], now)
         else:
             append(requests, book.buckets, bucket, LEAVING, request)
         request = following
     cold = asked.warmup < 0 and book.clock[WARM_AT] > now
-    if cold and book.count[FINISHED] >= asked.concurrency:
+    ended = book.count[FINISHED] if places.keeping.between == ALONE else book.sessions.tally[ENDED]
+    if cold and ended >= asked.concurrency:
         book.clock[WARM_AT] = now
 
 
@@ -284,7 +292,7 @@ def join(places: Places, book: Book, lane: int, step: int, now: float) -> None:
                 request = following
                 continue
             if book.times[request, READY] == FOREVER:
-                book.times[request, READY] = copied(places, book, request, now)
+                book.times[request, READY] = fetch(places, book, request, now)
             if book.times[request, READY] > now:
                 append(requests, seats, seat, CALLED, request)
             else:
@@ -306,6 +314,8 @@ def sit_down(places: Places, book: Book, lane: int, request: int, step: int) -> 
     if places.keeping.prefix > 0:
         book.prefixes.tally[ASKED] += shares(places, requests, request)
         book.prefixes.tally[HITS] += requests[request, HIT]
+    if places.keeping.between != ALONE and math.isnan(book.times[request, ADMITTED]):
+        note_return(places, book, request)
 
 
 def take_part(places: Places, book: Book, lane: int, request: int, step: int) -> None:

@@ -10,6 +10,7 @@ blame                whom the GPUs waited for
 critical             the critical path of a step, and slack
 outages              what crashes did to a run
 caching              who was preempted for want of KV cache
+conversed            what sessions were, and what became of their KV cache between turns
 summary              a run as one tree of numbers
 pooling              the same of several seeds
 plot_axes            axes that show themselves, and how they are written

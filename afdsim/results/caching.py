@@ -28,7 +28,7 @@ def told(scenario: Scenario, record: Record) -> dict[str, Any] | None:
     if asked is None:
         return None
     found: dict[str, Any] = {"block": asked.block, "policy": asked.policy}
-    if scenario.workload.prefix is not None:
+    if scenario.workload.prefix is not None or scenario.workload.samples is not None:
         wanted, hit, evicted = record.prefixes
         found |= {"prefix_tokens_asked": wanted, "prefix_tokens_hit": hit, "prefixes_evicted": evicted}
         found["prefix_hit_rate"] = hit / wanted if wanted else None

@@ -132,6 +132,8 @@ class Run:
     """What steps did for prompts (`afdsim.results.mixed`); None where they compute none."""
     kv_cache: Mapping[str, Any] | None = None
     """What KV cache in blocks did (`afdsim.results.caching`); None where it is not asked for."""
+    sessions: Mapping[str, Any] | None = None
+    """What sessions were (`afdsim.results.conversed`); None where every request stands alone."""
     blame: Columns = field(default_factory=dict)
     """One row per unit and culprit (`blame.Row`); nothing where nobody noted it."""
     waits: Mapping[str, Any] = field(default_factory=dict)

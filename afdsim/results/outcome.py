@@ -15,6 +15,7 @@ from afdsim.engine.books import BUSY, CAUSES, IMBALANCE
 from afdsim.engine.cell import Array, Cell
 from afdsim.engine.passes import byte_seconds, flop_seconds
 from afdsim.engine.record import Record, Requests
+from afdsim.engine.seats import UNBOUNDED
 from afdsim.results import metrics, mixed, prefilled, steady
 from afdsim.results.bottleneck import Means
 
@@ -28,7 +29,10 @@ def requests(record: Record, cell: Cell) -> Columns:
     if cell.keeping.grows:
         more["preemptions"] = table.preempted
     if cell.keeping.prefix:
-        more |= {"prefix": table.group, "prefix_hit": table.hit}
+        name = "prompt" if cell.keeping.prefix == UNBOUNDED else "prefix"
+        more |= {name: table.group, f"{name}_hit": table.hit}
+    if record.sessions is not None:
+        more |= {"session": record.sessions.session, "turn": record.sessions.turn, "kv_found": table.hit}
     seat = np.array(table.seat, dtype=np.int32)
     rank = np.where(seat >= 0, seat // cell.micro_batches, np.int32(-1))
     dp = cell.deployment.attention.dp

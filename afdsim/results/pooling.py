@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from afdsim.results import bottleneck, caching, metrics, mixed, outages
+from afdsim.results import bottleneck, caching, conversed, metrics, mixed, outages
 from afdsim.results.intervals import over_seeds
 from afdsim.results.steady import LEVELS, Level
 from afdsim.results.summary import bounds, known, limit, worst_class
@@ -18,6 +18,7 @@ _SUMMED: Final = frozenset(
     | outages.SUMMED
     | caching.SUMMED
     | mixed.SUMMED
+    | conversed.SUMMED
 )
 """Keys that count; every other number is averaged over the seeds, and maxima are kept."""
 _RATES: Final = ("offered", "served", "queue_growth")

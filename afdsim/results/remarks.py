@@ -21,6 +21,7 @@ from afdsim.engine.cell import Cell
 from afdsim.engine.desk import Demand
 from afdsim.engine.prefill import Pool
 from afdsim.engine.record import Record
+from afdsim.results import conversed
 from afdsim.scenario.document import Scenario
 from afdsim.scenario.tree import Spike
 from afdsim.units import show_many, show_time
@@ -60,11 +61,13 @@ def remarks(scenario: Scenario, cell: Cell, demand: Demand, record: Record) -> I
     yield from (f"{path}: {text}" for path, text in scenario.cautions)
     yield from of_trace(scenario, demand.source)
     yield from of_model(catalog.llm(scenario.model))
-    yield from beyond(scenario, demand.source, len(record.requests))
+    first = record.requests if record.sessions is None else np.unique(record.sessions.session)
+    yield from beyond(scenario, demand.source, len(first))
     yield from _repeated(scenario, demand, record)
     yield from _assumed_variation(scenario)
     yield from _assumed_failures(scenario)
     yield from _assumed_swaps(scenario, cell)
+    yield from conversed.remarks(scenario, cell)
     yield from _refused(cell, record)
     yield from _short_of_memory(cell, record)
     yield from _warm_up(demand, record)

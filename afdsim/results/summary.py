@@ -82,6 +82,7 @@ def _own(run: Run, samples: Mapping[str, Samples]) -> dict[str, Any]:
         "failures": run.failures,
         "prefill": run.mixed,
         "kv_cache": run.kv_cache,
+        "sessions": run.sessions,
         "cells": [dict(cell) for cell in run.cells] or None,
         **_fates(run),
         "engine": {"name": run.engine.name, "steps": run.engine.steps, "events": run.engine.events},

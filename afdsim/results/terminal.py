@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from afdsim import __version__
 from afdsim.engine.books import CAUSES
-from afdsim.results import blaming, caching, metrics, mixed, outages
+from afdsim.results import blaming, caching, conversed, metrics, mixed, outages
 from afdsim.results.bottleneck import ROUND_TRIP
 from afdsim.results.header import (
     deployment_lines,
@@ -75,6 +75,7 @@ def terminal(
         page.failures(),
         page.prompts(),
         page.kv_cache(),
+        page.sessions(),
         page.verdict(),
         page.remarks(),
         [f"Saved {saved}/  ({_CONTENT})"] if saved is not None else [],
@@ -323,6 +324,11 @@ class _Page:
         """Say how KV cache in blocks was given out, and whom that preempted."""
         found = self.own.get("kv_cache")
         return [] if found is None else hanging("KV cache: ", "; ".join(caching.sentences(found)))
+
+    def sessions(self) -> list[str]:
+        """Say what sessions there were, and what became of their KV cache."""
+        found = self.own.get("sessions")
+        return [] if found is None else hanging("Sessions: ", "; ".join(conversed.sentences(found)))
 
     def verdict(self) -> list[str]:
         """Hold the SLA limit by limit."""

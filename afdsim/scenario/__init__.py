@@ -7,6 +7,7 @@ asked         keys of what is asked: workload and SLA
 tree          every other key: type, range, default
 cabling       NICs that a network names and GPUs share, and whether a deployment has them
 caching       KV cache in blocks: what a request holds, and what preemption costs
+conversing    sessions of several turns, several answers to a prompt, and what goes with neither
 failing       crashes and repairs: what fails, and what then happens
 prefilling    prefill servers in front of the deployment, and what does not fit them
 routing       a router in front of several cells

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -256,6 +256,54 @@ Arrival = Annotated[ClosedLoop | Poisson | Constant | Gamma | Mmpp | RateCurve |
 Lengths = Annotated[ConstantLength | LognormalLength | UniformLength, Field(discriminator="distribution")]
 
 
+class ConstantTime(Part):
+    """Every time alike."""
+
+    distribution: Literal["constant"]
+    value: Time
+
+
+class ExponentialTime(Part):
+    """Exponential times."""
+
+    distribution: Literal["exponential"]
+    mean: Annotated[float, Amount("time")]
+
+
+class LognormalTime(Part):
+    """Lognormal times."""
+
+    distribution: Literal["lognormal"]
+    mean: Annotated[float, Amount("time")]
+    cv: Sigma
+    """Standard deviation over mean."""
+
+
+Times = Annotated[ConstantTime | ExponentialTime | LognormalTime, Field(discriminator="distribution")]
+Between = Literal["keep", "offload", "drop"]
+
+
+class Sessions(Part):
+    """Conversations of several turns: an arrival opens one, and `input_len` is its first prompt.
+
+    The prompt of a further turn is the whole conversation so far, answers included, and `user_len` tokens more; it
+    comes `think_time` after the end of the answer before. A session ends early where the next turn would be longer than
+    the model was made for, or than a rank can hold.
+    """
+
+    turns: Lengths
+    """Requests of a session."""
+    user_len: Lengths
+    """Tokens that a further turn adds: what the user says, or what a tool answers."""
+    think_time: Times | None = None
+    """From the end of an answer to the next turn; default: none, as where a program goes on."""
+    kv: Annotated[Between, Choice(get_args(Between))] = "keep"
+    """KV cache of a conversation between two turns. keep: it stays on its rank, to which the next turn goes, until the
+    rank needs the room; then it is computed again at `kv_cache.reprefill_rate`. offload: it goes to host memory, and
+    comes back over the link of whichever rank the next turn goes to. drop: it is computed again. What a turn adds comes
+    with its KV cache, as every first prompt does."""
+
+
 class RequestClass(Part):
     """Requests of one kind: their share, their lengths, and what they may take."""
 
@@ -279,10 +327,16 @@ class Workload(Part):
     """Tokens of the prompt, in the KV cache before the first decode step."""
     output_len: Lengths | None = None
     num_requests: Length | None = None
-    """Requests of an open loop, those that are counted of a closed one; with a trace: the first ones, default all."""
+    """Requests of an open loop, those that are counted of a closed one; with a trace: the first ones, default all.
+    Turns of sessions are requests: sessions come until they have so many, the last one may be cut short."""
     duration: Annotated[float, Amount("time")] | None = None
     """How long requests arrive, in place of `num_requests`; for open loops."""
     prefix: Prefix | None = None
+    samples: Length | None = None
+    """Answers to every prompt: requests of equal `input_len` that come at once, in a closed loop one after the other.
+    Whole blocks of the prompt are on a rank once. `num_requests` counts answers. Default: one; nothing is shared."""
+    sessions: Sessions | None = None
+    """Conversations of several turns; default: every request stands alone."""
     trace: Trace | None = None
     """Where lengths come from, and with 'process: trace' arrivals; with another process they are that law's."""
     classes: tuple[RequestClass, ...] | None = None

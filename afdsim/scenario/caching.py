@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
+from afdsim.scenario.asked import Sessions
 from afdsim.scenario.leaves import Amount, Choice
 from afdsim.scenario.part import Fault, Length, Part
+
+NOBODY = "belongs to 'policy: grow': nobody is preempted where all is reserved; remove it"
 
 
 class KvCache(Part):
@@ -21,20 +24,30 @@ class KvCache(Part):
     """With 'policy: grow': what becomes of the context of a request that must give its blocks back: it is computed
     again (vLLM's only way from its version 1 on, and the default), or goes to host memory and comes back."""
     reprefill_rate: Annotated[float, Amount("token rate")] | None = None
-    """Tokens per second at which a context is computed again, each request's by itself, as in `failures`; not where
-    steps compute prompts (`prefill.mode: mixed`), and these then too."""
+    """Tokens per second at which a context is computed again, each request's by itself, as in `failures`; also that of
+    a conversation of `workload.sessions` which is no longer there. Not where steps compute prompts (`prefill.mode:
+    mixed`), and these then too."""
     host_bandwidth: Annotated[float, Amount("bandwidth")] | None = None
-    """With 'preemption: swap': what a GPU moves to and from host memory, one copy at a time; default: line rate of the
-    PCIe x16 slot of its architecture, assumed."""
+    """With 'preemption: swap', or conversations that are offloaded: what a GPU moves to and from host memory, one copy
+    at a time; default: line rate of the PCIe x16 slot of its architecture, assumed."""
 
     def faults(self) -> Iterator[Fault]:
         """Check that every key belongs to its policy and to the way in which a preempted request pays."""
-        if self.policy == "reserve":
-            for key in ("preemption", "reprefill_rate", "host_bandwidth"):
-                if getattr(self, key) is not None:
-                    yield key, "belongs to 'policy: grow': nobody is preempted where all is reserved; remove it"
-        elif self.preemption == "swap":
-            if self.reprefill_rate is not None:
-                yield "reprefill_rate", "belongs to 'preemption: recompute'; remove it (or set it to null)"
-        elif self.host_bandwidth is not None:
-            yield "host_bandwidth", "belongs to 'preemption: swap'; remove it (or set it to null)"
+        if self.policy == "reserve" and self.preemption is not None:
+            yield "preemption", NOBODY
+
+
+def misfits(cache: KvCache | None, sessions: Sessions | None) -> Iterator[Fault]:
+    """Yield prices that nobody pays, and those that sessions pay and nobody has told."""
+    kv = None if sessions is None else sessions.kv
+    if kv in ("keep", "drop") and (cache is None or cache.reprefill_rate is None):
+        what = "that was dropped" if kv == "drop" else "that made room for others"
+        give = "e.g. '20000 tok/s'; or write 'workload.sessions.kv: offload'"
+        yield "kv_cache.reprefill_rate", f"required key is missing: a conversation {what} is computed again, {give}"
+    if cache is None:
+        return
+    grows, swaps = cache.policy == "grow", cache.preemption == "swap"
+    for key, way, paid in (("reprefill_rate", "recompute", grows and not swaps), ("host_bandwidth", "swap", swaps)):
+        if getattr(cache, key) is None or paid or kv:  # a sweep over `kv` has both prices
+            continue
+        yield f"kv_cache.{key}", f"belongs to 'preemption: {way}'; remove it (or set it to null)" if grows else NOBODY

@@ -28,6 +28,7 @@ from afdsim.scenario import (
     cabling,
     caching,
     complaints,
+    conversing,
     divisions,
     failing,
     leaves,
@@ -116,7 +117,8 @@ class Scenario(Part):
             yield from ((f"failures.{path}", text) for path, text in found)
         yield from self._apart()
         arrival = self.workload.arrival
-        if isinstance(arrival, asked.ClosedLoop) and (arrival.concurrency or 0) > deployment.slots:
+        alone = self.workload.sessions is None  # who thinks takes no slot
+        if isinstance(arrival, asked.ClosedLoop) and alone and (arrival.concurrency or 0) > deployment.slots:
             yield "workload.arrival.concurrency", f"must be <= {deployment.slots:,}, all slots of the deployment"
         if isinstance(deployment, tree.Afd):
             yield from _shared_faults(self.model, deployment)
@@ -127,10 +129,16 @@ class Scenario(Part):
 
     def _apart(self) -> Iterator[Fault]:
         """Yield what does not go together, whatever the deployment."""
+        yield from caching.misfits(self.kv_cache, self.workload.sessions)
+        if self.workload.sessions is not None:
+            yield from conversing.misfits(self.workload, self._around())
         if self.router is not None:
             yield from routing.misfits(self.router, self.workload, self.failures is not None)
-        if self.workload.prefix is not None:
-            yield from (("workload.prefix", text) for text in self._unshared())
+        if self.workload.samples is not None:
+            yield from conversing.unsampled(self.workload, self._around())
+        for key in ("prefix", "samples"):
+            if getattr(self.workload, key) is not None:
+                yield from ((f"workload.{key}", text) for text in self._unshared())
         if self.mixed is not None:
             yield from self._unmixed()
         if self.failures is not None and self.kv_cache is not None and self.kv_cache.policy == "grow":
@@ -141,6 +149,11 @@ class Scenario(Part):
         for path, given in (("failures", self.failures), ("workload.prefix", self.workload.prefix)):
             if given is not None:
                 yield path, "is not modelled together with 'prefill: {mode: mixed}'; remove one of them"
+
+    def _around(self) -> tuple[str, ...]:
+        """Return what of prefill, router and failures there is."""
+        found = {"prefill": self.prefill, "router": self.router, "failures": self.failures}
+        return tuple(name for name, part in found.items() if part is not None)
 
     def _unshared(self) -> Iterator[str]:
         """Yield why prompts that begin alike could not share blocks."""
@@ -361,6 +374,10 @@ class Kind(IntEnum):
     arrival_states = 20
     classes = 21
     prefixes = 22
+    session_turns = 30
+    user_lengths = 31
+    turn_lengths = 32
+    think_times = 33
 
 
 def stream(seed: int, kind: Kind | str, step: int = 0, cell: int = 0) -> np.random.Generator:
@@ -472,11 +489,11 @@ def _validated(document: Document, under: Keys = ()) -> Scenario:
 
 
 def _shorthand(document: Document) -> Document:
-    """Write out what may be written briefly: a bare number of tokens, and arrivals that come with a trace."""
+    """Write out what may be written briefly: a bare number of tokens, a time, and arrivals that come with a trace."""
     workload = document.data.get("workload")
     if isinstance(workload, dict):
         classes = workload.get("classes")
-        for part in (workload, *(classes if isinstance(classes, list) else ())):
+        for part in (workload, workload.get("sessions"), *(classes if isinstance(classes, list) else ())):
             _spell_out_lengths(part)
         if "trace" in workload and "arrival" not in workload:
             workload["arrival"] = {"process": "trace"}
@@ -484,9 +501,13 @@ def _shorthand(document: Document) -> Document:
 
 
 def _spell_out_lengths(part: Any) -> None:
-    for key in ("input_len", "output_len") if isinstance(part, dict) else ():
+    if not isinstance(part, dict):
+        return
+    for key in ("input_len", "output_len", "turns", "user_len"):
         if isinstance(part.get(key), int) and not isinstance(part[key], bool):
             part[key] = {"distribution": "constant", "value": part[key]}
+    if isinstance(part.get("think_time"), str | int | float) and not isinstance(part["think_time"], bool):
+        part["think_time"] = {"distribution": "constant", "value": part["think_time"]}
 
 
 def _anchor(document: Document) -> None:

@@ -43,6 +43,10 @@ _NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("prefix_caching prefix_cache radix_cache prefix_sharing", ("workload.prefix",)),
     ("prefix_len random_prefix_len", ("workload.prefix.tokens",)),
     ("num_prefixes", ("workload.prefix.groups",)),
+    ("session multi_turn conversation conversations multi_round", ("workload.sessions",)),
+    ("n best_of num_samples samples_per_prompt num_return_sequences", ("workload.samples",)),
+    ("num_turns rounds num_rounds", ("workload.sessions.turns",)),
+    ("inter_turn_delay thinking_time", ("workload.sessions.think_time",)),
     ("ramp_up_strategy ramp_up_start_rps ramp_up_end_rps ramp", ("workload.arrival.points",)),
     ("bursts on_off mmpp_states", ("workload.arrival.states",)),
     # KV cache
@@ -172,8 +176,8 @@ _TOPICS: tuple[tuple[str, str], ...] = (
         "tokenizer and scheduler are not modelled; 'deployment.host_overhead' is the time that they take in every step",
     ),
     (
-        "beam_width num_beams beam_search best_of temperature top_p sampling_params ignore_eos",
-        "sampling parameters are not modelled: a request has one answer of 'workload.output_len' tokens",
+        "beam_width num_beams beam_search temperature top_p sampling_params ignore_eos",
+        "sampling parameters are not modelled: a request has an answer of 'workload.output_len' tokens",
     ),
     (
         "max_model_len max_seq_len max_position_embeddings",
@@ -183,10 +187,6 @@ _TOPICS: tuple[tuple[str, str], ...] = (
         "cuda_graph cuda_graph_sizes cuda_graph_max_bs eager enforce_eager torch_compile compilation_config",
         "launch modes are not modelled: kernels cost what was measured; 'deployment.framework_overhead' (colocated) "
         "adds to it",
-    ),
-    (
-        "sessions session turns multi_turn conversation think_time",
-        "sessions are not modelled: every request stands alone; 'workload.trace' replays recorded ones",
     ),
     (
         "timeout deadline max_queue_len max_queued_requests rate_limit",

@@ -309,6 +309,12 @@ def _tuned(
     return {name: each for name, each in found.items() if each is not None}
 
 
+def _in_blocks(scenario: Scenario) -> bool:
+    """Whether a workload asks for KV cache in blocks, or for a price of it, which a deployment may not say."""
+    asked = scenario.workload
+    return any(part is not None for part in (asked.prefix, asked.samples, asked.sessions))
+
+
 def under_one_workload(loaded: Sequence[Scenario]) -> tuple[dict[str, Scenario], tuple[str, ...]]:
     """Scenarios by name, each with the workload, limit and run of the first, and what that changed."""
     first, given = loaded[0], loaded[0].resolved()
@@ -317,7 +323,8 @@ def under_one_workload(loaded: Sequence[Scenario]) -> tuple[dict[str, Scenario],
         name, own = scenario.name, scenario.resolved()
         while name in found:
             name += "'"
-        taken = {key: given.get(key) for key in SHARED if own.get(key) != given.get(key)}
+        parts = (*SHARED, "kv_cache") if scenario.kv_cache is None and _in_blocks(first) else SHARED
+        taken = {key: given.get(key) for key in parts if own.get(key) != given.get(key)}
         notes += [f"{name}: {key} replaced by that of {first.name}" for key in taken]
         found[name] = scenario.varied(taken)
     return found, tuple(notes)

@@ -57,12 +57,7 @@ def quick(scenario: Scenario) -> bool:
     """Return whether one more instance is simulated in seconds: a closed loop is, an open one if it has few steps."""
     cell = lower(scenario, seed=scenario.run.seeds[0])
     demand = demanded(scenario, cell, scenario.run.seeds[0])
-    return _quickly(scenario) or turns_expected(cell, demand) <= MOST
-
-
-def _quickly(scenario: Scenario) -> bool:
-    """Whether a few steps of a full cluster say all: a closed loop that no prefill servers hold up."""
-    return isinstance(scenario.workload.arrival, ClosedLoop) and scenario.prefill is None
+    return _loops(scenario) or turns_expected(cell, demand) <= MOST
 
 
 def marginal(result: Result) -> tuple[dict[str, Any], ...]:
@@ -73,7 +68,7 @@ def marginal(result: Result) -> tuple[dict[str, Any], ...]:
     scenario, as_is = result.scenario, _of_run(result)
     if as_is.tgs is None:
         return ()
-    closed = _quickly(scenario)
+    closed = _loops(scenario)
     found, known = [], _measured(scenario, result.seed) if closed else as_is
     for more in ways(scenario):
         head = {"role": more.role, "deployment": more.label}
@@ -85,6 +80,12 @@ def marginal(result: Result) -> tuple[dict[str, Any], ...]:
         else:
             found.append(head | _told(given, known))
     return tuple(found)
+
+
+def _loops(scenario: Scenario) -> bool:
+    """Whether a few steps of a full cluster say what it gives: not where users think, or prefill holds them up."""
+    alone = scenario.workload.sessions is None and scenario.prefill is None
+    return isinstance(scenario.workload.arrival, ClosedLoop) and alone
 
 
 def _told(given: Figures, known: Figures) -> dict[str, Any]:

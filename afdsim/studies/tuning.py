@@ -126,12 +126,13 @@ def tune(
 ) -> Tuned | None:
     """Return the best way to run a closed loop on the GPUs that it has; None for an open loop: its load fixes tokens.
 
-    The same scenario and seed give the same answer. `cost` and `network` replace the models, as in `simulate`. `run` is
-    a result of the scenario under them, which is simulated if there is none.
+    None for sessions too, whose pauses fix them. The same scenario and seed give the same answer. `cost` and `network`
+    replace the models, as in `simulate`. `run` is a result of the scenario under them, which is simulated if there is
+    none.
     """
     asked = load(scenario)
     scenario = asked.vary("failures", None)
-    if not isinstance(scenario.workload.arrival, ClosedLoop):
+    if not isinstance(scenario.workload.arrival, ClosedLoop) or scenario.workload.sessions is not None:
         return None
     once = partial(simulate, cost=cost, network=network)
     as_is = run if run is not None and asked.failures is None else once(scenario)

@@ -242,7 +242,8 @@ class RequestSource:
 
     Lengths of None are those of the trace that gives the arrivals. `streams` gives the generator of a column:
     "arrival", "state" (of bursts), "class", "input_len" or "output_len", these followed by ".1" and so on where a class
-    has lengths of its own. So a class that comes or goes leaves arrivals alone, and lengths of the others.
+    has lengths of its own. So a class that comes or goes leaves arrivals alone, and lengths of the others. Of `samples`
+    requests that follow one another, each has an answer of its own to the same prompt, and they come at once.
     """
 
     def __init__(
@@ -252,8 +253,9 @@ class RequestSource:
         output_len: Lengths | Recorded | None,
         streams: Callable[[str], np.random.Generator],
         classes: Classes | None = None,
+        samples: int = 1,
     ) -> None:
-        self.law, self.classes = arrival, classes
+        self.law, self.classes, self._samples = arrival, classes, samples
         self.size: int | None = len(arrival) if isinstance(arrival, Trace) else None
         self.file = next(
             (each for each in (arrival, input_len, output_len) if isinstance(each, Trace | Recorded)), None
@@ -291,28 +293,34 @@ class RequestSource:
 
     def lengths(self, request: int) -> tuple[int, int]:
         """(input, output) tokens of a request."""
-        return int(self._input[request]), int(self._output[request])
+        return int(self._input[request // self._samples]), int(self._output[request])
 
     def arrival(self, request: int) -> float:
         """Return when a request arrives, in seconds; a closed loop decides that while it runs, and has no column."""
         assert self._arrival is not None, "a closed loop has no arrival column"
-        return self._arrival[request]
+        return self._arrival[request // self._samples]
 
     def times(self, n: int) -> Floats:
         """Return when the first `n` requests of an open loop arrive."""
         assert self._arrival is not None, "a closed loop has no arrival column"
-        return self._arrival.first(n).astype(np.float64)
+        return self._each(self._arrival, n).astype(np.float64)
 
     def until(self, time: float) -> int:
         """Return how many requests of an open loop arrive up to a time, at least 1."""
-        known = BLOCK
+        known = BLOCK * self._samples
         while self.times(known)[-1] <= time:
             known *= 2
         return max(int(np.searchsorted(self.times(known), time, side="right")), 1)
 
     def columns(self, n: int) -> tuple[Ints, Ints]:
         """(input_len, output_len) of the first `n` requests."""
-        return self._input.first(n).astype(np.int64), self._output.first(n).astype(np.int64)
+        return self._each(self._input, n).astype(np.int64), self._output.first(n).astype(np.int64)
+
+    def _each(self, column: _Column, n: int) -> NDArray[Any]:
+        """Return what the first `n` requests have of their prompts."""
+        if self._samples == 1:
+            return column.first(n)
+        return np.repeat(column.first(-(-n // self._samples)), self._samples)[:n]
 
 
 class _Column:

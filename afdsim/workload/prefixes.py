@@ -1,4 +1,4 @@
-"""Which beginning of a prompt each request has: groups of requests whose prompts begin alike."""
+"""Which beginning of a prompt each request has: groups of requests whose prompts begin alike, or are the same."""
 
 from __future__ import annotations
 
@@ -48,3 +48,14 @@ class Prefixes:
         weights = np.arange(1, self.groups + 1, dtype=float) ** -self.zipf
         shares: NDArray[np.float64] = np.cumsum(weights / weights.sum())[:-1]
         return shares
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Several answers to every prompt: requests that follow one another have the same."""
+
+    answers: int
+
+    def first(self, count: int) -> Ints:
+        """Prompts of the first `count` requests."""
+        return np.arange(count, dtype=np.int64) // self.answers
