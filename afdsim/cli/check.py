@@ -91,7 +91,7 @@ def _check_scenario(what: str, overrides: tuple[str, ...], *, strict: bool) -> N
     from afdsim.results.header import deployment_lines, hanging, memory_lines, model_lines, prefill_lines, router_line
     from afdsim.results.remarks import beyond, lacking, of_model, of_trace
     from afdsim.scenario.formats import of_scenario
-    from afdsim.simulation import counted, requested
+    from afdsim.scenario.requests import counted, requested
     from afdsim.workload.laws import Trace
     from afdsim.workload.traces import means
 

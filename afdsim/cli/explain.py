@@ -119,7 +119,8 @@ def _explain_scenario(name: str, *, overrides: tuple[str, ...], **asked: Any) ->
     from afdsim.results.remarks import lacking, of_model, of_trace
     from afdsim.scenario.document import load
     from afdsim.scenario.formats import of_scenario
-    from afdsim.simulation import placed, requested
+    from afdsim.scenario.requests import requested
+    from afdsim.simulation import placed
 
     own = ("gpu", "precision", "kernels", "layer")
     if any(asked[key] not in (None, ()) for key in own) or asked["tp"] != 1 or asked["ep"] != 1:

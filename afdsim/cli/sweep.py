@@ -194,7 +194,7 @@ def _of_base(points: Grid) -> list[str]:
     from afdsim.engine.lowering import deployment
     from afdsim.results.remarks import beyond, lacking, of_model, of_trace
     from afdsim.scenario.formats import of_scenario, sentence
-    from afdsim.simulation import counted, requested
+    from afdsim.scenario.requests import counted, requested
 
     base = points.base
     found: list[tuple[str, Sequence[str]]] = [(sentence(of_scenario(base)), ("model", "precision"))]

@@ -9,6 +9,7 @@ drafts        tokens that speculation drafts and accepts
 prefixes      prompts that begin alike: what of them is in a KV cache
 sessions      turns of sessions: who comes next, and whose KV cache lies where between two turns
 seats         who sits in which micro-batch: continuous batching, admission, KV accounting
+population    how a closed loop begins
 chunks        prompts inside decode steps: what a step computes of them
 returns       turns of sessions at a boundary: whose session goes on, who comes back, what is there
 turnover      the boundary of a lane: who leaves, gives blocks back, joins

@@ -63,7 +63,8 @@ from afdsim.engine.schedule import (
 )
 from afdsim.engine.variation import Jitter, Variation, Wires
 from afdsim.scenario import tree
-from afdsim.scenario.document import Scenario, Streams
+from afdsim.scenario.document import Scenario
+from afdsim.scenario.streams import Streams
 
 Stage = tuple[Layer, Layer | None] | Layer
 """Of attention in a layer, with the layer before it whose results it adds up; or of a layer's shared expert."""

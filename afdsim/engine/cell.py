@@ -29,7 +29,8 @@ from afdsim.engine.seats import RESERVED, Keeping, Prompting
 from afdsim.engine.tables import Tables, chunk_seconds, core_seconds
 from afdsim.engine.variation import Jitter, Spike, Variation, Wires
 from afdsim.scenario import tree
-from afdsim.scenario.document import Scenario, Streams
+from afdsim.scenario.document import Scenario
+from afdsim.scenario.streams import Streams
 
 Array = np.ndarray
 T = TypeVar("T")

@@ -18,6 +18,7 @@ from afdsim.engine.books import AWAY, Lines, Trace, close
 from afdsim.engine.cell import Cell
 from afdsim.engine.closing import Closing
 from afdsim.engine.desk import Demand, Desk, Observer, Progress
+from afdsim.engine.population import populate
 from afdsim.engine.processes import Pipeline, Port, Steps, Turn
 from afdsim.engine.record import Record
 from afdsim.engine.samples import keep
@@ -75,7 +76,7 @@ class Run:
 
     def begin(self) -> None:
         """Let the first requests in, where there are any."""
-        start = self.desk.begin(seats.populate)
+        start = self.desk.begin(populate)
         self._idle = self.desk.memory.state.idle.tolist()
         if not self.desk.dozing:
             self._pipeline = Pipeline(self.env, self.cell, self, 0, start)

@@ -80,7 +80,8 @@ from afdsim.engine.schedule import (
 from afdsim.engine.tables import Tables
 from afdsim.engine.variation import Jitter, Variation, Wires
 from afdsim.scenario import tree
-from afdsim.scenario.document import Scenario, Streams
+from afdsim.scenario.document import Scenario
+from afdsim.scenario.streams import Streams
 
 DOWN = 1 / 3
 """Share of an expert's work in its last matrix, which a combine may overlap (single-batch overlap)."""

@@ -16,8 +16,9 @@ from afdsim.engine.cell import Cell
 from afdsim.engine.faults import Crash, Failing, Instance
 from afdsim.errors import SimulationError
 from afdsim.scenario.cabling import Servers, servers
-from afdsim.scenario.document import Scenario, stream
+from afdsim.scenario.document import Scenario
 from afdsim.scenario.failing import Failures, split
+from afdsim.scenario.streams import stream
 
 
 def failing(scenario: Scenario, cell: Cell, seed: int) -> Failing | None:

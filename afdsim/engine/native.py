@@ -15,6 +15,7 @@ from afdsim.engine import (
     books,
     chunks,
     normals,
+    population,
     prefixes,
     recurrence,
     returns,
@@ -27,7 +28,7 @@ from afdsim.engine import (
 )
 
 ROOMS = (
-    *(normals, schedule, prefixes, sessions, seats, chunks, returns),
+    *(normals, schedule, prefixes, sessions, seats, population, chunks, returns),
     *(turnover, books, samples, network, tables, recurrence),
 )
 """Whose sources the machine code depends on."""
@@ -38,9 +39,10 @@ CALLED = {
     seats: (
         "tokens_of", "steps_of", "pace_of", "growth", "gained", "kept", "need", "written", "takes", "shares", "worth",
         "make_room", "session_of", "bring", "resume", "lay_down", "grant", "give_back", "issue", "append", "crowd",
-        "queue", "emptiest", "emptiest_of", "beside", "fewest", "call", "welcome", "put_back", "uncall", "shed",
+        "queue", "emptiest", "emptiest_of", "beside", "fewest", "call", "welcome", "put_back", "uncall",
         "arrive", "refill", "recompute", "copied", "begun", "stops",
     ),
+    population: ("shed",),
     chunks: ("budget", "note", "compute", "bow_out"),
     returns: ("come_back", "go_on", "note_return", "fetch"),
     turnover: (
@@ -93,7 +95,7 @@ def compiled() -> tuple[Callable[..., Any], ...]:
     config: Any = numba.config
     elsewhere, config.CACHE_DIR = config.CACHE_DIR, str(_cache_folder())
     try:
-        entries = (recurrence.run_steps, seats.populate, normals.draw_normals)
+        entries = (recurrence.run_steps, population.populate, normals.draw_normals)
         return tuple(numba.njit(**options)(entry) for entry in entries)
     finally:
         config.CACHE_DIR = elsewhere

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from afdsim.engine.variation import Kinds, Normals, drawn_by_numpy
-from afdsim.scenario.document import Streams
+from afdsim.scenario.streams import Streams
 from afdsim.workload.laws import Stream
 
 Values = Any

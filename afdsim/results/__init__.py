@@ -25,6 +25,7 @@ header               what was simulated, as text
 blaming              whom the GPUs waited for, as text
 portrait             what a language model is and where it fits, as text
 ink                  styles, tables and sparklines
+classed              classes of requests, as text
 terminal             the report as text
 timeline             spans of a window of a run
 chrome               a timeline as a Chrome trace

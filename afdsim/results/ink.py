@@ -39,6 +39,11 @@ class Ink:
         """Bold red."""
         return self._styled(text, 1, 31)
 
+    def verdict(self, word: str) -> str:
+        """In the colour of what it says."""
+        styles = {"PASS": self.good, "STABLE": self.good, "FAIL": self.bad, "OVERLOADED": self.bad}
+        return styles.get(word, self.strong)(word)
+
     def _styled(self, text: str, *codes: int) -> str:
         return f"\033[{';'.join(map(str, codes))}m{text}\033[0m" if self.colour else text
 

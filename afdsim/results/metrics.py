@@ -187,9 +187,6 @@ class Samples:
         return len(self.values) if self.weights is None else int(self.weights.sum())
 
 
-# latencies ----------------------------------------------------------------------------------------------------------
-
-
 def tpot(requests: Columns) -> Floats:
     """Seconds per output token after the first, of every request; NaN where there is none."""
     gaps = column(requests, "output_len") - 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from afdsim import __version__
 from afdsim.engine.books import CAUSES
-from afdsim.results import blaming, caching, conversed, metrics, mixed, outages
+from afdsim.results import blaming, caching, classed, conversed, metrics, mixed, outages
 from afdsim.results.bottleneck import ROUND_TRIP
 from afdsim.results.header import (
     deployment_lines,
@@ -64,7 +64,7 @@ def terminal(
         page.head(source),
         page.load(),
         page.latencies(),
-        page.classes(),
+        classed.lines(page.own, page.ink, prefilled=page.prefilled),
         page.throughput(),
         page.histogram(),
         page.over_time(),
@@ -136,11 +136,12 @@ class _Page:
         gaps = "ITL = every step of every request, of one token or more" if drafts else "ITL = every single gap"
         text = f"(last - first token)/(n - 1) per request; {gaps} (vLLM's definitions)"
         source = "comes with the end of its prompt" if self._mixed else "comes from prefill"
-        first = [f" TTFT = first token - arrival; the first token {source}"] if self._prefilled else []
+        first = [f" TTFT = first token - arrival; the first token {source}"] if self.prefilled else []
         return [*lines, *first, *hanging(" TPOT = ", text)]
 
     @property
-    def _prefilled(self) -> bool:
+    def prefilled(self) -> bool:
+        """Whether the first token comes from prefill."""
         return self.runs[0].run.prefilled
 
     @property
@@ -150,25 +151,7 @@ class _Page:
     @property
     def _latencies(self) -> tuple[tuple[str, str, float], ...]:
         first = _OF_PREFILL[:1] if self._mixed else _OF_PREFILL  # there is one wait, of the queue
-        return (*(first if self._prefilled else ()), *_LATENCIES)
-
-    def classes(self) -> list[str]:
-        """Return a row for every class of requests, and which of them is worst off."""
-        found = self.own.get("classes", {})
-        if not found:
-            return []
-        heads = [head for head in _CLASSES if self._prefilled or "TTFT" not in head]
-        rows = [_class_row(name, own, heads) for name, own in found.items()]
-        lines = table(["class", "finished", *heads, "goodput", "SLA"], rows, self.ink)
-        lines.append(" TPOT = mean; ms, E2EL in s; goodput = share of the requests inside every limit of their class")
-        name = self.own.get("worst_class")
-        if name is None:
-            return lines
-        sla = found[name]["sla"]
-        scale, unit = metrics.shown_in(sla["metric"])
-        value = f"{sla['value_ms'] * scale:,.4g}" if "value_ms" in sla else "n/a"
-        limit = f"{sla['percentile']} {sla['metric'].upper()} {value} of {sla['limit_ms'] * scale:,.6g} {unit}"
-        return [*lines, f" worst: {name}, {limit}: {self._word(sla['verdict'])}"]
+        return (*(first if self.prefilled else ()), *_LATENCIES)
 
     def throughput(self) -> list[str]:
         """Say tokens per second in all, per GPU, per user, and what they cost; or why that is not known."""
@@ -189,7 +172,7 @@ class _Page:
             parts.append(f"{self.own['tokens_per_s_per_user']:.1f} tok/s/user")
         over = (
             [f"          TGS over all {self.own['gpus']:,} GPUs, prefill's too"]
-            if self._prefilled and not self._mixed
+            if self.prefilled and not self._mixed
             else []
         )
         return [f"Output    {'   '.join(parts)}", *over, *self._cost(), requests]
@@ -344,7 +327,7 @@ class _Page:
         load = self.own.get("saturation")
         if load is None:
             return []
-        label, why = f"Load {self._word(load['level'])}: ", load.get("why", "")
+        label, why = f"Load {self.ink.verdict(load['level'])}: ", load.get("why", "")
         if load["level"] == "n/a":
             seconds = f"{load.get('wants_s', 0.0):,.4g} s of arrivals would probably do (--until-steady)"
             return hanging(label, f"{why}; {seconds}" if "wants_s" in load else why)
@@ -372,12 +355,7 @@ class _Page:
         value = f"n/a ({sla['percentile']} needs more requests)" if few and word == "n/a" else value
         low, high = limit.get("ci_ms", (None, None)) if not few else (None, None)
         within = f"  (95% CI {low * scale:,.4g}..{high * scale:,.4g})" if low is not None and high is not None else ""
-        return [f"SLA  {name} <= {limit['limit_ms'] * scale:,.6g} {unit} : {value}  {self._word(word)}{within}"]
-
-    def _word(self, word: str) -> str:
-        return {"PASS": self.ink.good, "STABLE": self.ink.good, "FAIL": self.ink.bad, "OVERLOADED": self.ink.bad}.get(
-            word, self.ink.strong
-        )(word)
+        return [f"SLA  {name} <= {limit['limit_ms'] * scale:,.6g} {unit} : {value}  {self.ink.verdict(word)}{within}"]
 
     def remarks(self) -> list[str]:
         """Say what a reader should know before believing the figures."""
@@ -393,26 +371,6 @@ class _Page:
         values = np.concatenate([part.values for part in parts])
         weights = [part.weights for part in parts if part.weights is not None]
         return metrics.Samples(values, np.concatenate(weights) if weights else None)
-
-
-_CLASSES = {
-    "p99 TTFT": ("p99_ttft_ms", 1),
-    "TPOT": ("mean_tpot_ms", 1),
-    "p99 TPOT": ("p99_tpot_ms", 1),
-    "p99 ITL": ("p99_itl_ms", 1),
-    "p99 queue": ("p99_queue_ms", 1),
-    "p99 E2EL": ("p99_e2el_ms", 1e-3),
-}
-"""Heads of the columns of classes, with keys and scales; that of the first token only with prefill."""
-
-
-def _class_row(name: str, own: Mapping[str, Any], heads: Sequence[str]) -> list[str]:
-    """Figures of one class; n/a where it has too few requests for them."""
-    keys = [_CLASSES[head] for head in heads]
-    few, sla = own.get("too_few", ()), own.get("sla", {})
-    cells = [_NONE if key in few or key not in own else f"{own[key] * scale:,.4g}" for key, scale in keys]
-    good = f"{sla['goodput_share']:.1%}" if sla else _NONE
-    return [name, show_count(own["completed"]), *cells, good, sla.get("verdict", _NONE)]
 
 
 _TITLES = {"tpot": "TPOT per request (ms)", "itl": "ITL, every gap (ms)"}

@@ -14,6 +14,8 @@ routing       a router in front of several cells
 divisions     what does not divide over GPUs, and the nearest degrees that do
 words         words of other tools: ours, or that it is not modelled
 complaints    what is wrong with a file, where, and the way out
-document      the scenario: loading, varying, its key and its streams
+streams       random numbers by seed, kind and step
+document      the scenario: loading, varying, its key
+requests      what a workload asks for, as arrivals and laws of lengths
 formats       number formats in force, and who asked for each
 """

@@ -14,7 +14,8 @@ from afdsim.cluster.colocated import Colocated, ExpertParallel, TensorParallel
 from afdsim.cluster.deployment import AttentionPool
 from afdsim.cost.all_to_all import exchange, pair_bytes, table
 from afdsim.errors import CapacityError, CatalogError, ScenarioError
-from afdsim.scenario.document import load, stream
+from afdsim.scenario.document import load
+from afdsim.scenario.streams import stream
 
 ENGINE = {
     "model": "deepseek-v3",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afdsim.cluster.experts import EVEN, Asked, Load, drawn, slowest
-from afdsim.scenario.document import stream
+from afdsim.scenario.streams import stream
 from afdsim.scenario.tree import Experts
 
 

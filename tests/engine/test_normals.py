@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from afdsim.engine.native import compiled
 from afdsim.engine.normals import sooner, ziggurat
 from afdsim.engine.variation import drawn_by_numpy, placed
-from afdsim.scenario.document import Streams
+from afdsim.scenario.streams import Streams
 
 KINDS = ("link_out", "event_attention", "step_ffn")
 

@@ -162,7 +162,7 @@ def test_hits_are_told():
 def test_a_group_of_a_request_does_not_depend_on_how_many_are_drawn():
     from functools import partial
 
-    from afdsim.scenario.document import stream
+    from afdsim.scenario.streams import stream
     from afdsim.workload.prefixes import Prefixes
 
     law = Prefixes(groups=50, tokens=8, zipf=1.0, stream=partial(stream, 3))

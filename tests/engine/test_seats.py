@@ -11,6 +11,7 @@ from afdsim.engine import seats
 from afdsim.engine.cell import Cell
 from afdsim.engine.desk import Desk
 from afdsim.engine.lowering import lower
+from afdsim.engine.population import populate
 from afdsim.engine.seats import FOREVER, NOBODY
 from afdsim.engine.turnover import turn_over
 from afdsim.scenario.document import Scenario
@@ -31,7 +32,7 @@ class Office:
     def __init__(self, scenario: Scenario) -> None:
         self.cell: Cell = lower(scenario, seed=0)
         self.desk = Desk(self.cell, demanded(scenario, self.cell, 0))
-        self.now = self.desk.begin(seats.populate)
+        self.now = self.desk.begin(populate)
         self.step = 0
 
     @property

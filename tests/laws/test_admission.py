@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from afdsim.engine import seats
 from afdsim.engine.desk import Desk
 from afdsim.engine.lowering import lower
+from afdsim.engine.population import populate
 from afdsim.engine.turnover import turn_over
 from afdsim.scenario.document import Scenario
 from afdsim.simulation import demanded, simulate
@@ -22,7 +23,7 @@ def fitting(scenario: Scenario) -> int:
     """Sequences of the scenario's constant lengths that the cache of a rank holds."""
     cell = lower(scenario, seed=0)
     desk = Desk(cell, demanded(scenario, cell, 0))
-    desk.begin(seats.populate)
+    desk.begin(populate)
     return int(desk.machine.places.kv_budget // seats.need(desk.machine.places, desk.book.requests, 0))
 
 
@@ -70,7 +71,7 @@ def test_micro_batches_of_a_rank_are_within_one_sequence_of_one_another(scenario
     scenario = scenario.vary("deployment.max_num_seqs", slots)
     cell = lower(scenario, seed=0)
     desk = Desk(cell, demanded(scenario, cell, 0))
-    desk.begin(seats.populate)
+    desk.begin(populate)
     for turn in range(turns):
         if desk.short:
             desk.draw_more()

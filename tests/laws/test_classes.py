@@ -13,7 +13,7 @@ from afdsim.results import metrics
 from afdsim.results.result import Result, pooled
 from afdsim.results.terminal import terminal
 from afdsim.scenario.document import load
-from afdsim.simulation import requested
+from afdsim.scenario.requests import requested
 from tests.cases import tiny
 
 CHAT = {"name": "chat", "weight": 3.0}

@@ -13,7 +13,8 @@ from afdsim.engine.colocated import order
 from afdsim.engine.drafts import Drafts
 from afdsim.engine.lowering import lower
 from afdsim.results import outcome as columns
-from afdsim.scenario.document import Scenario, load, stream
+from afdsim.scenario.document import Scenario, load
+from afdsim.scenario.streams import stream
 from afdsim.simulation import demanded, execute, simulate
 from tests.cases import Outcome, run, tiny_hybrid, tiny_model, tiny_sparse, tiny_windowed
 from tests.laws.test_equivalence import SKEWS, SPIKES, assert_same, drafts, workloads

@@ -9,7 +9,7 @@ import afdsim
 from afdsim.cli.main import main
 from afdsim.errors import ScenarioError
 from afdsim.scenario.document import load, shipped
-from afdsim.simulation import requested
+from afdsim.scenario.requests import requested
 
 VIDUR = "num_prefill_tokens,num_decode_tokens\n" + "".join(f"{100 + n},{20 + n}\n" for n in range(6))
 TIMED = "arrival_s,input_len,output_len\n" + "".join(f"{n},{100 + n},{20 + n}\n" for n in range(6))

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import afdsim
 from afdsim import ScenarioError
 from afdsim.scenario import yamlfile
-from afdsim.scenario.document import Kind, Scenario, load, locate, schema, shipped, stream, vary
+from afdsim.scenario.document import Scenario, load, locate, schema, shipped, vary
+from afdsim.scenario.streams import Kind, stream
 
 SMALL = """\
 model: step3-small

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import afdsim
 from afdsim.engine.drafts import Drafts
 from afdsim.errors import CapacityError
-from afdsim.scenario.document import Streams
+from afdsim.scenario.streams import Streams
 from afdsim.studies import tuning
 from afdsim.workload import laws as workload
 from tests.studies.models import Slower

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afdsim.scenario.document import load, stream
-from afdsim.simulation import COLUMNS, requested
+from afdsim.scenario.document import load
+from afdsim.scenario.requests import COLUMNS, requested
+from afdsim.scenario.streams import stream
 from afdsim.workload.laws import BLOCK, Constant, Poisson, RequestSource, arrivals
 from afdsim.workload.rates import Modulated, Point, RateCurve, State, TimeChange
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afdsim.scenario.document import stream
+from afdsim.scenario.streams import stream
 from afdsim.workload.laws import Constant, Lognormal, Poisson, RequestSource, Uniform
 from afdsim.workload.sessions import BLOCK, Exponential, Fixed, LognormalTime, Plan, Sessions, thought
 
