@@ -203,7 +203,7 @@ def test_classes_have_a_first_token_of_their_own():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"router": {"replicas": 2}}, "router: is not modelled behind prefill servers"),
+        ({"router": {"cells": [{}, {"replicas": 2}]}}, "router.cells: must be of one kind behind prefill servers"),
         (
             {"workload.prefix": {"groups": 2, "tokens": 64}, "kv_cache": {}},
             "workload.prefix: is not modelled with prefill",
