@@ -95,8 +95,7 @@ def simulate(  # noqa: PLR0913 - the whole line has three seams
         pool = lower_prefill(kinds[0].scenario, cell, cost=checked_cost(cost))
         done = None if pool is None or demand.closed else served(pool, demand)
         decode = demand if done is None else handed(demand, done)
-        lowered = next((kind.cell for kind in kinds if kind.cell.refuses is not None), cell)
-        engine, reason = chosen_engine(scenario, lowered, decode)
+        engine, reason = chosen_engine(scenario, _refusing(kinds), decode)
         report = None if progress is None else lambda fraction: progress(fraction, scenario.name)
         if scenario.router is None:
             start = partial(member, cell, engine=engine, progress=report, observer=observer)
@@ -111,6 +110,11 @@ def simulate(  # noqa: PLR0913 - the whole line has three seams
     notes = _unmeasured(kinds, pool) if cost is None else ()
     routed = [] if router is None else [f"requests were routed by {label(router)}, not by the scenario's policy"]
     return _signed(found, cost, network, [*routed, *notes])
+
+
+def _refusing(kinds: Sequence[Kind]) -> Cell:
+    """The first cell that the kernel does not run; the first of all where it runs each."""
+    return next((kind.cell for kind in kinds if kind.cell.refuses is not None), kinds[0].cell)
 
 
 def _unmeasured(kinds: Iterable[Kind], pool: Pool | None) -> Iterable[str]:

@@ -183,12 +183,15 @@ class Scenario(Part):
         """Whether a router sends requests to cells that are not all the deployment of the scenario."""
         return self.router is not None and self.router.cells is not None
 
-    @cached_property
+    @property
     def parts(self) -> tuple[Scenario, ...]:
         """The scenario of every kind of cell behind a router, with as many replicas; else the scenario itself."""
-        if self.router is None or self.router.cells is None:
-            return (self,)
-        return tuple(self._part(number, each) for number, each in enumerate(self.router.cells))
+        return self._kinds or (self,)
+
+    @cached_property
+    def _kinds(self) -> tuple[Scenario, ...]:
+        cells = () if self.router is None else self.router.cells or ()
+        return tuple(self._part(number, each) for number, each in enumerate(cells))
 
     def _part(self, number: int, each: routing.Cells) -> Scenario:
         """The scenario with what differs in some cells on top, and checked again; marks are those of its keys."""

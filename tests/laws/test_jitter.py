@@ -45,16 +45,12 @@ TABLE = {
 class OnAttention(Variation):
     """Normal factors of attention alone, as in the notes: a scenario has lognormal ones of the operations of both pools."""
 
-    def _jitter(self, each, step, into):
-        if each.pool == "ffn":
-            into[:] = 1.0
-        else:
-            super()._jitter(each, step, into)
-
-    def _lognormal(self, kind, sigma, step, into):
+    def _lognormal(self, kinds, sigma, steps, into):
         into[:] = 1.0
-        if sigma:
-            into += sigma * self.stream(kind, step).standard_normal(len(into))
+        for row, step in zip(into.reshape(len(steps), -1), steps, strict=True):
+            for kind, low, high in kinds if sigma else ():
+                if not kind.endswith("_ffn"):
+                    row[low:high] += sigma * self.stream(kind, step).standard_normal(high - low)
 
 
 @cache

@@ -175,8 +175,3 @@ def test_a_kind_that_does_not_fit_says_which():
 
     with pytest.raises(afdsim.CapacityError, match=r"^router.cells\[1\].deployment.ffn.instances: FFN weights need"):
         afdsim.simulate(scenario)
-
-
-def test_unlike_cells_behind_prefill_are_refused():
-    with pytest.raises(afdsim.ScenarioError, match="must be of one kind behind prefill servers"):
-        fleet({}, {"replicas": 2}).vary("prefill", {"gpu": "H20", "instances": 1, "gpus_per_instance": 2})

@@ -212,7 +212,7 @@ def test_classes_have_a_first_token_of_their_own():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"router": {"replicas": 2}}, "router: is not modelled behind prefill servers"),
+        ({"router": {"cells": [{}, {"replicas": 2}]}}, "router.cells: must be of one kind behind prefill servers"),
     ],
 )
 def test_what_prefill_does_not_go_with_is_told(changes, message):
