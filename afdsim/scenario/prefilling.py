@@ -117,8 +117,8 @@ def misfits(prefill: Prefill | None, model: str, workload: asked.Workload, sla: 
         limits = {"sla": sla} | {f"workload.classes.{n}.sla": each.sla for n, each in enumerate(workload.classes or ())}
         for path, each in limits.items():
             if each is not None and each.ttft is not None:
-                give = "'prefill: {gpu: H800, instances: 2}'"
-                yield f"{path}.ttft", f"needs prefill servers, which give the first token, e.g. {give}"
+                give = "'prefill: {gpu: H800, instances: 2}', or if nothing is apart 'prefill: {mode: mixed}'"
+                yield f"{path}.ttft", f"needs prefill, which gives the first token, e.g. {give}"
         return
     if all(map(_of_one, _answers(workload))):
         yield "workload.output_len", "is 1 token, which prefill gives: decode has nothing to do; give more than 1"

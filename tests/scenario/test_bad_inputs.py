@@ -320,7 +320,8 @@ ROWS = (
     ("version: 1", "version: [1",
      "2:6: not valid YAML: expected ',' or ']', but got ':'"),
     ("sla: {tpot: 50ms,", "sla: {ttft: 1s,",
-     "31:13: sla.ttft: needs prefill servers, which give the first token, e.g. 'prefill: {gpu: H800, instances: 2}'"),
+     "31:13: sla.ttft: needs prefill, which gives the first token, e.g. 'prefill: {gpu: H800, instances: 2}', or if nothing "
+     "is apart 'prefill: {mode: mixed}'"),
     ("run:", "prefill: {gpu: H800, instances: 2, parallelism: {dp: 2, tp: 2}}\nrun:",
      "33:49: prefill.parallelism: dp x tp = 2 x 2 = 4 but an instance has 8 GPUs"),
     ("run:", "prefill: {gpu: H800, instances: 2, parallelism: {dp: 2, ep: 4}}\nrun:",
