@@ -281,7 +281,8 @@ def rank_seconds(
         read = round(batch * seen * (SCALE if queries > 1 else 1))
         cores[c] = core_seconds(tables, c, batch, read) if batch else 0.0
     if extra is not None:
-        rows, heads = batch * queries + round(extra.tokens), batch + round(extra.answers)
+        rows = min(batch * queries + round(extra.tokens), tables.fixed.shape[1] - 1)  # means are rounded up apart
+        heads = min(batch + round(extra.answers), len(tables.head) - 1)
         for p, q in enumerate(tables.chunk_window.tolist()):
             cores[len(tables.core_window) + p] = chunk_seconds(tables, p, extra.sums[q])
     stages = tables.fixed[:, rows] + np.array(cores)[tables.core].sum(axis=1)

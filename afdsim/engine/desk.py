@@ -281,12 +281,16 @@ class Desk:
         return bool(full(self.machine.places, self.book))
 
     def extend_rows(self) -> None:
-        """Double the room for boundaries, for stays that end early and for chunks of prompts."""
-        book, size = self.book, 2 * max(len(self.book.rows), len(self.book.lanes))
-        rows, times = extended(book.rows, size, 0), extended(book.row_times, size, 0.0)
-        stays = extended(book.stays, size if self.cell.keeping.grows else 0, 0)
-        book = book._replace(rows=rows, row_times=times, stays=stays)
-        if self.cell.prompting.on:
+        """Double the room that a step might not find: for boundaries, stays that end early, chunks of prompts."""
+        book, count = self.book, self.book.count
+        if count[seats.BOUNDARIES] + len(book.lanes) > len(book.rows):
+            size = 2 * max(len(book.rows), len(book.lanes))
+            rows, times = extended(book.rows, size, 0), extended(book.row_times, size, 0.0)
+            book = book._replace(rows=rows, row_times=times)
+        if self.cell.keeping.grows and count[seats.STAYS] + count[seats.ACTIVE] > len(book.stays):
+            size = 2 * max(len(book.stays), int(count[seats.ACTIVE]))
+            book = book._replace(stays=extended(book.stays, size, 0))
+        if self.cell.prompting.on and count[seats.CHUNKS] + self.machine.places.prompting.most > len(book.chunks):
             size = 2 * len(book.chunks)
             chunks, times = extended(book.chunks, size, 0), extended(book.chunk_times, size, 0.0)
             book = book._replace(chunks=chunks, chunk_times=times)

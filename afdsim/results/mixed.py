@@ -208,7 +208,7 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     if found.get("share_of_time") is not None:
         parts[0] += f", {found['share_of_time']:.1%} of their time"
     if found.get("tokens_per_step") is not None:
-        parts.append(f"{show_count(round(found['tokens_per_step']))} tokens in each of these")
+        parts.append(f"{show_count(round(found['tokens_per_step']))} tokens of all ranks in each of these")
     if found["tokens_recomputed"]:
         parts.append(f"{found['tokens_recomputed']:,.0f} tokens computed again")
     return parts

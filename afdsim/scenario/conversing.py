@@ -10,14 +10,14 @@ from afdsim.scenario.part import Fault
 
 _AROUND = MappingProxyType(
     {
-        "prefill": "prefill servers have all prompts before decode begins, and a further turn comes when decode ends",
+        "prefill": "who computes prompts, servers or decode steps, does not know what is left of a conversation",
         "router": "a router would have to hear of turns that other turns decide",
         "failures": "what a crash does to a conversation between two turns is not known",
     }
 )
 _AROUND_SAMPLES = MappingProxyType(
     {
-        "prefill": "prefill servers would compute the prompt for every answer",
+        "prefill": "servers, or decode steps, would compute the prompt for every answer",
         "router": "a router would send the answers to a prompt to several cells",
     }
 )

@@ -16,7 +16,8 @@ from afdsim.engine.servers import prefill_of
 from afdsim.results.result import Result, pooled
 from afdsim.results.terminal import terminal
 from afdsim.scenario.document import load
-from afdsim.simulation import demanded, execute
+from afdsim.simulation import demanded, execute, member
+from tests.cases import tiny_model
 
 POISSON = {"process": "poisson", "request_rate": "8 req/s"}
 ENGINE = {
@@ -183,3 +184,28 @@ def test_scarce_cache_has_contexts_computed_again():
     assert tight["kv_cache"]["preemptions"] >= tight["kv_cache"]["requests_preempted"] >= 0
     assert "tokens_recomputed" not in tight["kv_cache"]
     assert (tight["prefill"]["tokens_recomputed"] > 0) == (tight["kv_cache"]["preemptions"] > 0)
+
+
+@pytest.mark.parametrize("longest", [1, 2])
+def test_shares_are_there_where_as_many_answers_begin_as_there_are_places(longest):
+    """Nobody decodes, or few do: means that are rounded up apart lie beyond the tables, and shares are told."""
+    engine = {"type": "colocated", "gpu": "H800", "instances": 1, "gpus_per_instance": 2, "max_num_seqs": 3}
+    lengths = {"distribution": "uniform", "min": 1, "max": longest}
+    workload = {"arrival": {"process": "closed_loop"}, "input_len": 50, "output_len": lengths, "num_requests": 60}
+    prefill = {"mode": "mixed", "chunk": 8192}
+    found = afdsim.simulate({"model": tiny_model(2), "deployment": engine, "prefill": prefill, "workload": workload})
+    assert len(found.requests) >= 60
+
+
+def test_chunks_take_no_room_of_boundaries():
+    """A step that computes a prompt and emits nothing asks for a row of chunks alone."""
+    engine = {"type": "tensor_parallel", "gpu": "H800", "gpus": 1, "max_num_seqs": 1}
+    arrival = {"process": "poisson", "request_rate": "1 req/s"}
+    workload = {"arrival": arrival, "input_len": 4000, "output_len": 2, "num_requests": 4}
+    prefill = {"mode": "mixed", "chunk": 2}
+    scenario = load({"model": tiny_model(2), "deployment": engine, "prefill": prefill, "workload": workload})
+    cell = lower(scenario, seed=0)
+    started = member(cell, demanded(scenario, cell, 0), "processes")
+    started.execute()
+    assert len(started.desk.book.chunks) >= 8000
+    assert len(started.desk.book.rows) == 4096
