@@ -67,8 +67,8 @@ class _Loop:
         """Place in `_sent` of a prompt, by its identity."""
         self._flying: list[tuple[float, int]] = []
         """(when it is with decode, place in `_sent`), a heap."""
-        self._alone: list[float] = []
-        """When prompts are done of which one token is all, a heap."""
+        self._alone: list[tuple[float, int]] = []
+        """(when it is done, place in `_sent`) of prompts of which one token is all, a heap."""
         self._seated: list[int] = []
         """Place in `_sent` of those that were handed over, in that order."""
         self._inside = np.zeros(0, dtype=np.int64)
@@ -119,8 +119,10 @@ class _Loop:
         ended = ends < until
         self._inside = self._inside[~ended]
         alone = []
-        while self._alone and self._alone[0] < until:
-            alone.append(heappop(self._alone))
+        while self._alone and self._alone[0][0] < until:
+            time, place = heappop(self._alone)
+            self._settle(place)
+            alone.append(time)
         return [*np.maximum(ends[ended], since).tolist(), *alone]
 
     def _send(self, time: float) -> None:
@@ -147,12 +149,11 @@ class _Loop:
             if prompt.answered:
                 heappush(self._flying, (prompt.ready, place))
             else:
-                heappush(self._alone, prompt.end)
-                self._settle(place)
+                heappush(self._alone, (prompt.end, place))
         self._known = len(found)
 
     def _settle(self, place: int) -> None:
-        """One of those that count has been handed over, or needs no decode; after the last, decode may end."""
+        """One of those that count has been handed over, or is done without decode; after the last, decode may end."""
         self._left -= self._counts(place)
         if self._left == 0:
             self._member.desk.dismiss(self._counted)

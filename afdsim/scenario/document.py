@@ -113,7 +113,7 @@ class Scenario(Part):
             yield from ((f"failures.{path}", text) for path, text in found)
         yield from self._apart()
         arrival = self.workload.arrival
-        alone = self.workload.sessions is None  # who thinks takes no slot
+        alone = self.workload.sessions is None and self.servers is None  # who thinks or has no answer yet takes no slot
         if isinstance(arrival, asked.ClosedLoop) and alone and (arrival.concurrency or 0) > deployment.slots:
             yield "workload.arrival.concurrency", f"must be <= {deployment.slots:,}, all slots of the deployment"
         if isinstance(deployment, tree.Afd):
