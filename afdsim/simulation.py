@@ -99,10 +99,10 @@ def simulate(  # noqa: PLR0913 - the whole line has three seams
         report = None if progress is None else lambda fraction: progress(fraction, scenario.name)
         if scenario.router is None:
             start = partial(member, cell, engine=engine, progress=report, observer=observer)
-            made = _single(scenario, cell, demand, _through(start, demand, pool, done), engine)
+            made = _single(scenario, cell, demand, _through(start, (demand, decode), pool, done), engine)
         else:
             chosen = routing(scenario.router.policy, seed) if router is None else router
-            made = _fleet(kinds, demand, done, Sent(seed, engine, chosen, _threads(engine, cost), report))
+            made = _fleet(kinds, (demand, decode), done, Sent(seed, engine, chosen, _threads(engine, cost), report))
     except CapacityError as error:
         raise placed(error, scenario) from None
     signed = manifest(scenario, seed=seed, engine=engine, engine_reason=reason)
@@ -130,13 +130,18 @@ def _fitting(scenario: Scenario, observer: Observer, router: Router | None) -> N
         raise SimulationError("router= needs cells: add 'router: {replicas: n}' to the scenario")
 
 
-def _through(start: Callable[[Demand], Member], demand: Demand, pool: Pool | None, done: Served | None) -> Record:
-    """The record of one cell; prompts of an open loop have been through the pool before, those of a closed one go."""
-    if pool is None:
-        return start(demand).execute()
-    if done is None:
-        return behind(pool, start(asked := replace(demand, routed=True)), asked)
-    return joined(start(handed(demand, done)).execute(), demand, done)
+def _through(
+    start: Callable[[Demand], Member], asked: tuple[Demand, Demand], pool: Pool | None, done: Served | None
+) -> Record:
+    """The record of one cell, of which all is asked, and this of decode.
+
+    Prompts of an open loop have been through the pool before, those of a closed one go.
+    """
+    demand, decode = asked
+    if pool is not None and done is None:
+        return behind(pool, start(each := replace(demand, routed=True)), each)
+    record = start(decode).execute()
+    return record if done is None else joined(record, demand, done)
 
 
 def execute(
@@ -384,11 +389,12 @@ def _kinds(scenario: Scenario, seed: int, cost: CostModel | None, network: Netwo
     return found
 
 
-def _fleet(kinds: Sequence[Kind], demand: Demand, done: Served | None, sent: Sent) -> Made:
-    """Run cells behind a router, and put them side by side in one window."""
+def _fleet(kinds: Sequence[Kind], asked: tuple[Demand, Demand], done: Served | None, sent: Sent) -> Made:
+    """Run cells behind a router, and put them side by side in one window; `asked`: in all, and of decode."""
+    demand, _ = asked
     each = [kind for kind in kinds for _ in range(kind.replicas)]
     cells = [drawing(kind.cell, sent.seed, number) for number, kind in enumerate(each)]
-    records, numbers, judged = _routed(cells, demand, done, sent)
+    records, numbers, judged = _routed(cells, asked, done, sent)
     columns = [_columns(demand, *both) for both in zip(records, (*cells, cells[0]), numbers, strict=False)]
     places = joining.places(cells)
     requests = joining.of_all([own for own, _ in columns], numbers, places)
@@ -415,14 +421,14 @@ def _fleet(kinds: Sequence[Kind], demand: Demand, done: Served | None, sent: Sen
 
 
 def _routed(
-    cells: Sequence[Cell], demand: Demand, done: Served | None, sent: Sent
+    cells: Sequence[Cell], asked: tuple[Demand, Demand], done: Served | None, sent: Sent
 ) -> tuple[tuple[Record, ...], list[np.ndarray], Record]:
     """Run cells behind a router.
 
     Returns the records of cells, and behind them with prefill that of requests which none has seen; the numbers of
     their requests; and a record for the judgement of the load.
     """
-    decode = replace(demand if done is None else handed(demand, done), routed=True, overloaded=None)
+    demand, decode = asked[0], replace(asked[1], routed=True, overloaded=None)
     members = [member(cell, decode, sent.engine) for cell in cells]
     records, chosen = route(members, decode, sent.router, sent.progress, threads=sent.threads)
     if done is None:

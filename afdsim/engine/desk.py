@@ -22,7 +22,7 @@ from afdsim.engine.samples import taken
 from afdsim.engine.schedule import COMPUTE, Boundary
 from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, UNCOUNTED, Asked, Book
 from afdsim.engine.standstill import Standstill, fragile, spend
-from afdsim.engine.turnover import full
+from afdsim.engine.turnover import full, lacks_chunks, lacks_rows, lacks_stays
 from afdsim.workload.laws import RequestSource
 from afdsim.workload.prefixes import Listed, Prefixes, Samples
 from afdsim.workload.sessions import Plan, Sessions
@@ -99,6 +99,10 @@ class Demand:
     def refills(self) -> bool:
         """Whether the next request of a closed loop comes as soon as one has finished."""
         return self.closed and not self.routed
+
+    def groups(self, count: int) -> Array:
+        """Groups of the first requests whose prompts begin alike; NOBODY where none do."""
+        return np.full(count, NOBODY) if self.prefixes is None else self.prefixes.first(count)
 
     @property
     def given(self) -> float | None:
@@ -282,15 +286,15 @@ class Desk:
 
     def extend_rows(self) -> None:
         """Double the room that a step might not find: for boundaries, stays that end early, chunks of prompts."""
-        book, count = self.book, self.book.count
-        if count[seats.BOUNDARIES] + len(book.lanes) > len(book.rows):
+        book, places = self.book, self.machine.places
+        if lacks_rows(book):
             size = 2 * max(len(book.rows), len(book.lanes))
             rows, times = extended(book.rows, size, 0), extended(book.row_times, size, 0.0)
             book = book._replace(rows=rows, row_times=times)
-        if self.cell.keeping.grows and count[seats.STAYS] + count[seats.ACTIVE] > len(book.stays):
-            size = 2 * max(len(book.stays), int(count[seats.ACTIVE]))
+        if lacks_stays(places, book):
+            size = 2 * max(len(book.stays), int(book.count[seats.ACTIVE]))
             book = book._replace(stays=extended(book.stays, size, 0))
-        if self.cell.prompting.on and count[seats.CHUNKS] + self.machine.places.prompting.most > len(book.chunks):
+        if lacks_chunks(places, book):
             size = 2 * len(book.chunks)
             chunks, times = extended(book.chunks, size, 0), extended(book.chunk_times, size, 0.0)
             book = book._replace(chunks=chunks, chunk_times=times)
@@ -569,10 +573,9 @@ class Desk:
 
     def _chunks(self) -> Chunks:
         count = self.book.count[seats.CHUNKS]
-        request, seat, step, tokens, before, ends = self.book.chunks[:count].T.copy()
-        time = self.book.chunk_times[:count].copy()
-        own = {"request": request, "seat": seat, "step": step, "time": time, "tokens": tokens, "before": before}
-        return Chunks(**own, ends=ends > 0)
+        names = ("request", "seat", "step", "tokens", "before", "ends")
+        own = dict(zip(names, self.book.chunks[:count].T.copy(), strict=True))
+        return Chunks(**own | {"ends": own["ends"] > 0}, time=self.book.chunk_times[:count].copy())
 
 
 def _inside(ledger: Ledger, edges: Array) -> Array:

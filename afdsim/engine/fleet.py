@@ -270,8 +270,7 @@ def route(
 def _sent(members: Sequence[Member], demand: Demand, router: Router, chosen: Array) -> Iterator[int]:
     """Hand over one request after the other; yields how many have been, and notes to whom."""
     many = demand.num_requests
-    groups = np.full(many, NOBODY) if demand.prefixes is None else demand.prefixes.first(many)
-    columns = (demand.source.times(many), *demand.source.columns(many), groups)
+    columns = (demand.source.times(many), *demand.source.columns(many), demand.groups(many))
     standings = [Standing(number, member) for number, member in enumerate(members)]
     for number, row in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         request = Request(number, *row)

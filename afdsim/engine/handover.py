@@ -29,8 +29,8 @@ def served(pool: Pool, demand: Demand) -> Served:
     """Run the prompts of an open loop through a pool."""
     count = demand.num_requests
     arrival, (input_len, output_len) = demand.source.times(count), demand.source.columns(count)
-    queue, groups = Queue(pool), _groups(demand, count)
-    columns = (each.tolist() for each in (arrival, input_len, output_len, groups))
+    queue = Queue(pool)
+    columns = (each.tolist() for each in (arrival, input_len, output_len, demand.groups(count)))
     for time, tokens, wanted, group in zip(*columns, strict=True):
         queue.submit(time, tokens, answered=wanted > 1, group=group)
     queue.advance(FOREVER)
@@ -51,11 +51,6 @@ def served(pool: Pool, demand: Demand) -> Served:
     )
 
 
-def _groups(demand: Demand, count: int) -> Array:
-    """Return the groups of the first requests; NOBODY where none begin alike."""
-    return np.full(count, NOBODY) if demand.prefixes is None else demand.prefixes.first(count)
-
-
 def handed(demand: Demand, done: Served) -> Demand:
     """Return what is asked of decode: requests whose caches arrive one by one."""
     order = done.order
@@ -67,11 +62,11 @@ def handed(demand: Demand, done: Served) -> Demand:
     lengths = {"input_len": done.input_len[order] + 1, "output_len": done.output_len[order] - 1}
     unused = np.random.default_rng(0)  # nothing is drawn: these come one by one
     source = RequestSource(Trace(arrival=done.ready[order], **lengths), None, None, lambda _: unused)
-    prefixes = demand.prefixes and Listed(groups=_groups(demand, len(done.arrival))[order])
-    asked, judge = (
-        replace(demand, source=source, num_requests=len(order), last=float(done.arrival[-1]), prefixes=prefixes),
-        demand.overloaded,
-    )
+    prefixes, judge = demand.prefixes, demand.overloaded
+    if prefixes is not None:
+        prefixes = Listed(groups=prefixes.first(len(done.arrival))[order])
+    last = float(done.arrival[-1])
+    asked = replace(demand, source=source, num_requests=len(order), last=last, prefixes=prefixes)
     if judge is None:
         return asked
     # what overloads prefill reaches decode at the pace of prefill: only both together show it

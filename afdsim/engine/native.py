@@ -46,6 +46,7 @@ CALLED = {
     chunks: ("budget", "note", "compute", "bow_out"),
     returns: ("come_back", "go_on", "note_return", "fetch"),
     turnover: (
+        "lacks_rows", "lacks_stays", "lacks_chunks",
         "full", "emit", "first_tokens", "grow", "link", "unlink", "schedule", "stand_up", "take_part", "answer",
         "promote", "leave", "sit_down", "join",
         "hand_out", "remove_leaving", "remove_filling", "remove_claim", "strike_out", "preempt", "fill", "claim",

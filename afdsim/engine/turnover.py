@@ -103,10 +103,25 @@ from afdsim.engine.sessions import ALONE, ENDED
 
 def full(places: Places, book: Book) -> bool:
     """Whether a step might not find room for its boundaries, for the stays that end in it or the chunks it computes."""
-    count = book.count
-    stays: bool = places.keeping.grows and count[STAYS] + count[ACTIVE] > len(book.stays)
-    chunks: bool = count[CHUNKS] + places.prompting.most > len(book.chunks)
-    return stays or chunks or count[BOUNDARIES] + len(book.lanes) > len(book.rows)
+    return lacks_rows(book) or lacks_stays(places, book) or lacks_chunks(places, book)
+
+
+def lacks_rows(book: Book) -> bool:
+    """Whether a step might not find room for its boundaries."""
+    lacking: bool = book.count[BOUNDARIES] + len(book.lanes) > len(book.rows)
+    return lacking
+
+
+def lacks_stays(places: Places, book: Book) -> bool:
+    """Whether more stays might end in a step than there is room for."""
+    lacking: bool = places.keeping.grows and book.count[STAYS] + book.count[ACTIVE] > len(book.stays)
+    return lacking
+
+
+def lacks_chunks(places: Places, book: Book) -> bool:
+    """Whether a step might compute more chunks than there is room for."""
+    lacking: bool = book.count[CHUNKS] + places.prompting.most > len(book.chunks)
+    return lacking
 
 
 def turn_over(places: Places, asked: Asked, book: Book, lane: int, step: int, now: float) -> None:

@@ -27,7 +27,7 @@ from afdsim.engine.fleet import Member
 from afdsim.engine.handover import joined
 from afdsim.engine.prefill import Pool, Prompt, Queue, Served
 from afdsim.engine.record import Record
-from afdsim.engine.seats import FOREVER, NOBODY
+from afdsim.engine.seats import FOREVER
 from afdsim.errors import SimulationError, StoppedEarly
 
 NEVER = float("nan")
@@ -171,11 +171,9 @@ class _Loop:
 
     def _group(self, place: int) -> int:
         """Return the group of what is sent at a place; NOBODY where no prompts begin alike."""
-        prefixes, number = self._demand.prefixes, self._first + place
-        if prefixes is None:
-            return NOBODY
+        number = self._first + place
         if number >= len(self._groups):
-            self._groups = prefixes.first(max(2 * number, DRAWN))
+            self._groups = self._demand.groups(max(2 * number, DRAWN))
         return int(self._groups[number])
 
     # the end ---------------------------------------------------------------------------------------------------------
