@@ -9,6 +9,10 @@ steadying     the same arrivals for longer, until a load is steady
 differences   one figure of two deployments, with its interval
 tuning        the best way to run one deployment, by a quick search
 marginal      one more instance of each role
+layouts       cells, of which a planner chooses
+choosing      the best of them, or the best fleet, under a budget
+trials        what a cell gives: at most, by a quick measure, by a run
+planner       which deployment to buy, by simulation
 comparison    deployments side by side
 validation    published figures against ours
 pairs         the AFD pairs of the theory, simulated

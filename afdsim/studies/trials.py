@@ -1,0 +1,244 @@
+"""What a layout gives at its best batch: at most, by a quick measure, and by a whole run.
+
+The three are tried in this order, each on fewer layouts than the one before. *At most* is the envelope of its step
+(`cost.envelope`), for every batch that memory holds. A *quick measure* runs a few steps of a full cell (see `tuning`);
+from one batch to the next the envelope says where to look, so that two or three measures find the batch. A *run* is
+`simulate`, as `afdsim run` has it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from afdsim.catalog import entries as catalog
+from afdsim.cost.envelope import Floats, Setting, envelope
+from afdsim.engine.cell import Cell
+from afdsim.engine.lowering import deployment, lower
+from afdsim.errors import AfdsimError
+from afdsim.scenario import tree
+from afdsim.scenario.document import Scenario
+from afdsim.scenario.requests import requested
+from afdsim.simulation import Engine, demanded
+from afdsim.studies.choosing import Offer
+from afdsim.studies.layouts import Layout
+from afdsim.studies.points import Models
+from afdsim.studies.tuning import ENDLESS, LARGEST, SAMPLE, STEPS, SURE, InFlight, Pace, measured
+
+INHERITED = ("mtp", "gpu_memory_utilization", "host_overhead")
+"""Keys of the deployment of a question's scenario that every layout has from it."""
+MEASURES = 6
+"""Quick measures of a layout at most."""
+FINE = 200
+"""The best batch is found up to this part of it."""
+GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+"""Spreads the ages of sequences evenly, whatever their lengths."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked of every layout."""
+
+    base: Scenario
+    """Workload, network, variation, prices: all but the deployment."""
+    limit: float | None = None
+    """Seconds per output token that may not be exceeded, on average."""
+    floor: float | None = None
+    """Tokens per GPU and second at least, of which the fastest for a user is sought; else the most tokens."""
+    models: Models = field(default_factory=Models)
+
+    def scenario(self, layout: Layout, batch: int, **changes: object) -> Scenario:
+        """The scenario of a layout with so many sequences for a rank."""
+        own = self.base.deployment
+        given = {key: getattr(own, key) for key in INHERITED}
+        kept = {key: value for key, value in given.items() if value != type(own).model_fields[key].default}
+        mtp = kept.get("mtp")
+        plain = kept | ({} if mtp is None else {"mtp": mtp.model_dump()})
+        return self.base.varied({"deployment": layout.sized(batch) | plain, **changes})
+
+    @cached_property
+    def lengths(self) -> tuple[Floats, Floats]:
+        """Input and output tokens of requests in flight, a sample."""
+        source = InFlight(requested(self.base, self.base.run.seeds[0]), SAMPLE)
+        input_len, output_len = source.columns(SAMPLE)
+        return input_len.astype(float), output_len.astype(float)
+
+    @cached_property
+    def contexts(self) -> Floats:
+        """Their tokens so far."""
+        input_len, output_len = self.lengths
+        ages = np.arange(SAMPLE) * GOLDEN % 1.0
+        return np.asarray(input_len + ages * (output_len - 1.0))
+
+    @cached_property
+    def tokens(self) -> float:
+        """Output tokens of a sequence in a step, on average."""
+        mtp = self.base.deployment.mtp
+        if mtp is None:
+            return 1.0
+        return sum(mtp.acceptance**kept for kept in range(mtp.draft + 1))
+
+    @cached_property
+    def reserved(self) -> dict[int, float]:
+        """Bytes of a sequence on one GPU of a rank, by the GPUs of the rank; filled as they are asked for."""
+        return {}
+
+    @cached_property
+    def slack(self) -> float:
+        """Share by which a quick measure may be faster than a bound on its mean: three sigma of what varies in it."""
+        asked, layers = self.base.variation, len(catalog.llm(self.base.model).layers)
+        return 0.001 + 3.0 * math.hypot(asked.step, asked.event / math.sqrt(layers)) / math.sqrt(STEPS)
+
+
+class Bound(NamedTuple):
+    """What a layout gives at most, by its batch; entry 0 unused."""
+
+    tpot: Floats
+    """Seconds per output token at least."""
+    rate: Floats
+    """Output tokens per second at most."""
+    binding: tuple[str, ...]
+    """The resource that binds, by batch."""
+
+
+def bounded(question: Question, layout: Layout) -> Bound | str:
+    """Return what a layout gives at most; or why it cannot be."""
+    try:
+        scenario = question.scenario(layout, LARGEST)
+        served = deployment(scenario)
+        served.check_memory()
+    except AfdsimError as error:
+        return str(error).splitlines()[0]
+    cache = served.kv_cache
+    if cache.tp not in question.reserved:
+        totals, counts = np.unique(sum(question.lengths), return_counts=True)
+        question.reserved[cache.tp] = float(np.average([cache.reserved(int(each)) for each in totals], weights=counts))
+    most = min(int(cache.budget // question.reserved[cache.tp]), LARGEST)
+    if most < served.num_microbatches:
+        return f"memory holds {most} sequences of a rank, {served.num_microbatches} micro-batches need as many"
+    found = envelope(served, most, _setting(question, scenario))
+    seconds = found.seconds * (1.0 - question.slack)
+    seconds[0] = math.inf
+    slots = served.attention.ranks * np.arange(most + 1)
+    names = list(found.resources)
+    longest = np.argmax(list(found.resources.values()), axis=0)
+    binding = tuple(names[each] for each in longest)
+    return Bound(seconds / question.tokens, slots * question.tokens / seconds, binding)
+
+
+def _setting(question: Question, scenario: Scenario) -> Setting:
+    """What the envelope needs of a scenario beside its deployment."""
+    asked, network, mtp = scenario.deployment, scenario.network, scenario.deployment.mtp
+    line = network.link.bandwidth
+    return Setting(
+        contexts=question.contexts,
+        queries=1 + (mtp.draft if mtp else 0),
+        latency=network.link.latency + network.synchronise + network.post + network.poll,
+        bandwidth=line and line * network.efficiency,
+        efficiency=network.efficiency,
+        link=scenario.variation.link,
+        alone=network.type == "dedicated",
+        overlaps=isinstance(asked, tree.Colocated) and asked.single_batch_overlap,
+        cost=question.models.cost,
+    )
+
+
+def aimed(question: Question, bound: Bound, scale: float, gpus: int, between: tuple[int, int]) -> int | None:
+    """Return the best batch between two (both excluded) if every step took `scale` times its bound; None if none.
+
+    The largest within the limit; or, where a floor of tokens per GPU is given, the smallest that reaches it.
+    """
+    low, high = between
+    batches = np.arange(low + 1, min(high, len(bound.tpot)))
+    if question.floor is not None:
+        fine = batches[bound.rate[batches] / (scale * gpus) >= question.floor]
+        return int(fine[0]) if len(fine) else None
+    if question.limit is None:
+        return int(batches[-1]) if len(batches) else None
+    fine = batches[bound.tpot[batches] * scale <= (SURE if scale != 1.0 else 1.0) * question.limit]
+    return int(fine[-1]) if len(fine) else None
+
+
+def offered(layout: Layout, rate: float, tpot: float, prices: Mapping[str, float]) -> Offer:
+    """What a layout gives, as an offer."""
+    hourly = [prices.get(name, catalog.gpu(name).usd_per_hour) for name in layout.gpus]
+    counts = list(layout.gpus.values())
+    usd = None if None in hourly else sum(n * (each or 0.0) for n, each in zip(counts, hourly, strict=True))
+    return Offer(layout.gpus, rate, usd, 1.0 / tpot)
+
+
+class Measure(NamedTuple):
+    """A quick measure of a batch."""
+
+    batch: int
+    step: float
+    tgs: float
+    tpot: float
+
+
+def searched(question: Question, layout: Layout, bound: Bound) -> list[Measure]:
+    """Measure a layout at batches that the bound points to; the best that is fine comes last, nothing if none is."""
+    low, high, scale, best, known = 0, len(bound.tpot), 1.0, None, []
+    for _ in range(MEASURES):
+        batch = aimed(question, bound, scale, layout.count, (low, high))
+        if batch is None or (best is not None and abs(batch - best.batch) <= best.batch // FINE):
+            break
+        pace = paced(question, layout, batch)
+        if pace is None:
+            high = batch
+            continue
+        found = Measure(batch, pace.step, pace.tgs, pace.tpot)
+        known.append(found)
+        scale = found.tpot / float(bound.tpot[batch])
+        fine = _fine(question, found)
+        best = found if fine else best
+        low, high = (batch, high) if fine == (question.floor is None) else (low, batch)
+    return [] if best is None else [*(each for each in known if each != best), best]
+
+
+def _fine(question: Question, found: Measure) -> bool:
+    within = question.limit is None or found.tpot <= SURE * question.limit
+    return within and (question.floor is None or found.tgs >= question.floor)
+
+
+def paced(question: Question, layout: Layout, batch: int, engine: Engine | None = None) -> Pace | None:
+    """Run a few steps of a layout; None where the scenario refuses it."""
+    try:
+        scenario = question.scenario(layout, batch)
+        cell = _lowered(question, scenario)
+    except AfdsimError:
+        return None
+    seed = scenario.run.seeds[0]
+    demand = replace(demanded(scenario, cell, seed), num_requests=ENDLESS, warmup=0.0)
+    return measured(cell, demand, None, engine)
+
+
+def _lowered(question: Question, scenario: Scenario) -> Cell:
+    models = question.models
+    return lower(scenario, seed=scenario.run.seeds[0], cost=models.cost, network=models.network)
+
+
+def whole(question: Question, layout: Layout, batch: int) -> Scenario:
+    """The scenario of a whole run: after its warm-up, two requests for every slot, or as many as are asked for."""
+    slots = question.scenario(layout, batch).deployment.slots
+    asked = question.base.workload.num_requests or 0
+    return question.scenario(layout, batch, **{"workload.num_requests": max(asked, 2 * slots)})
+
+
+def key(question: Question, layout: Layout, what: str) -> str:
+    """A name for the answer to a question about a layout."""
+    said: list[Any] = [
+        what,
+        question.models.key(question.base),
+        dict(layout.deployment),
+        question.limit,
+        question.floor,
+    ]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
