@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what type checkers read of the table below
     from afdsim.scenario.document import load as load
     from afdsim.simulation import simulate as simulate
     from afdsim.studies.comparison import compare as compare
+    from afdsim.studies.planner import plan as plan
     from afdsim.studies.sweeps import sweep as sweep
     from afdsim.studies.tuning import tune as tune
 
@@ -54,6 +55,7 @@ _TABLE = (
             ("sweep", "studies.sweeps", "(base, over, ...)", "every point of a grid of values, as one table"),
             ("compare", "studies.comparison", "(*scenarios, ...)", "deployments side by side under one workload"),
             ("tune", "studies.tuning", "(scenario, ...)", "the best way to run one deployment, by a quick search"),
+            ("plan", "studies.planner", "(model, ..., gpus)", "the best deployment for a budget of GPUs"),
         ),
     ),
     (

@@ -13,6 +13,7 @@ from afdsim.results.plot import (
     utilization,
 )
 from afdsim.results.plot_parts import COLOURS, colours, save
+from afdsim.results.plot_plan import plan
 from afdsim.results.plot_sweep import frontier, pareto, ratio
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "gantt",
     "itl_histogram",
     "pareto",
+    "plan",
     "ratio",
     "save",
     "throughput",

@@ -6,7 +6,9 @@ compare    afdsim compare
 tables     what the commands about models and cost share: options and aligned tables
 cost       afdsim cost
 explain    afdsim explain, validate, calibrate
+executors  who runs many simulations: processes, or a Dask cluster
 sweep      afdsim sweep
+plan       afdsim plan
 init       afdsim init
 lists      afdsim list
 check      afdsim check

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from afdsim import __version__
-from afdsim.cli import bench, check, compare, cost, explain, init, lists, sweep
+from afdsim.cli import bench, check, compare, cost, explain, init, lists, plan, sweep
 from afdsim.cli.scenarios import SCENARIO, SET, STRICT, load_noted, warn
 from afdsim.errors import AfdsimError, ScenarioError, SimulationError, StoppedEarly
 
@@ -373,4 +373,5 @@ cost.register(main)
 explain.register(main)
 init.register(main)
 lists.register(main)
+plan.register(main)
 sweep.register(main)

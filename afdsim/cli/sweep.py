@@ -6,22 +6,22 @@ Registered by `cli`; like there, every command imports what it needs.
 from __future__ import annotations
 
 import math
-import os
 import re
 import shlex
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from afdsim.cli.executors import DASK, WORKERS, cores, opened
 from afdsim.cli.scenarios import STRICT
-from afdsim.errors import AfdsimError, ScenarioError, SimulationError
+from afdsim.errors import AfdsimError, ScenarioError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,10 +94,8 @@ def register(group: click.Group) -> None:
 @click.command()
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Change one value of the base; repeat.")
-@click.option(
-    "--workers", type=int, default=None, metavar="N", help="Processes; as many as there are cores by default."
-)
-@click.option("--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster (or its file) that runs the points.")
+@WORKERS
+@DASK
 @click.option("--resume/--no-resume", default=True, help="Take points that were computed before. On by default.")
 @click.option("--dry-run", is_flag=True, help="Check everything and say how much there is to do.")
 @click.option("--yes", is_flag=True, help=f"Run more than {MANY:,} simulations.")
@@ -135,22 +133,18 @@ def sweep(  # noqa: PLR0917 - click passes one argument per option
     if dry_run:
         click.echo(_intent(run))
         return
-    count = _cores() if workers is None else workers
+    count = cores() if workers is None else workers
     folder = _free_folder(folder or Path("results") / points.name, points, force=force)
     if len(points) > MANY and not yes:
         raise ScenarioError(_estimate(run, count))
     try:
-        with _executor(dask, count) as pool, run.resumable():
+        with opened(dask, count) as pool, run.resumable():
             _execute(run, pool, folder, quiet=quiet)
     except (KeyboardInterrupt, sweeps.StoppedError) as stopped:
         click.echo(_way_on(stopped, run), err=True)
         ctx.exit(INTERRUPTED)
     if run.tally.failed:
         ctx.exit(FAILED)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _execute(run: Sweep, pool: Executor, folder: Path, *, quiet: bool) -> None:
@@ -262,32 +256,6 @@ def _free_folder(folder: Path, points: Grid, *, force: bool) -> Path:
     if held != yamlfile.dump(points.described()):
         raise ScenarioError(f"{folder} exists and holds a different sweep; -o or --force")
     return folder
-
-
-@contextmanager
-def _executor(dask: str | None, workers: int) -> Iterator[Executor]:
-    """Open the cluster at an address, or processes on this machine."""
-    from afdsim.studies import sweeps
-
-    if dask is None:
-        with sweeps.executor(workers) as pool:
-            yield pool
-        return
-    try:
-        from distributed import Client
-    except ImportError:
-        raise ScenarioError("--dask needs distributed: pip install 'afdsim[dask]'") from None
-    place = {"scheduler_file": dask} if Path(dask).is_file() else {"address": dask}
-    with _connected(Client, dask, place) as client:
-        yield client.get_executor()
-
-
-def _connected(connect: Any, address: str, place: dict[str, str]) -> AbstractContextManager[Any]:
-    try:
-        client: AbstractContextManager[Any] = connect(**place, timeout=10)
-    except (OSError, ValueError) as error:
-        raise SimulationError(f"--dask {address}: no scheduler answers: {error}") from None
-    return client
 
 
 # what to say --------------------------------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ differences   one figure of two deployments, with its interval
 tuning        the best way to run one deployment, by a quick search
 marginal      one more instance of each role
 layouts       cells, of which a planner chooses
+asking        what a planner is asked, as scenarios without a deployment
 choosing      the best of them, or the best fleet, under a budget
 trials        what a cell gives: at most, by a quick measure, by a run
+candidates    what a cell stands for under all workloads of a question
 planner       which deployment to buy, by simulation
 comparison    deployments side by side
 validation    published figures against ours

@@ -71,6 +71,19 @@ def chosen(
     return Counter() if useful[best].figure(objective) == -math.inf else Counter([best])
 
 
+def against(objective: Objective, offer: Offer, best: Offer) -> str:
+    """Return by how much an offer is worse than the best: ``12 %``, ``16 GPUs``; ``-`` where it is no worse."""
+    match objective:
+        case "gpus":
+            more = offer.total - best.total
+            return f"{more} GPUs" if more > 0 else "-"
+        case "goodput":
+            part = 1.0 - offer.rate / best.rate
+        case _:
+            part = 1.0 - offer.figure(objective) / best.figure(objective)
+    return f"{part:.1%}" if part > 0 else "-"
+
+
 def _fleet(offers: Mapping[K, Offer], budget: Mapping[str, int], demand: float | None) -> Counter[K]:
     """The cells that give most tokens within a budget; or, where a demand is given, the fewest GPUs that meet it."""
     kinds = tuple(budget)

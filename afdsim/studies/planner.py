@@ -9,107 +9,39 @@ The winner is at last measured by the SimPy processes too, which must agree with
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from afdsim.catalog import entries as catalog
 from afdsim.cluster.network import Network
 from afdsim.cost.roofline import CostModel
-from afdsim.engine.lowering import deployment
+from afdsim.errors import ScenarioError
+from afdsim.scenario import yamlfile
 from afdsim.scenario.document import Scenario
 from afdsim.simulation import Engine
-from afdsim.studies.choosing import Objective, Offer, chosen
+from afdsim.studies.asking import Workloads, asked
+from afdsim.studies.candidates import BOUND, MEASURED, OUT, RUN, Point, Rule, Trial, Weighing, points
+from afdsim.studies.choosing import OBJECTIVES, Objective, Offer, chosen
 from afdsim.studies.layouts import FAMILIES, Layout, layouts
 from afdsim.studies.points import Cache, Models, Outcome, code, compute
 from afdsim.studies.sweeps import POINTS, executor
-from afdsim.studies.trials import Bound, Measure, Question, aimed, bounded, key, offered, paced, searched, whole
+from afdsim.studies.trials import Measure, Question, key, paced, whole
+from afdsim.units import show_time
 
+MOST_GPUS = 100_000
+"""Of a kind."""
 AHEAD = 4
 """Layouts that are tried at once, whatever the number of workers, so that it changes no answer."""
-TRIES, LESS = 5, 0.995
-"""Runs of a layout to find a batch that meets the SLA, and what each leaves of the limit at most."""
-BOUND, MEASURED, RUN, OUT = "bound", "measured", "run", "out"
-"""What a layout stands for: what it gives at most, by a quick measure, by a whole run; or it cannot be."""
 
 Say = Callable[[str], None]
-
-
-@dataclass(slots=True, kw_only=True)
-class Trial:
-    """A layout, and what is known of it."""
-
-    layout: Layout
-    question: Question
-    """With a limit of its own where whole runs missed the SLA."""
-    standing: str = BOUND
-    batch: int = 0
-    bound: float = 0.0
-    """Tokens per GPU and second at most."""
-    binding: str = ""
-    offer: Offer | None = None
-    measures: list[Measure] = field(default_factory=list)
-    scenario: Scenario | None = None
-    columns: Mapping[str, Any] = field(default_factory=dict)
-    """Of the summary of the whole run."""
-    runs: int = 0
-    why: str = ""
-    """Why it cannot be."""
-
-    def bounded(self, found: Bound | str) -> None:
-        """Take what it gives at most."""
-        if isinstance(found, str):
-            return self.fail(found)
-        batch = aimed(self.question, found, 1.0, self.layout.count, (0, len(found.tpot)))
-        if batch is None:
-            return self.fail(self._beyond(found))
-        self.standing, self.batch, self.binding = BOUND, batch, found.binding[batch]
-        self.bound = float(found.rate[batch]) / self.layout.count
-        self.offer = self._offered(self.bound, float(found.tpot[batch]))
-        return None
-
-    def _beyond(self, found: Bound) -> str:
-        """Why no batch is fine."""
-        if self.question.floor is not None:
-            return f"at most {found.rate.max() / self.layout.count:,.0f} tokens per GPU and second"
-        return f"one sequence takes {found.tpot[1:].min() * 1e3:,.1f} ms per token ({found.binding[1]})"
-
-    def measured(self, found: list[Measure]) -> None:
-        """Take its quick measures, of which the last is the best."""
-        self.measures += found
-        if not found:
-            return self.fail("no batch is fine")
-        best = found[-1]
-        self.standing, self.batch = MEASURED, best.batch
-        self.offer = self._offered(best.tgs, best.tpot)
-        return None
-
-    def ran(self, scenario: Scenario, found: Outcome) -> None:
-        """Take its whole run; where that misses the SLA, stand again for what it gives at most within less."""
-        self.runs += 1
-        if found.status == "error" or "tgs" not in found.columns:
-            return self.fail(found.error or "the run was too short")
-        self.scenario, self.columns = scenario, found.columns
-        if found.columns.get("sla.met", True):
-            self.standing = RUN
-            self.offer = self._offered(found.columns["tgs"], found.columns["mean_tpot_ms"] / 1e3)
-            return None
-        if self.runs == TRIES or self.question.limit is None:
-            return self.fail(f"{TRIES} runs missed the SLA")
-        less = min(LESS, found.columns["sla.limit_ms"] / found.columns["sla.value_ms"])
-        self.question = replace(self.question, limit=self.question.limit * less)
-        return self.bounded(bounded(self.question, self.layout))
-
-    def fail(self, why: str) -> None:
-        """Be out of the question."""
-        self.standing, self.offer, self.why = OUT, None, why
-
-    def _offered(self, tgs: float, tpot: float) -> Offer:
-        return offered(self.layout, tgs * self.layout.count, tpot, self.question.base.cost)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +105,8 @@ class Plan:
 
     objective: Objective
     budget: Mapping[str, int]
+    questions: tuple[Scenario, ...]
+    """One for every workload."""
     best: Choice | None
     """None where nothing meets what was asked."""
     runner_up: Choice | None
@@ -187,10 +121,28 @@ class Plan:
         """How many layouts and batches there were, and how many were measured and run."""
         return {
             "layouts": len(self.trials),
-            "tried": sum(bool(trial.measures) for trial in self.trials),
-            "measures": sum(len(trial.measures) for trial in self.trials),
+            "tried": sum(bool(trial.points) for trial in self.trials),
+            "measures": sum(len(point.measures) for trial in self.trials for point in trial.points),
             "runs": sum(trial.runs for trial in self.trials),
         }
+
+    def asked(self) -> list[str]:
+        """Return what was asked under every workload, a line each."""
+        lines = []
+        for question, weight in zip(self.questions, self.trials[0].weighing.weights, strict=True):
+            sla = question.sla
+            limit = "no limit" if sla is None else f"{sla.percentile} TPOT <= {show_time(sla.limits['tpot'])}"
+            share = f", {weight:.0%} of the weight" if len(self.questions) > 1 else ""
+            lines.append(f"{question.name}: {limit}{share}")
+        return lines
+
+    def why(self) -> str:
+        """Say why nothing was found: the reason of most layouts."""
+        reasons = Counter(trial.why for trial in self.trials if trial.standing == OUT)
+        if not reasons:
+            return "No choice of cells gives enough." if self.trials else "No layout fits these GPUs."
+        reason, count = reasons.most_common(1)[0]
+        return f"Of {len(self.trials):,} layouts {count:,} are out for one reason: {reason}"
 
     def frame(self) -> Any:
         """Return a frame with a row for every layout, those that were run first, then by what they give."""
@@ -199,6 +151,32 @@ class Plan:
         order = {RUN: 0, MEASURED: 1, BOUND: 2, OUT: 3}
         ranked = sorted(self.trials, key=lambda trial: (order[trial.standing], -_tgs(trial)))
         return pd.DataFrame([_row(trial) for trial in ranked])
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write ``plan.json``, ``plan.csv`` with every layout, the winner's scenarios and a picture.
+
+        Returns the files of the scenarios.
+        """
+        from afdsim.results import plot_parts
+        from afdsim.results.plot_plan import plan as drawn
+        from afdsim.results.result import to_json, write_text
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "plan.json", to_json(self.to_dict()))
+        frame = self.frame()
+        write_text(folder / "plan.csv", frame.to_csv(index=False))
+        files = [_written(folder / name, scenario) for name, scenario in self.winners()]
+        for suffix in ("svg", "png"):
+            plot_parts.save(drawn(frame), folder / f"plan.{suffix}")
+        return files
+
+    def winners(self) -> Iterator[tuple[str, Scenario]]:
+        """Yield the file names and scenarios of the winner: one for every cell and workload."""
+        for number, pick in enumerate(self.best.picks if self.best else (), start=1):
+            for place, scenario in enumerate(pick.trial.scenarios, start=1):
+                cell = f"-{number}" if self.best and len(self.best.picks) > 1 else ""
+                yield f"winner{cell}{f'-workload{place}' if len(self.questions) > 1 else ''}.yaml", scenario
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -212,6 +190,13 @@ class Plan:
             "counts": self.counts,
             "engines_agree": self.agrees,
         }
+
+
+def _written(file: Path, scenario: Scenario) -> Path:
+    from afdsim.results.result import write_text
+
+    write_text(file, yamlfile.dump(scenario.given()))
+    return file
 
 
 def _tgs(trial: Trial) -> float:
@@ -232,9 +217,8 @@ def _row(trial: Trial) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """Layouts under a question, tried until what is best has been run."""
+    """Layouts under some questions, tried until what is best has been run."""
 
-    question: Question
     objective: Objective
     budget: Mapping[str, int]
     demand: float
@@ -274,42 +258,55 @@ class Search:
 
     def _try(self, due: Iterable[int]) -> None:
         """Have every layout measured, or run where it was measured."""
-        waiting: list[tuple[Trial, Scenario | None, Future[str]]] = []
+        waiting: list[tuple[Trial, list[Scenario], list[Future[str]]]] = []
         for trial in (self.trials[place] for place in due):
             self.say(trial.layout.label)
             if trial.standing == BOUND:
-                waiting.append((trial, None, self._answer(_measures, trial)))
+                waiting.append((trial, [], [self._measured(trial)]))
             else:
-                scenario = whole(trial.question, trial.layout, trial.batch)
-                waiting.append((trial, scenario, self._run(scenario)))
-        for trial, ran, answer in waiting:
-            text = answer.result()
-            if ran is None:
-                trial.measured([Measure(*row) for row in json.loads(text)])
+                scenarios = [whole(question, trial.layout, trial.batch) for question in trial.questions]
+                waiting.append((trial, scenarios, [self._run(scenario) for scenario in scenarios]))
+        for trial, ran, answers in waiting:
+            texts = [answer.result() for answer in answers]
+            if ran:
+                trial.ran(ran, [Outcome.read(text) for text in texts])
             else:
-                trial.ran(ran, Outcome.read(text))
+                trial.measured([_point(row) for row in json.loads(texts[0])])
 
-    def _answer(self, ask: Callable[..., str], trial: Trial) -> Future[str]:
+    def _measured(self, trial: Trial) -> Future[str]:
         """Have the quick measures of a layout, from the cache where they are there."""
         file = self._file(trial)
         if file is not None:
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, TypeError):
                 kept = file.read_text(encoding="utf-8")
-                json.loads(kept)
+                _ = [_point(row) for row in json.loads(kept)]
                 return _known(kept)
-        return self.pool.submit(ask, trial.question, trial.layout, file)
+        return self.pool.submit(_measures, trial.questions, trial.layout, file)
 
     def _run(self, scenario: Scenario) -> Future[str]:
-        seed, models = scenario.run.seeds[0], self.question.models
+        seed, models = scenario.run.seeds[0], self.models
         file = None if self.cache is None else self.cache.file(models.key(scenario), seed)
         if file is not None and (kept := Cache.get(file)) is not None:
             return _known(kept.text())
         return self.pool.submit(compute, scenario, seed, file, code(), models)
 
+    @property
+    def models(self) -> Models:
+        """What prices them."""
+        return self.trials[0].questions[0].models
+
     def _file(self, trial: Trial) -> Path | None:
         if self.cache is None:
             return None
-        return self.cache.file(key(trial.question, trial.layout, "measures"), trial.question.base.run.seeds[0])
+        said = "-".join(key(question, trial.layout, "measures") for question in trial.questions)
+        name = hashlib.sha256(said.encode()).hexdigest()
+        return self.cache.file(name, trial.questions[0].base.run.seeds[0])
+
+
+def _point(row: Sequence[Any]) -> Point:
+    """A batch and its measures, from plain data."""
+    batch, measures = row
+    return Point(int(batch), tuple(Measure(*each) for each in measures))
 
 
 def _known(text: str) -> Future[str]:
@@ -318,10 +315,9 @@ def _known(text: str) -> Future[str]:
     return found
 
 
-def _measures(question: Question, layout: Layout, file: Path | None) -> str:
+def _measures(questions: tuple[Question, ...], layout: Layout, file: Path | None) -> str:
     """Measure a layout wherever this runs, keep the answer in `file` if there is one, and return its text."""
-    bound = bounded(question, layout)
-    text = json.dumps([] if isinstance(bound, str) else [list(each) for each in searched(question, layout, bound)])
+    text = json.dumps([[point.batch, [list(each) for each in point.measures]] for point in points(questions, layout)])
     if file is not None:
         with suppress(OSError):
             Cache.put(file, text)
@@ -329,52 +325,107 @@ def _measures(question: Question, layout: Layout, file: Path | None) -> str:
 
 
 def plan(  # noqa: PLR0913 - the arguments are the question
-    base: Scenario,
+    model: str | None = None,
+    workload: Workloads | None = None,
+    sla: str | Mapping[str, Any] | None = None,
     *,
     gpus: Mapping[str, int],
+    context: int | Sequence[int] | None = None,
     objective: Objective = "goodput",
     demand: float = 0.0,
     floor: float | None = None,
+    weights: Sequence[float] | None = None,
+    rule: Rule = "mean",
+    tail: float = 0.1,
     cost: CostModel | None = None,
     network: Network | None = None,
     workers: int | Executor = 1,
     cache: str | Path | None = POINTS,
     say: Say = lambda text: None,
 ) -> Plan:
-    """Return the best deployment."""
+    """Return the best deployment of a model on at most so many GPUs of each kind, by simulation.
+
+    `workload` is a scenario or several, of which all but the deployment counts; else `context` says how many tokens the
+    sequences of equal requests hold on average. `sla` is a limit on the mean TPOT, such as "50ms", or a map as in a
+    scenario; by default that of the workload. `objective`: "goodput", most tokens per second within the SLA from all
+    these GPUs, by as many cells as fit; "tgs" and "usd", most tokens per GPU or per USD, of one cell; "gpus", the
+    fewest that give `demand` output tokens per second; "speed", most tokens per second and user at `floor` tokens per
+    GPU and second.
+    Several workloads are weighed by `weights` (default: alike) under a `rule`: "mean"; "worst" workload; "cvar", the
+    mean over the worst `tail` of the weight. A workload in which the SLA is missed counts as no tokens.
+
+    `cost` and `network` replace the models. `workers` is a number of processes, or an executor; what has been tried is
+    kept in `cache` and not tried again. ScenarioError for a question that cannot be planned.
+    """
+    questions = asked(model, workload, sla, context, tuple(gpus))
     models = Models(cost=cost, network=network)
     models.check()
-    question = Question(
-        base=base, limit=None if base.sla is None else base.sla.limits["tpot"], floor=floor, models=models
+    budget = {catalog.gpu(name).name: count for name, count in gpus.items()}
+    checked(budget, objective, demand, floor, len(questions))
+    weighing = Weighing(weights=_weights(weights, questions), rule=rule, tail=tail)
+    posed = tuple(_question(base, models, floor if objective == "speed" else None) for base in questions)
+    trials = tuple(
+        Trial(layout=layout, questions=posed, weighing=weighing)
+        for layout in layouts(catalog.llm(questions[0].model), budget)
     )
-    trials = tuple(Trial(layout=layout, question=question) for layout in layouts(deployment(base).llm, gpus))
     for trial in trials:
-        trial.bounded(bounded(question, trial.layout))
+        trial.bounded()
     kept = None if cache is None or models.nameless() else Cache(Path(cache))
     with executor(workers) as pool:
         search = Search(
-            question=question,
-            objective=objective,
-            budget=gpus,
-            demand=demand,
-            trials=trials,
-            pool=pool,
-            cache=kept,
-            say=say,
+            objective=objective, budget=budget, demand=demand, trials=trials, pool=pool, cache=kept, say=say
         )
-        best = search.settled(lambda layout: True)
-        families = {name: search.settled(_of(name)) for name in FAMILIES}
-        rival = None if best is None else search.settled(_unlike(best))
-    agrees = None if best is None else all(_agrees(pick.trial) for pick in best.picks)
+        return _planned(search, questions)
+
+
+def _question(base: Scenario, models: Models, floor: float | None) -> Question:
+    return Question(base=base, limit=None if base.sla is None else base.sla.limits["tpot"], floor=floor, models=models)
+
+
+def _planned(search: Search, questions: tuple[Scenario, ...]) -> Plan:
+    """Search for the best choice, the best of every family, and the runner-up."""
+    best = search.settled(lambda layout: True)
+    families = {name: search.settled(_of(name)) for name in FAMILIES}
+    rival = None if best is None else search.settled(_unlike(best))
     return Plan(
-        objective=objective,
-        budget=dict(gpus),
+        objective=search.objective,
+        budget=search.budget,
+        questions=questions,
         best=best,
         runner_up=rival,
         families=families,
-        trials=trials,
-        agrees=agrees,
+        trials=search.trials,
+        agrees=None if best is None else all(_agrees(pick.trial) for pick in best.picks),
     )
+
+
+def _weights(weights: Sequence[float] | None, questions: Sequence[Scenario]) -> tuple[float, ...]:
+    """Weights that add up to 1."""
+    given = [1.0] * len(questions) if weights is None else list(weights)
+    if len(given) != len(questions):
+        raise ScenarioError(f"weights: {len(given)} for {len(questions)} workloads; give one for each")
+    if min(given) < 0 or not 0 < math.fsum(given) < math.inf:
+        raise ScenarioError(f"weights: must be >= 0 and not all 0 (got {', '.join(map(str, given))})")
+    return tuple(each / math.fsum(given) for each in given)
+
+
+def checked(
+    budget: Mapping[str, int], objective: Objective, demand: float, floor: float | None, workloads: int
+) -> None:
+    """Refuse a question without GPUs, or without the figure that its objective needs."""
+    if not budget:
+        raise ScenarioError('gpus: needs a kind of GPU, for example {"H800": 64}')
+    for name, count in budget.items():
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_GPUS:
+            raise ScenarioError(f"gpus: {name} must be 1 to {MOST_GPUS:,} GPUs (got {count})")
+    if objective not in OBJECTIVES:
+        raise ScenarioError(f"objective: must be one of {', '.join(OBJECTIVES)} (got {objective!r})")
+    if objective == "gpus" and not 0 < demand < math.inf:
+        raise ScenarioError(f"objective gpus needs a demand, output tokens per second > 0 (got {demand})")
+    if objective == "speed" and (floor is None or not 0 < floor < math.inf):
+        raise ScenarioError(f"objective speed needs a floor, tokens per GPU and second > 0 (got {floor})")
+    if objective == "speed" and workloads > 1:
+        raise ScenarioError("objective speed is about one workload; give one")
 
 
 def _of(family: str) -> Callable[[Layout], bool]:
@@ -390,5 +441,5 @@ def _unlike(best: Choice) -> Callable[[Layout], bool]:
 def _agrees(trial: Trial) -> bool:
     """Whether both engines measure a layout alike, to the bit."""
     engines: tuple[Engine, Engine] = ("kernel", "processes")
-    found = [paced(trial.question, trial.layout, trial.batch, engine) for engine in engines]
+    found = [paced(trial.questions[0], trial.layout, trial.batch, engine) for engine in engines]
     return found[0] == found[1]

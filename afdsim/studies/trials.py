@@ -190,20 +190,26 @@ def searched(question: Question, layout: Layout, bound: Bound) -> list[Measure]:
         batch = aimed(question, bound, scale, layout.count, (low, high))
         if batch is None or (best is not None and abs(batch - best.batch) <= best.batch // FINE):
             break
-        pace = paced(question, layout, batch)
-        if pace is None:
+        found = measure(question, layout, batch)
+        if found is None:
             high = batch
             continue
-        found = Measure(batch, pace.step, pace.tgs, pace.tpot)
         known.append(found)
         scale = found.tpot / float(bound.tpot[batch])
-        fine = _fine(question, found)
-        best = found if fine else best
-        low, high = (batch, high) if fine == (question.floor is None) else (low, batch)
+        enough = fine(question, found)
+        best = found if enough else best
+        low, high = (batch, high) if enough == (question.floor is None) else (low, batch)
     return [] if best is None else [*(each for each in known if each != best), best]
 
 
-def _fine(question: Question, found: Measure) -> bool:
+def measure(question: Question, layout: Layout, batch: int) -> Measure | None:
+    """Measure a layout at a batch; None where the scenario refuses it."""
+    pace = paced(question, layout, batch)
+    return None if pace is None else Measure(batch, pace.step, pace.tgs, pace.tpot)
+
+
+def fine(question: Question, found: Measure) -> bool:
+    """Whether a measure is within the limit for sure, and reaches the floor."""
     within = question.limit is None or found.tpot <= SURE * question.limit
     return within and (question.floor is None or found.tgs >= question.floor)
 

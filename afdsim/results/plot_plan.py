@@ -1,0 +1,53 @@
+"""The picture of a plan: every layout by family, what it gives at most and what was measured of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from afdsim.results.plot_parts import colours, legend_below, new_axes
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+TITLES: Final = {
+    "tgs": "output tokens per GPU and second",
+    "usd_per_1m_output_tokens": "USD per 1M output tokens",
+    "tokens_per_s_per_user": "tokens per second and user",
+}
+LOOKS: Final = {
+    "bound": (10, 0.25, "at most, left untried"),
+    "measured": (26, 0.7, "measured"),
+    "run": (46, 1.0, "run"),
+}
+"""Size, opacity and name of the marks of a standing, the least known first."""
+
+
+def plan(table: pd.DataFrame, ax: Axes | None = None, *, x: str = "tgs") -> Axes:
+    """Draw the layouts of a plan, a lane for each family: faint by what they give at most, full once they were tried.
+
+    `table` is `Plan.frame()`; layouts that cannot be, or miss the SLA at any batch, are left out and counted.
+    """
+    ax = new_axes(ax, height=3.6)
+    known = table[table["standing"].isin(LOOKS)]
+    families = list(dict.fromkeys(known["family"]))[::-1]
+    chosen = colours(families)
+    for lane, family in enumerate(families):
+        mine = known[known["family"] == family]
+        places = lane + 0.6 * (np.arange(len(mine)) * 0.618 % 1.0 - 0.5)
+        for standing, (size, opacity, _) in LOOKS.items():
+            some = (mine["standing"] == standing).to_numpy()
+            ax.scatter(
+                mine[x][some], places[some], s=size, alpha=opacity, color=chosen[family], linewidths=0, zorder=size
+            )
+    for size, opacity, label in LOOKS.values():
+        ax.scatter([], [], s=size, alpha=opacity, color="#444444", linewidths=0, label=label)
+    out = len(table) - len(known)
+    ax.set_yticks(range(len(families)), families)
+    ax.set(xlabel=TITLES[x] + (f" ({out:,} layouts left out)" if out else ""), xlim=(0, None))
+    ax.set(title="Every layout, and what was tried of it")
+    ax.grid(axis="y", visible=False)
+    legend_below(ax)
+    return ax

@@ -1,0 +1,134 @@
+"""What a planner is asked, as scenarios whose deployment is still open: one for every workload.
+
+A workload is a scenario file, of which all but the deployment counts, or a context: requests of equal lengths whose
+sequences hold so many tokens on average while they decode. A plan sizes decode: what arrives by a law or from a trace
+is taken as a closed loop of the same lengths, which keeps the batch full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from afdsim.errors import ScenarioError
+from afdsim.scenario.asked import ClosedLoop
+from afdsim.scenario.document import Scenario, Source, load
+
+ANSWER = 512
+"""Output tokens of a request where only a context is given."""
+VARIATION: Mapping[str, Any] = {"event": 0.006, "step": 0.005, "link": 0.027, "experts": {"law": "uniform"}}
+"""Of a question that is no file: single kernels and steps as measured on an H200 (experiments/calibration), copies as
+published for StepMesh, and tokens that draw their experts."""
+PLACE = {"type": "tensor_parallel", "gpus": 1, "max_num_seqs": 1}
+"""A deployment that every model allows, until there is another."""
+BEYOND = {
+    "sessions": "whose pauses fix the tokens",
+    "prefix": "whose saving of memory depends on the batch",
+    "samples": "whose saving of memory depends on the batch",
+}
+"""Parts of a workload that a plan cannot size."""
+
+
+Workloads = Source | Scenario | Sequence[Source | Scenario]
+"""A scenario, or several."""
+
+
+def asked(
+    model: str | None,
+    workload: Workloads | None,
+    sla: str | Mapping[str, Any] | None,
+    context: int | Sequence[int] | None,
+    gpus: Sequence[str],
+) -> tuple[Scenario, ...]:
+    """Return the question of every workload; ScenarioError where there is none, or one that cannot be planned."""
+    limits = {"tpot": sla, "percentile": "mean"} if isinstance(sla, str) else sla
+    if (workload is None) == (context is None):
+        raise ScenarioError("a plan needs a workload or a context, one of the two")
+    if workload is not None:
+        single = isinstance(workload, str | Path | Mapping | Scenario)
+        files = (workload,) if single else tuple(workload)  # type: ignore[arg-type]
+        found = tuple(of_file(each, model, limits) for each in files)  # type: ignore[arg-type]
+    elif model is None:
+        raise ScenarioError("a plan at a context needs a model")
+    else:
+        contexts = (context,) if isinstance(context, int) else tuple(context or ())
+        found = tuple(at_context(model, each, gpus[0], limits) for each in contexts)
+    check(found)
+    return found
+
+
+def at_context(model: str, context: int, gpu: str, sla: Mapping[str, Any] | None) -> Scenario:
+    """Return the question of a model at a context: equal requests that hold `context` tokens on average."""
+    prompt = context - ANSWER // 2
+    if prompt < 1:
+        raise ScenarioError(f"--context: must be > {ANSWER // 2}, half of an answer of {ANSWER} tokens (got {context})")
+    lengths = {"input_len": prompt, "output_len": ANSWER}
+    return load(
+        {
+            "version": 1,
+            "name": f"{context} tokens",
+            "model": model,
+            "deployment": {**PLACE, "gpu": gpu},
+            "variation": VARIATION,
+            "workload": {
+                "arrival": {"process": "closed_loop"},
+                **{key: {"distribution": "constant", "value": value} for key, value in lengths.items()},
+                "num_requests": 1,
+            },
+            **({} if sla is None else {"sla": dict(sla)}),
+        }
+    )
+
+
+def of_file(
+    source: Source | Scenario, model: str | None, sla: Mapping[str, Any] | None, overrides: Iterable[str] = ()
+) -> Scenario:
+    """Return the question of a scenario, for another model and other limits where they are given."""
+    found = load(source, overrides)
+    for part, why in BEYOND.items():
+        if getattr(found.workload, part) is not None:
+            raise ScenarioError(f"{found.name}: workload.{part} cannot be planned, {why}; --set workload.{part}=null")
+    changes: dict[str, object] = {"prefill": None, "router": None, "failures": None, "kv_cache": None}
+    changes |= {"model": model} if model else {}
+    changes |= {"sla": dict(sla)} if sla else {}
+    if not isinstance(found.workload.arrival, ClosedLoop):
+        changes |= {"workload.arrival": {"process": "closed_loop"}, "workload.duration": None}
+        changes |= {"workload.num_requests": 1} if found.workload.num_requests is None else {}
+        changes |= _lengths_alone(found)
+    return found.varied({key: value for key, value in changes.items() if value is not None or _given(found, key)})
+
+
+def _lengths_alone(found: Scenario) -> dict[str, object]:
+    """Leave out what a trace says of arrivals alone."""
+    if found.workload.trace is None:
+        return {}
+    return {"workload.trace.time_scale": None, "workload.trace.spread": None, "workload.trace.time_unit": None}
+
+
+def _given(found: Scenario, path: str) -> bool:
+    place: Any = found.given()
+    for key in path.split("."):
+        if not isinstance(place, Mapping) or key not in place:
+            return False
+        place = place[key]
+    return place is not None
+
+
+def check(questions: Sequence[Scenario]) -> None:
+    """Refuse questions that cannot be planned together, or without a limit that decode meets."""
+    if not questions:
+        raise ScenarioError("a plan needs a workload or a context")
+    models = dict.fromkeys(each.model for each in questions)
+    if len(models) > 1:
+        raise ScenarioError(f"workloads must be of one model, not of {', '.join(models)}; give --model")
+    names = [each.name for each in questions]
+    if len(set(names)) < len(names):
+        raise ScenarioError(f"workloads must differ in name ({', '.join(names)}); change 'name' in their files")
+    for each in questions:
+        limits = {} if each.sla is None else each.sla.limits
+        if limits and limits.keys() != {"tpot"}:
+            raise ScenarioError(
+                f"{each.name}: a plan sizes decode under a limit of tpot, not of {', '.join(limits)}; "
+                "give --sla-tpot, and see 'afdsim capacity' for the rest"
+            )
