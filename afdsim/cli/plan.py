@@ -128,10 +128,12 @@ def _say(text: str) -> None:
 
 def _text(found: Plan) -> Iterator[str]:
     """Yield the lines of the answer."""
+    from afdsim.catalog import entries as catalog
     from afdsim.studies.choosing import WORDS
 
     gpus = " + ".join(f"{count} {name}" for name, count in found.budget.items())
-    yield f"{click.style(found.questions[0].model, bold=True)} on {gpus}: {WORDS[found.objective]}"
+    model = catalog.llm(found.questions[0].model).name
+    yield f"{click.style(model, bold=True)} on {gpus}: {WORDS[found.objective]}"
     yield from (f"  {each}" for each in found.asked())
     yield ""
     if found.best is None:

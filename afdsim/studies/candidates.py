@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from afdsim.scenario.document import Scenario
 from afdsim.studies.choosing import Offer
@@ -19,6 +19,7 @@ from afdsim.studies.points import Outcome
 from afdsim.studies.trials import Bound, Measure, Question, aimed, bounded, fine, measure, offered, searched
 
 Rule = Literal["mean", "worst", "cvar"]
+RULES: tuple[Rule, ...] = get_args(Rule)
 TRIES, LESS = 5, 0.995
 """Runs of a layout to find a batch that meets the SLA, and what each leaves of the limit at most."""
 BOUND, MEASURED, RUN, OUT = "bound", "measured", "run", "out"

@@ -28,7 +28,7 @@ from afdsim.scenario import yamlfile
 from afdsim.scenario.document import Scenario
 from afdsim.simulation import Engine
 from afdsim.studies.asking import Workloads, asked
-from afdsim.studies.candidates import BOUND, MEASURED, OUT, RUN, Point, Rule, Trial, Weighing, points
+from afdsim.studies.candidates import BOUND, MEASURED, OUT, RULES, RUN, Point, Rule, Trial, Weighing, points
 from afdsim.studies.choosing import OBJECTIVES, Objective, Offer, chosen
 from afdsim.studies.layouts import FAMILIES, Layout, layouts
 from afdsim.studies.points import Cache, Models, Outcome, code, compute
@@ -176,7 +176,8 @@ class Plan:
         for number, pick in enumerate(self.best.picks if self.best else (), start=1):
             for place, scenario in enumerate(pick.trial.scenarios, start=1):
                 cell = f"-{number}" if self.best and len(self.best.picks) > 1 else ""
-                yield f"winner{cell}{f'-workload{place}' if len(self.questions) > 1 else ''}.yaml", scenario
+                name = f"winner{cell}{f'-workload{place}' if len(self.questions) > 1 else ''}"
+                yield f"{name}.yaml", scenario.vary("name", f"{scenario.name}, {pick.trial.layout.label}")
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -347,29 +348,18 @@ def plan(  # noqa: PLR0913 - the arguments are the question
 
     `workload` is a scenario or several, of which all but the deployment counts; else `context` says how many tokens the
     sequences of equal requests hold on average. `sla` is a limit on the mean TPOT, such as "50ms", or a map as in a
-    scenario; by default that of the workload. `objective`: "goodput", most tokens per second within the SLA from all
-    these GPUs, by as many cells as fit; "tgs" and "usd", most tokens per GPU or per USD, of one cell; "gpus", the
-    fewest that give `demand` output tokens per second; "speed", most tokens per second and user at `floor` tokens per
-    GPU and second.
-    Several workloads are weighed by `weights` (default: alike) under a `rule`: "mean"; "worst" workload; "cvar", the
-    mean over the worst `tail` of the weight. A workload in which the SLA is missed counts as no tokens.
-
-    `cost` and `network` replace the models. `workers` is a number of processes, or an executor; what has been tried is
-    kept in `cache` and not tried again. ScenarioError for a question that cannot be planned.
+    scenario. `demand` (output tokens per second) is for the objective "gpus", `floor` (tokens per GPU and second) for
+    "speed": see `choosing.WORDS`. Several workloads have `weights` and a `rule` (`candidates.Weighing`); one in which
+    the SLA is missed counts as no tokens. `cost` and `network` replace the models. What was tried is kept in `cache`.
     """
-    questions = asked(model, workload, sla, context, tuple(gpus))
+    check_budget(gpus)
+    check_objective(objective, demand, floor)
     models = Models(cost=cost, network=network)
     models.check()
+    questions = asked(model, workload, sla, context, tuple(gpus))
+    weighing = _weighing(weights, len(questions), rule, tail)
     budget = {catalog.gpu(name).name: count for name, count in gpus.items()}
-    checked(budget, objective, demand, floor, len(questions))
-    weighing = Weighing(weights=_weights(weights, questions), rule=rule, tail=tail)
-    posed = tuple(_question(base, models, floor if objective == "speed" else None) for base in questions)
-    trials = tuple(
-        Trial(layout=layout, questions=posed, weighing=weighing)
-        for layout in layouts(catalog.llm(questions[0].model), budget)
-    )
-    for trial in trials:
-        trial.bounded()
+    trials = _trials([_question(each, models, floor, objective) for each in questions], weighing, budget)
     kept = None if cache is None or models.nameless() else Cache(Path(cache))
     with executor(workers) as pool:
         search = Search(
@@ -378,8 +368,22 @@ def plan(  # noqa: PLR0913 - the arguments are the question
         return _planned(search, questions)
 
 
-def _question(base: Scenario, models: Models, floor: float | None) -> Question:
-    return Question(base=base, limit=None if base.sla is None else base.sla.limits["tpot"], floor=floor, models=models)
+def _trials(questions: Sequence[Question], weighing: Weighing, budget: Mapping[str, int]) -> tuple[Trial, ...]:
+    """Every layout with what it gives at most."""
+    if questions[0].floor is not None and len(questions) > 1:
+        raise ScenarioError("objective speed is about one workload; give one")
+    llm = catalog.llm(questions[0].base.model)
+    found = tuple(
+        Trial(layout=layout, questions=tuple(questions), weighing=weighing) for layout in layouts(llm, budget)
+    )
+    for trial in found:
+        trial.bounded()
+    return found
+
+
+def _question(base: Scenario, models: Models, floor: float | None, objective: Objective) -> Question:
+    limit = None if base.sla is None else base.sla.limits["tpot"]
+    return Question(base=base, limit=limit, floor=floor if objective == "speed" else None, models=models)
 
 
 def _planned(search: Search, questions: tuple[Scenario, ...]) -> Plan:
@@ -399,33 +403,37 @@ def _planned(search: Search, questions: tuple[Scenario, ...]) -> Plan:
     )
 
 
-def _weights(weights: Sequence[float] | None, questions: Sequence[Scenario]) -> tuple[float, ...]:
-    """Weights that add up to 1."""
-    given = [1.0] * len(questions) if weights is None else list(weights)
-    if len(given) != len(questions):
-        raise ScenarioError(f"weights: {len(given)} for {len(questions)} workloads; give one for each")
+def _weighing(weights: Sequence[float] | None, count: int, rule: Rule, tail: float) -> Weighing:
+    """Weights that add up to 1, with the rule by which they count."""
+    given = [1.0] * count if weights is None else list(weights)
+    if len(given) != count:
+        raise ScenarioError(f"weights: {len(given)} for {count} workloads; give one for each")
     if min(given) < 0 or not 0 < math.fsum(given) < math.inf:
         raise ScenarioError(f"weights: must be >= 0 and not all 0 (got {', '.join(map(str, given))})")
-    return tuple(each / math.fsum(given) for each in given)
+    if rule not in RULES:
+        raise ScenarioError(f"rule: must be one of {', '.join(RULES)} (got {rule!r})")
+    if not 0 < tail <= 1:
+        raise ScenarioError(f"tail: must be > 0 and <= 1, a share of the weight (got {tail})")
+    return Weighing(weights=tuple(each / math.fsum(given) for each in given), rule=rule, tail=tail)
 
 
-def checked(
-    budget: Mapping[str, int], objective: Objective, demand: float, floor: float | None, workloads: int
-) -> None:
-    """Refuse a question without GPUs, or without the figure that its objective needs."""
-    if not budget:
+def check_budget(gpus: Mapping[str, int]) -> None:
+    """Refuse a question without GPUs."""
+    if not gpus:
         raise ScenarioError('gpus: needs a kind of GPU, for example {"H800": 64}')
-    for name, count in budget.items():
+    for name, count in gpus.items():
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_GPUS:
             raise ScenarioError(f"gpus: {name} must be 1 to {MOST_GPUS:,} GPUs (got {count})")
+
+
+def check_objective(objective: Objective, demand: float, floor: float | None) -> None:
+    """Refuse an objective without the figure that it needs."""
     if objective not in OBJECTIVES:
         raise ScenarioError(f"objective: must be one of {', '.join(OBJECTIVES)} (got {objective!r})")
     if objective == "gpus" and not 0 < demand < math.inf:
         raise ScenarioError(f"objective gpus needs a demand, output tokens per second > 0 (got {demand})")
     if objective == "speed" and (floor is None or not 0 < floor < math.inf):
         raise ScenarioError(f"objective speed needs a floor, tokens per GPU and second > 0 (got {floor})")
-    if objective == "speed" and workloads > 1:
-        raise ScenarioError("objective speed is about one workload; give one")
 
 
 def _of(family: str) -> Callable[[Layout], bool]:

@@ -1,0 +1,188 @@
+"""The best deployment for a budget of GPUs: what is asked, how workloads are weighed, what is found and kept."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import afdsim
+from afdsim.errors import ScenarioError
+from afdsim.studies import asking
+from afdsim.studies.candidates import BOUND, RUN, Weighing
+from afdsim.studies.planner import plan
+from tests.cases import fewer, tiny_model
+
+GPUS = {"H800": 16}
+LIMIT = "0.5ms"
+
+
+def found(**changes):
+    given = {"context": 1024, "sla": LIMIT, "gpus": GPUS, "cache": None} | changes
+    return plan(tiny_model(4), **given)
+
+
+@pytest.fixture(scope="module")
+def planned():
+    return found()
+
+
+def test_the_winner_is_run_and_its_scenario_gives_its_figures(planned):
+    for pick in planned.best.picks:
+        (scenario,) = pick.trial.scenarios
+        summary = afdsim.simulate(afdsim.load(scenario.given())).summary
+        offer = pick.trial.offer
+
+        assert pick.trial.standing == RUN
+        assert offer.rate == pytest.approx(summary["afdsim"]["tgs"] * pick.trial.layout.count, rel=1e-12)
+        assert summary["afdsim"]["sla"]["met"]
+
+
+def test_nothing_left_untried_can_be_better(planned):
+    best = planned.best.offer.rate
+
+    for trial in planned.trials:
+        if trial.standing == BOUND:
+            copies = min(GPUS[kind] // count for kind, count in trial.layout.gpus.items())
+            assert copies * trial.offer.rate <= best
+
+
+def test_both_engines_agree_about_the_winner(planned):
+    assert planned.agrees
+
+
+def test_no_measure_beats_its_bound(planned):
+    for trial in planned.trials:
+        for point in trial.points:
+            assert point.batch > trial.batch or point.measures[0].tgs <= trial.bound * (1 + 1e-12)
+
+
+def test_the_same_question_gets_the_same_answer_by_any_number_of_workers(planned):
+    again = found(workers=2)
+
+    assert json.dumps(again.to_dict()) == json.dumps(planned.to_dict())
+    assert again.frame().equals(planned.frame())
+
+
+def test_what_was_tried_is_not_tried_again(tmp_path, monkeypatch):
+    first = found(cache=tmp_path)
+    monkeypatch.setattr("afdsim.studies.planner.compute", None)
+    monkeypatch.setattr("afdsim.studies.planner._measures", None)
+
+    assert found(cache=tmp_path).to_dict() == first.to_dict()
+
+
+def test_more_gpus_never_give_less(planned):
+    assert found(gpus={"H800": 24}).best.offer.rate >= planned.best.offer.rate
+
+
+def test_a_looser_limit_never_gives_less(planned):
+    assert found(sla="0.6ms").best.offer.rate >= 0.99 * planned.best.offer.rate
+
+
+def test_the_fewest_gpus_give_what_is_asked_for(planned):
+    demand = planned.best.offer.rate / 3
+    best = found(objective="gpus", demand=demand).best
+
+    assert best.offer.rate >= demand
+    assert best.offer.total < planned.best.offer.total
+
+
+def test_the_fastest_for_a_user_reaches_the_floor():
+    floor = found(objective="tgs").best.offer.rate / 64
+    best = found(objective="speed", floor=floor, sla=None).best
+
+    assert best.offer.rate / best.offer.total >= floor
+    assert best.offer.speed > 1e3 / 0.5
+
+
+def test_the_worst_workload_decides_where_it_is_to():
+    worst = found(context=(1024, 16384), objective="tgs", rule="worst").best
+    (pick,) = worst.picks
+
+    rates = [columns["tgs"] for columns in pick.trial.columns]
+    assert pick.trial.offer.rate == pytest.approx(min(rates) * pick.trial.layout.count)
+    assert all(columns["sla.met"] for columns in pick.trial.columns)
+
+
+def test_nothing_meets_what_cannot_be_met():
+    answer = found(sla="1us")
+
+    assert answer.best is answer.runner_up is None
+    assert "one sequence takes" in answer.why()
+
+
+# how workloads are weighed -------------------------------------------------------------------------------------------
+
+RATES = st.lists(st.floats(0.0, 1e6), min_size=1, max_size=5)
+
+
+@given(RATES, st.floats(0.01, 1.0))
+@fewer()
+def test_the_mean_of_a_tail_lies_between_the_worst_and_the_mean(rates, tail):
+    weights = tuple(1.0 / len(rates) for _ in rates)
+    worst, middle, mean = (
+        Weighing(weights=weights, rule=rule, tail=tail).pooled(rates) for rule in ("worst", "cvar", "mean")
+    )
+
+    assert worst <= middle * (1 + 1e-9)
+    assert middle <= mean * (1 + 1e-9)
+
+
+@given(RATES)
+def test_the_whole_tail_is_the_mean(rates):
+    weights = tuple(1.0 / len(rates) for _ in rates)
+
+    assert Weighing(weights=weights, rule="cvar", tail=1.0).pooled(rates) == pytest.approx(
+        Weighing(weights=weights, rule="mean").pooled(rates)
+    )
+
+
+# what is asked -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gpus": {}}, "needs a kind of GPU"),
+        ({"gpus": {"H800": 0}}, "H800 must be 1 to"),
+        ({"gpus": {"H8000": 8}}, "H8000"),
+        ({"context": None}, "a workload or a context"),
+        ({"context": 200}, "must be > 256"),
+        ({"context": ()}, "a workload or a context"),
+        ({"objective": "cheap"}, "must be one of goodput"),
+        ({"objective": "gpus"}, "needs a demand"),
+        ({"objective": "speed"}, "needs a floor"),
+        ({"objective": "speed", "floor": 1.0, "context": (1024, 2048)}, "one workload"),
+        ({"context": (1024, 2048), "weights": (1.0,)}, "1 for 2 workloads"),
+        ({"context": (1024, 2048), "weights": (0.0, 0.0)}, "not all 0"),
+        ({"context": (1024, 1024)}, "differ in name"),
+        ({"rule": "cvar", "tail": 0.0}, "tail"),
+        ({"sla": {"ttft": "1s"}}, "needs prefill"),
+        ({"sla": {"e2el": "1s"}}, "limit of tpot"),
+    ],
+)
+def test_a_question_that_cannot_be_planned_is_refused(changes, message):
+    with pytest.raises(afdsim.AfdsimError, match=message):
+        found(**changes)
+
+
+def test_sequences_hold_the_context_on_average():
+    question = asking.at_context(tiny_model(4), 1024, "H800", None)
+    lengths = question.workload
+
+    assert lengths.input_len.value + lengths.output_len.value / 2 == 1024
+
+
+def test_arrivals_of_a_file_become_a_closed_loop_of_its_lengths():
+    base = afdsim.load("step3_poisson")
+    question = asking.of_file(base, None, {"tpot": "50ms"})
+
+    assert question.workload.arrival.process == "closed_loop"
+    assert question.workload.input_len == base.workload.input_len
+    assert question.sla.limits == {"tpot": 0.05}
+
+
+def test_sessions_cannot_be_planned():
+    with pytest.raises(ScenarioError, match="sessions cannot be planned"):
+        asking.of_file("dialogue_rollout", None, None)
