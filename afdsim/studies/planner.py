@@ -352,13 +352,12 @@ def plan(  # noqa: PLR0913 - the arguments are the question
     "speed": see `choosing.WORDS`. Several workloads have `weights` and a `rule` (`candidates.Weighing`); one in which
     the SLA is missed counts as no tokens. `cost` and `network` replace the models. What was tried is kept in `cache`.
     """
-    check_budget(gpus)
+    budget = check_budget(gpus)
     check_objective(objective, demand, floor)
     models = Models(cost=cost, network=network)
     models.check()
     questions = asked(model, workload, sla, context, tuple(gpus))
     weighing = _weighing(weights, len(questions), rule, tail)
-    budget = {catalog.gpu(name).name: count for name, count in gpus.items()}
     trials = _trials([_question(each, models, floor, objective) for each in questions], weighing, budget)
     kept = None if cache is None or models.nameless() else Cache(Path(cache))
     with executor(workers) as pool:
@@ -417,13 +416,14 @@ def _weighing(weights: Sequence[float] | None, count: int, rule: Rule, tail: flo
     return Weighing(weights=tuple(each / math.fsum(given) for each in given), rule=rule, tail=tail)
 
 
-def check_budget(gpus: Mapping[str, int]) -> None:
-    """Refuse a question without GPUs."""
+def check_budget(gpus: Mapping[str, int]) -> dict[str, int]:
+    """Return the GPUs by the names of the catalog; refuse a question without any."""
     if not gpus:
         raise ScenarioError('gpus: needs a kind of GPU, for example {"H800": 64}')
     for name, count in gpus.items():
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_GPUS:
             raise ScenarioError(f"gpus: {name} must be 1 to {MOST_GPUS:,} GPUs (got {count})")
+    return {catalog.gpu(name).name: count for name, count in gpus.items()}
 
 
 def check_objective(objective: Objective, demand: float, floor: float | None) -> None:
