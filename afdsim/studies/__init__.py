@@ -14,6 +14,9 @@ asking        what a planner is asked, as scenarios without a deployment
 choosing      the best of them, or the best fleet, under a budget
 trials        what a cell gives: at most, by a quick measure, by a run
 candidates    what a cell stands for under all workloads of a question
+pods          prefill servers, and what to put behind them
+choices       cells that are best together
+searching     tries what would be best until it has been run
 planner       which deployment to buy, by simulation
 comparison    deployments side by side
 validation    published figures against ours

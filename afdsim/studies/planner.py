@@ -9,13 +9,10 @@ The winner is at last measured by the SimPy processes too, which must agree with
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,75 +25,18 @@ from afdsim.scenario import yamlfile
 from afdsim.scenario.document import Scenario
 from afdsim.simulation import Engine
 from afdsim.studies.asking import Workloads, asked
-from afdsim.studies.candidates import BOUND, MEASURED, OUT, RULES, RUN, Point, Rule, Trial, Weighing, points
-from afdsim.studies.choosing import OBJECTIVES, Objective, Offer, chosen
+from afdsim.studies.candidates import BOUND, MEASURED, OUT, RULES, RUN, Rule, Trial, Weighing
+from afdsim.studies.choices import Choice, row, tgs
+from afdsim.studies.choosing import OBJECTIVES, Objective
 from afdsim.studies.layouts import FAMILIES, Layout, layouts
-from afdsim.studies.points import Cache, Models, Outcome, code, compute
+from afdsim.studies.points import Cache, Models
+from afdsim.studies.searching import Say, Search
 from afdsim.studies.sweeps import POINTS, executor
-from afdsim.studies.trials import Measure, Question, key, paced, whole
+from afdsim.studies.trials import Question, paced
 from afdsim.units import show_time
 
 MOST_GPUS = 100_000
 """Of a kind."""
-AHEAD = 4
-"""Layouts that are tried at once, whatever the number of workers, so that it changes no answer."""
-
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pick:
-    """A cell that was chosen."""
-
-    trial: Trial
-    replicas: int
-
-    @property
-    def label(self) -> str:
-        """``2 x EP16 H800``."""
-        return f"{self.replicas} x {self.trial.layout.label}" if self.replicas > 1 else self.trial.layout.label
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
-        return {"replicas": self.replicas, **_row(self.trial)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """Cells that are best together."""
-
-    picks: tuple[Pick, ...]
-
-    @property
-    def label(self) -> str:
-        """``1 x EP64 H800 and 4 x TP8 H20``."""
-        return " and ".join(pick.label for pick in self.picks)
-
-    @property
-    def offer(self) -> Offer:
-        """What they give together; the slowest cell counts for a user."""
-        every = [(pick.trial.offer, pick.replicas) for pick in self.picks if pick.trial.offer is not None]
-        gpus: Counter[str] = Counter()
-        for offer, count in every:
-            gpus.update({kind: count * number for kind, number in offer.gpus.items()})
-        prices = [offer.usd for offer, _ in every]
-        usd = None if None in prices else sum(count * (offer.usd or 0.0) for offer, count in every)
-        rate = sum(count * offer.rate for offer, count in every)
-        return Offer(dict(gpus), rate, usd, min((offer.speed for offer, _ in every), default=0.0))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain data; what is not known is absent."""
-        return {"cells": [pick.to_dict() for pick in self.picks], **figures(self.offer)}
-
-
-def figures(offer: Offer) -> dict[str, Any]:
-    """What cells give, as plain data; what is not known is absent."""
-    found: dict[str, Any] = {"gpus": dict(offer.gpus), "output_throughput": offer.rate, "tgs": offer.rate / offer.total}
-    found["tokens_per_s_per_user"] = offer.speed
-    if offer.usd is not None:
-        found["usd_per_hour"] = offer.usd
-        found["usd_per_1m_output_tokens"] = offer.usd / offer.rate / 3600.0 * 1e6
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +89,8 @@ class Plan:
         import pandas as pd
 
         order = {RUN: 0, MEASURED: 1, BOUND: 2, OUT: 3}
-        ranked = sorted(self.trials, key=lambda trial: (order[trial.standing], -_tgs(trial)))
-        return pd.DataFrame([_row(trial) for trial in ranked])
+        ranked = sorted(self.trials, key=lambda trial: (order[trial.standing], -tgs(trial)))
+        return pd.DataFrame([row(trial) for trial in ranked])
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write ``plan.json``, ``plan.csv`` with every layout, the winner's scenarios and a picture.
@@ -198,131 +138,6 @@ def _written(file: Path, scenario: Scenario) -> Path:
 
     write_text(file, yamlfile.dump(scenario.given()))
     return file
-
-
-def _tgs(trial: Trial) -> float:
-    return trial.offer.rate / trial.layout.count if trial.offer is not None else 0.0
-
-
-def _row(trial: Trial) -> dict[str, Any]:
-    """What is known of a layout, as plain data; what is not is absent."""
-    row: dict[str, Any] = {"family": trial.layout.family, "deployment": trial.layout.label, "standing": trial.standing}
-    if trial.offer is None:
-        return row | {"gpus": dict(trial.layout.gpus), "why": trial.why}
-    row |= {"max_num_seqs": trial.batch, **figures(trial.offer), "mean_tpot_ms": 1e3 / trial.offer.speed}
-    return row | {"tgs_at_most": trial.bound, "binds": trial.binding}
-
-
-# the search ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """Layouts under some questions, tried until what is best has been run."""
-
-    objective: Objective
-    budget: Mapping[str, int]
-    demand: float
-    trials: tuple[Trial, ...]
-    pool: Executor
-    cache: Cache | None
-    say: Say
-
-    def settled(self, among: Callable[[Layout], bool]) -> Choice | None:
-        """Return the best choice among some layouts, each of its cells run; None where there is none."""
-        while True:
-            picks = self._chosen(among, ())
-            due = self._due(among)
-            if not due:
-                found = tuple(Pick(trial=self.trials[place], replicas=count) for place, count in picks.items())
-                return Choice(picks=found) if found else None
-            self._try(due)
-
-    def _chosen(self, among: Callable[[Layout], bool], without: Iterable[int]) -> Counter[int]:
-        left_out = set(without)
-        offers = {
-            place: trial.offer
-            for place, trial in enumerate(self.trials)
-            if trial.offer is not None and place not in left_out and among(trial.layout)
-        }
-        return chosen(self.objective, offers, self.budget, self.demand)
-
-    def _due(self, among: Callable[[Layout], bool]) -> list[int]:
-        """Layouts to try next: those of the best choice that were not run, and of the next best without them."""
-        due: list[int] = []
-        while len(due) < AHEAD:
-            new = [place for place in self._chosen(among, due) if self.trials[place].standing != RUN]
-            if not new:
-                break
-            due += new
-        return due
-
-    def _try(self, due: Iterable[int]) -> None:
-        """Have every layout measured, or run where it was measured."""
-        waiting: list[tuple[Trial, list[Scenario], list[Future[str]]]] = []
-        for trial in (self.trials[place] for place in due):
-            self.say(trial.layout.label)
-            if trial.standing == BOUND:
-                waiting.append((trial, [], [self._measured(trial)]))
-            else:
-                scenarios = [whole(question, trial.layout, trial.batch) for question in trial.questions]
-                waiting.append((trial, scenarios, [self._run(scenario) for scenario in scenarios]))
-        for trial, ran, answers in waiting:
-            texts = [answer.result() for answer in answers]
-            if ran:
-                trial.ran(ran, [Outcome.read(text) for text in texts])
-            else:
-                trial.measured([_point(row) for row in json.loads(texts[0])])
-
-    def _measured(self, trial: Trial) -> Future[str]:
-        """Have the quick measures of a layout, from the cache where they are there."""
-        file = self._file(trial)
-        if file is not None:
-            with suppress(OSError, ValueError, TypeError):
-                kept = file.read_text(encoding="utf-8")
-                _ = [_point(row) for row in json.loads(kept)]
-                return _known(kept)
-        return self.pool.submit(_measures, trial.questions, trial.layout, file)
-
-    def _run(self, scenario: Scenario) -> Future[str]:
-        seed, models = scenario.run.seeds[0], self.models
-        file = None if self.cache is None else self.cache.file(models.key(scenario), seed)
-        if file is not None and (kept := Cache.get(file)) is not None:
-            return _known(kept.text())
-        return self.pool.submit(compute, scenario, seed, file, code(), models)
-
-    @property
-    def models(self) -> Models:
-        """What prices them."""
-        return self.trials[0].questions[0].models
-
-    def _file(self, trial: Trial) -> Path | None:
-        if self.cache is None:
-            return None
-        said = "-".join(key(question, trial.layout, "measures") for question in trial.questions)
-        name = hashlib.sha256(said.encode()).hexdigest()
-        return self.cache.file(name, trial.questions[0].base.run.seeds[0])
-
-
-def _point(row: Sequence[Any]) -> Point:
-    """A batch and its measures, from plain data."""
-    batch, measures = row
-    return Point(int(batch), tuple(Measure(*each) for each in measures))
-
-
-def _known(text: str) -> Future[str]:
-    found: Future[str] = Future()
-    found.set_result(text)
-    return found
-
-
-def _measures(questions: tuple[Question, ...], layout: Layout, file: Path | None) -> str:
-    """Measure a layout wherever this runs, keep the answer in `file` if there is one, and return its text."""
-    text = json.dumps([[point.batch, [list(each) for each in point.measures]] for point in points(questions, layout)])
-    if file is not None:
-        with suppress(OSError):
-            Cache.put(file, text)
-    return text
 
 
 def plan(  # noqa: PLR0913 - the arguments are the question

@@ -66,8 +66,8 @@ def test_the_same_question_gets_the_same_answer_by_any_number_of_workers(planned
 
 def test_what_was_tried_is_not_tried_again(tmp_path, monkeypatch):
     first = found(cache=tmp_path)
-    monkeypatch.setattr("afdsim.studies.planner.compute", None)
-    monkeypatch.setattr("afdsim.studies.planner._measures", None)
+    monkeypatch.setattr("afdsim.studies.searching.compute", None)
+    monkeypatch.setattr("afdsim.studies.searching._measures", None)
 
     assert found(cache=tmp_path).to_dict() == first.to_dict()
 
