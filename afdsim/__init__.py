@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what type checkers read of the table below
     from afdsim.scenario.document import Scenario as Scenario
     from afdsim.scenario.document import load as load
     from afdsim.simulation import simulate as simulate
+    from afdsim.studies.capacity import capacity as capacity
     from afdsim.studies.comparison import compare as compare
     from afdsim.studies.planner import plan as plan
     from afdsim.studies.sweeps import sweep as sweep
@@ -54,6 +55,7 @@ _TABLE = (
         (
             ("sweep", "studies.sweeps", "(base, over, ...)", "every point of a grid of values, as one table"),
             ("compare", "studies.comparison", "(*scenarios, ...)", "deployments side by side under one workload"),
+            ("capacity", "studies.capacity", "(scenario, ...)", "the largest rate, or batch, that meets the SLA"),
             ("tune", "studies.tuning", "(scenario, ...)", "the best way to run one deployment, by a quick search"),
             ("plan", "studies.planner", "(model, ..., gpus)", "the best deployment for a budget of GPUs"),
         ),

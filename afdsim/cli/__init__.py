@@ -2,6 +2,7 @@
 
 scenarios  what the commands about scenarios share: options, loading, warnings
 bench      afdsim bench
+capacity   afdsim capacity
 compare    afdsim compare
 tables     what the commands about models and cost share: options and aligned tables
 cost       afdsim cost

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from afdsim import __version__
-from afdsim.cli import bench, check, compare, cost, explain, init, lists, plan, sweep
+from afdsim.cli import bench, capacity, check, compare, cost, explain, init, lists, plan, sweep
 from afdsim.cli.scenarios import SCENARIO, SET, STRICT, load_noted, warn
 from afdsim.errors import AfdsimError, ScenarioError, SimulationError, StoppedEarly
 
@@ -367,6 +367,7 @@ def schema() -> None:
 
 
 bench.register(main)
+capacity.register(main)
 check.register(main)
 compare.register(main)
 cost.register(main)

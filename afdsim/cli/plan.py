@@ -15,7 +15,8 @@ from afdsim.errors import ScenarioError, SimulationError
 
 if TYPE_CHECKING:
     from afdsim.studies.candidates import Trial
-    from afdsim.studies.planner import Choice, Plan
+    from afdsim.studies.choices import Choice
+    from afdsim.studies.planner import Plan
 
 OBJECTIVES = ("goodput", "tgs", "usd", "gpus", "speed")
 RULES = ("mean", "worst", "cvar")
@@ -33,6 +34,7 @@ def register(group: click.Group) -> None:
 @click.option("--workload", "workloads", metavar="SCENARIO", multiple=True, help="All but its deployment; repeat.")
 @click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Change one value of workloads; repeat.")
 @click.option("--sla-tpot", "tpot", metavar="TIME", help="Mean TPOT to meet, e.g. 50ms. Default: SLA of the workload.")
+@click.option("--sla-ttft", "ttft", metavar="TIME", help="Mean TTFT to meet, by prefill servers that are planned too.")
 @click.option("--objective", type=click.Choice(OBJECTIVES), default="goodput", show_default=True)
 @click.option("--demand", type=float, default=0.0, metavar="N", help="Output tokens/s, for the fewest gpus.")
 @click.option("--floor", type=float, metavar="N", help="Tokens per GPU and second at least, for speed.")
@@ -74,14 +76,15 @@ def _found(*, dask: str | None, workers: int | None, resume: bool, cache: Path |
     from afdsim.studies.planner import plan as search
     from afdsim.studies.sweeps import POINTS
 
-    tpot, contexts, weights, named = asked["tpot"], asked["contexts"], asked["weights"], asked["workloads"]
+    contexts, weights, named = asked["contexts"], asked["weights"], asked["workloads"]
+    limits = {key: asked[key] for key in ("tpot", "ttft") if asked[key] is not None}
     if asked["overrides"] and not named:
         raise ScenarioError("--set changes workloads; give --workload")
     with opened(dask, cores() if workers is None else workers) as pool:
         return search(
             asked["model"],
             [load(name, asked["overrides"]) for name in named] or None,
-            tpot,
+            {**limits, "percentile": "mean"} if limits else None,
             gpus=_budget(asked["budget"]),
             context=None if contexts is None else _numbers(contexts, "--context", int),
             objective=asked["objective"],

@@ -8,6 +8,10 @@ ranking       points of a sweep, the best under the SLA first
 steadying     the same arrivals for longer, until a load is steady
 differences   one figure of two deployments, with its interval
 tuning        the best way to run one deployment, by a quick search
+scaling       the same requests at another rate
+guessing      what a cluster might carry, by quick measures
+binding       what keeps a run from being carried
+capacity      the largest request rate, or batch, that meets the SLA
 marginal      one more instance of each role
 layouts       cells, of which a planner chooses
 asking        what a planner is asked, as scenarios without a deployment

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from afdsim.errors import ScenarioError
-from afdsim.scenario.asked import ClosedLoop
+from afdsim.scenario.asked import ClosedLoop, Sla
 from afdsim.scenario.document import Scenario, Source, load
+from afdsim.units import parse
 
 ANSWER = 512
 """Output tokens of a request where only a context is given."""
@@ -34,28 +35,52 @@ Workloads = Source | Scenario | Sequence[Source | Scenario]
 """A scenario, or several."""
 
 
+class Ttft(NamedTuple):
+    """A limit on the time to the first token, which prefill servers are to meet."""
+
+    limit: float
+    """Seconds."""
+    percentile: str
+
+
 def asked(
     model: str | None,
     workload: Workloads | None,
     sla: str | Mapping[str, Any] | None,
     context: int | Sequence[int] | None,
     gpus: Sequence[str],
-) -> tuple[Scenario, ...]:
-    """Return the question of every workload; ScenarioError where there is none, or one that cannot be planned."""
+) -> tuple[tuple[Scenario, ...], Ttft | None]:
+    """Return the question of every workload, and what is asked of prefill; ScenarioError where there is no question."""
     limits = {"tpot": sla, "percentile": "mean"} if isinstance(sla, str) else sla
+    limits, ttft = _split(limits)
     if (workload is None) == (context is None):
         raise ScenarioError("a plan needs a workload or a context, one of the two")
     if workload is not None:
         single = isinstance(workload, str | Path | Mapping | Scenario)
         files = (workload,) if single else tuple(workload)  # type: ignore[arg-type]
-        found = tuple(of_file(each, model, limits) for each in files)  # type: ignore[arg-type]
+        given = [of_file(each, model, limits) for each in files]  # type: ignore[arg-type]
+        found = tuple(question for question, _ in given)
+        ttft = ttft or next((own for _, own in given if own is not None), None)
     elif model is None:
         raise ScenarioError("a plan at a context needs a model")
     else:
         contexts = (context,) if isinstance(context, int) else tuple(context or ())
         found = tuple(at_context(model, each, gpus[0], limits) for each in contexts)
     check(found)
-    return found
+    if ttft is not None and len(found) > 1:
+        raise ScenarioError("a limit of ttft is about one workload; give one")
+    return found, ttft
+
+
+def _split(sla: Mapping[str, Any] | None) -> tuple[dict[str, Any] | None, Ttft | None]:
+    """The limits that decode meets, and that of the first token."""
+    if sla is None or sla.get("ttft") is None:
+        return None if sla is None else dict(sla), None
+    statistic = str(sla.get("percentile", Sla.model_fields["percentile"].default))
+    value = sla["ttft"]
+    limit = parse(value, "time") if isinstance(value, str) else float(value)
+    rest = {key: each for key, each in sla.items() if key != "ttft"}
+    return (rest if rest.keys() - {"percentile"} else None), Ttft(limit, statistic)
 
 
 def at_context(model: str, context: int, gpu: str, sla: Mapping[str, Any] | None) -> Scenario:
@@ -83,20 +108,25 @@ def at_context(model: str, context: int, gpu: str, sla: Mapping[str, Any] | None
 
 def of_file(
     source: Source | Scenario, model: str | None, sla: Mapping[str, Any] | None, overrides: Iterable[str] = ()
-) -> Scenario:
-    """Return the question of a scenario, for another model and other limits where they are given."""
+) -> tuple[Scenario, Ttft | None]:
+    """Return the question of a scenario, for another model and other limits where they are given; and its own TTFT."""
     found = load(source, overrides)
     for part, why in BEYOND.items():
         if getattr(found.workload, part) is not None:
             raise ScenarioError(f"{found.name}: workload.{part} cannot be planned, {why}; --set workload.{part}=null")
     changes: dict[str, object] = {"prefill": None, "router": None, "failures": None, "kv_cache": None}
     changes |= {"model": model} if model else {}
+    own = found.sla
+    ttft = None if sla or own is None or own.ttft is None else Ttft(own.ttft, own.percentile)
     changes |= {"sla": dict(sla)} if sla else {}
+    if ttft is not None:
+        changes |= {"sla.ttft": None} if own is not None and len(own.limits) > 1 else {"sla": None}
     if not isinstance(found.workload.arrival, ClosedLoop):
         changes |= {"workload.arrival": {"process": "closed_loop"}, "workload.duration": None}
         changes |= {"workload.num_requests": 1} if found.workload.num_requests is None else {}
         changes |= _lengths_alone(found)
-    return found.varied({key: value for key, value in changes.items() if value is not None or _given(found, key)})
+    wanted = {key: value for key, value in changes.items() if value is not None or _given(found, key)}
+    return found.varied(wanted), ttft
 
 
 def _lengths_alone(found: Scenario) -> dict[str, object]:

@@ -77,6 +77,7 @@ def figures(offer: Offer) -> dict[str, Any]:
 
 
 def tgs(trial: Trial) -> float:
+    """Tokens per GPU and second that a layout stands for; 0 where it is out."""
     return trial.offer.rate / trial.layout.count if trial.offer is not None else 0.0
 
 

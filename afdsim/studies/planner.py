@@ -24,13 +24,15 @@ from afdsim.errors import ScenarioError
 from afdsim.scenario import yamlfile
 from afdsim.scenario.document import Scenario
 from afdsim.simulation import Engine
-from afdsim.studies.asking import Workloads, asked
+from afdsim.studies.asking import Ttft, Workloads, asked
 from afdsim.studies.candidates import BOUND, MEASURED, OUT, RULES, RUN, Rule, Trial, Weighing
+from afdsim.studies.capacity import Capacity, capacity
 from afdsim.studies.choices import Choice, row, tgs
 from afdsim.studies.choosing import OBJECTIVES, Objective
 from afdsim.studies.layouts import FAMILIES, Layout, layouts
+from afdsim.studies.pods import Front
 from afdsim.studies.points import Cache, Models
-from afdsim.studies.searching import Say, Search
+from afdsim.studies.searching import Behind, Say, Search
 from afdsim.studies.sweeps import POINTS, executor
 from afdsim.studies.trials import Question, paced
 from afdsim.units import show_time
@@ -53,6 +55,8 @@ class Plan:
     families: Mapping[str, Choice | None]
     """The best of every family."""
     trials: tuple[Trial, ...]
+    carried: Capacity | None
+    """Of the winner behind prefill servers: what it carries when requests come by chance."""
     agrees: bool | None
     """Whether the processes engine gives the winner's quick measures to the bit; None where there is no winner."""
 
@@ -112,7 +116,10 @@ class Plan:
         return files
 
     def winners(self) -> Iterator[tuple[str, Scenario]]:
-        """Yield the file names and scenarios of the winner: one for every cell and workload."""
+        """Yield the file names and scenarios of the winner: one for every cell and workload, or that of a pod."""
+        if self.carried is not None:
+            yield "winner.yaml", self.carried.scenario.varied(self.carried.changes)
+            return
         for number, pick in enumerate(self.best.picks if self.best else (), start=1):
             for place, scenario in enumerate(pick.trial.scenarios, start=1):
                 cell = f"-{number}" if self.best and len(self.best.picks) > 1 else ""
@@ -128,6 +135,7 @@ class Plan:
             "best": self.best and self.best.to_dict(),
             "runner_up": self.runner_up and self.runner_up.to_dict(),
             "families": lost,
+            "carried": self.carried and self.carried.to_dict(),
             "counts": self.counts,
             "engines_agree": self.agrees,
         }
@@ -171,7 +179,7 @@ def plan(  # noqa: PLR0913 - the arguments are the question
     check_objective(objective, demand, floor)
     models = Models(cost=cost, network=network)
     models.check()
-    questions = asked(model, workload, sla, context, tuple(gpus))
+    questions, ttft = asked(model, workload, sla, context, tuple(gpus))
     weighing = _weighing(weights, len(questions), rule, tail)
     trials = _trials([_question(each, models, floor, objective) for each in questions], weighing, budget)
     kept = None if cache is None or models.nameless() else Cache(Path(cache))
@@ -179,7 +187,7 @@ def plan(  # noqa: PLR0913 - the arguments are the question
         search = Search(
             objective=objective, budget=budget, demand=demand, trials=trials, pool=pool, cache=kept, say=say
         )
-        return _planned(search, questions)
+        return _planned(search if ttft is None else _behind(search, ttft), questions)
 
 
 def _trials(questions: Sequence[Question], weighing: Weighing, budget: Mapping[str, int]) -> tuple[Trial, ...]:
@@ -200,6 +208,34 @@ def _question(base: Scenario, models: Models, floor: float | None, objective: Ob
     return Question(base=base, limit=limit, floor=floor if objective == "speed" else None, models=models)
 
 
+def _behind(search: Search, ttft: Ttft) -> Search:
+    """The same search for cells behind prefill servers that meet a limit of TTFT."""
+    if search.objective == "speed":
+        raise ScenarioError("objective speed is about decode alone; leave the limit of ttft out")
+    standing = [trial for trial in search.trials if trial.offer is not None]
+    if not standing:
+        return search
+    first = max(standing, key=tgs)
+    front = Front(
+        question=first.questions[0],
+        limit=ttft.limit,
+        percentile=ttft.percentile,
+        budget=search.budget,
+        decode=(first.layout, first.batch),
+    )
+    return Behind(**vars(search), front=front, servers=tuple(front.ways()))
+
+
+def _carried(search: Search, best: Choice | None) -> Capacity | None:
+    """What a pod carries with requests that come by chance, all limits met."""
+    if not isinstance(search, Behind) or best is None or best.pod is None:
+        return None
+    trial = best.picks[0].trial
+    models = search.models
+    pod = search.front.scenario(trial.layout, trial.batch, best.pod)
+    return capacity(pod, cost=models.cost, network=models.network)
+
+
 def _planned(search: Search, questions: tuple[Scenario, ...]) -> Plan:
     """Search for the best choice, the best of every family, and the runner-up."""
     best = search.settled(lambda layout: True)
@@ -213,6 +249,7 @@ def _planned(search: Search, questions: tuple[Scenario, ...]) -> Plan:
         runner_up=rival,
         families=families,
         trials=search.trials,
+        carried=_carried(search, best),
         agrees=None if best is None else all(_agrees(pick.trial) for pick in best.picks),
     )
 

@@ -176,7 +176,7 @@ def test_sequences_hold_the_context_on_average():
 
 def test_arrivals_of_a_file_become_a_closed_loop_of_its_lengths():
     base = afdsim.load("step3_poisson")
-    question = asking.of_file(base, None, {"tpot": "50ms"})
+    question, _ = asking.of_file(base, None, {"tpot": "50ms"})
 
     assert question.workload.arrival.process == "closed_loop"
     assert question.workload.input_len == base.workload.input_len
