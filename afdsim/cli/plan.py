@@ -147,6 +147,7 @@ def _text(found: Plan) -> Iterator[str]:
     yield ""
     yield from _cells(found)
     yield ""
+    yield from _by_chance(found)
     yield from _families(found)
     yield ""
     yield _effort(found)
@@ -171,7 +172,21 @@ def _cells(found: Plan) -> list[str]:
         (pick.label, str(pick.replicas * pick.trial.layout.count), pick.trial.batch, *_figures(pick.trial))
         for pick in found.best.picks
     ]
+    if (pod := found.best.pod) is not None:
+        told = (f"{pod.servers.rate(pod.ahead):,.1f} prompts/s", "", "", "")
+        rows.append((f"prefill: {pod.label}", str(pod.gpus), "", *told))
     return block("Best", head, rows)
+
+
+def _by_chance(found: Plan) -> Iterator[str]:
+    """Say what a pod carries when requests come by chance."""
+    if (carried := found.carried) is None:
+        return
+    low, high = carried.interval
+    upper = "" if high is None else f", and {high:,.4g} is refused"
+    binds = "" if carried.binds is None else f": {carried.binds['text']}"
+    yield f"With requests that come by chance it carries {low:,.4g} a second within the SLA{upper}{binds}"
+    yield ""
 
 
 def _figures(trial: Trial) -> tuple[str, ...]:

@@ -49,6 +49,8 @@ class Plan:
     budget: Mapping[str, int]
     questions: tuple[Scenario, ...]
     """One for every workload."""
+    ttft: Ttft | None
+    """What was asked of prefill."""
     best: Choice | None
     """None where nothing meets what was asked."""
     runner_up: Choice | None
@@ -77,7 +79,8 @@ class Plan:
             sla = question.sla
             limit = "no limit" if sla is None else f"{sla.percentile} TPOT <= {show_time(sla.limits['tpot'])}"
             share = f", {weight:.0%} of the weight" if len(self.questions) > 1 else ""
-            lines.append(f"{question.name}: {limit}{share}")
+            ttft = self.ttft and f", {self.ttft.percentile} TTFT <= {show_time(self.ttft.limit)}"
+            lines.append(f"{question.name}: {limit}{ttft or ''}{share}")
         return lines
 
     def why(self) -> str:
@@ -245,6 +248,7 @@ def _planned(search: Search, questions: tuple[Scenario, ...]) -> Plan:
         objective=search.objective,
         budget=search.budget,
         questions=questions,
+        ttft=Ttft(search.front.limit, search.front.percentile) if isinstance(search, Behind) else None,
         best=best,
         runner_up=rival,
         families=families,
