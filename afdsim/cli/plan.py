@@ -41,6 +41,7 @@ def register(group: click.Group) -> None:
 @click.option("--weights", metavar="W,W", help="Of several workloads; default: alike.")
 @click.option("--rule", type=click.Choice(RULES), default="mean", show_default=True, help="How workloads are weighed.")
 @click.option("--tail", type=float, default=0.1, show_default=True, help="Share of the weight that cvar averages over.")
+@click.option("--pareto", is_flag=True, help="Find the best cells at stricter limits of TPOT, too.")
 @WORKERS
 @DASK
 @click.option("--resume/--no-resume", default=True, help="Take what was tried before. On by default.")
@@ -95,6 +96,7 @@ def _found(*, dask: str | None, workers: int | None, resume: bool, cache: Path |
             tail=asked["tail"],
             workers=pool,
             cache=(cache or POINTS) if resume else None,
+            pareto=asked["pareto"],
             say=_say,
         )
 
@@ -150,6 +152,9 @@ def _text(found: Plan) -> Iterator[str]:
     yield from _by_chance(found)
     yield from _families(found)
     yield ""
+    if found.front:
+        yield from _front(found)
+        yield ""
     yield _effort(found)
 
 
@@ -217,6 +222,17 @@ def _families(found: Plan) -> list[str]:
             )
         )
     return block("Against the others", ("Family", "Best", "tok/s", "tok/s/GPU", "worse by"), rows)
+
+
+def _front(found: Plan) -> list[str]:
+    """Return the table of the best cells at stricter limits of TPOT."""
+    head = ("Cell", "GPUs", "batch", "tok/s/GPU", "TPOT ms", "USD/1M", "binds")
+    rows = [
+        (pick.label, str(pick.trial.layout.count), pick.trial.batch, *_figures(pick.trial))
+        for choice in found.front
+        for pick in choice.picks
+    ]
+    return block("The best cell at every speed", head, rows)
 
 
 def _effort(found: Plan) -> str:

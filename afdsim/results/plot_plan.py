@@ -51,3 +51,24 @@ def plan(table: pd.DataFrame, ax: Axes | None = None, *, x: str = "tgs") -> Axes
     ax.grid(axis="y", visible=False)
     legend_below(ax)
     return ax
+
+
+def front(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw the best cells at several limits of TPOT: tokens per GPU against the speed of a user, each with its name.
+
+    `table` is `Plan.front_frame()`.
+    """
+    ax = new_axes(ax)
+    families = colours(dict.fromkeys(table["family"]))
+    ordered = table.sort_values("tokens_per_s_per_user")
+    ax.plot(ordered["tokens_per_s_per_user"], ordered["tgs"], color="#999999", linewidth=1.2, zorder=1)
+    for family, colour in families.items():
+        mine = ordered[ordered["family"] == family]
+        ax.scatter(mine["tokens_per_s_per_user"], mine["tgs"], s=46, color=colour, label=family, zorder=2)
+    for _, row in ordered.iterrows():
+        place = (row["tokens_per_s_per_user"], row["tgs"])
+        ax.annotate(row["deployment"], place, xytext=(6, 6), textcoords="offset points", fontsize=8)
+    ax.set(xlabel=TITLES["tokens_per_s_per_user"], ylabel=TITLES["tgs"], title="The best cell at every speed")
+    ax.set(xlim=(0, 1.35 * float(ordered["tokens_per_s_per_user"].max())), ylim=(0, 1.12 * float(ordered["tgs"].max())))
+    legend_below(ax)
+    return ax

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
+from afdsim.catalog import entries as catalog
 from afdsim.scenario.document import Scenario
 from afdsim.studies.choosing import Offer
-from afdsim.studies.layouts import Layout
+from afdsim.studies.layouts import Layout, layouts
 from afdsim.studies.points import Outcome
 from afdsim.studies.trials import Bound, Measure, Question, aimed, bounded, fine, measure, offered, searched
 
@@ -209,3 +210,12 @@ def points(questions: tuple[Question, ...], layout: Layout) -> list[Point]:
         if all(row):
             rows.append(Point(batch, tuple(each for each in row if each is not None)))
     return rows
+
+
+def candidates(questions: tuple[Question, ...], weighing: Weighing, budget: Mapping[str, int]) -> tuple[Trial, ...]:
+    """Return every layout on at most so many GPUs of each kind, with what it gives at most."""
+    llm = catalog.llm(questions[0].base.model)
+    found = tuple(Trial(layout=layout, questions=questions, weighing=weighing) for layout in layouts(llm, budget))
+    for trial in found:
+        trial.bounded()
+    return found

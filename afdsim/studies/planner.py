@@ -13,7 +13,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,11 @@ from afdsim.scenario import yamlfile
 from afdsim.scenario.document import Scenario
 from afdsim.simulation import Engine
 from afdsim.studies.asking import Ttft, Workloads, asked
-from afdsim.studies.candidates import BOUND, MEASURED, OUT, RULES, RUN, Rule, Trial, Weighing
+from afdsim.studies.candidates import BOUND, MEASURED, OUT, RULES, RUN, Rule, Trial, Weighing, candidates
 from afdsim.studies.capacity import Capacity, capacity
 from afdsim.studies.choices import Choice, row, tgs
 from afdsim.studies.choosing import OBJECTIVES, Objective
-from afdsim.studies.layouts import FAMILIES, Layout, layouts
+from afdsim.studies.layouts import FAMILIES, Layout
 from afdsim.studies.pods import Front
 from afdsim.studies.points import Cache, Models
 from afdsim.studies.searching import Behind, Say, Search
@@ -39,6 +40,8 @@ from afdsim.units import show_time
 
 MOST_GPUS = 100_000
 """Of a kind."""
+PARTS = (1.0, 0.75, 0.5, 0.35, 0.25)
+"""Of the limit of TPOT, at which a front is found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,8 @@ class Plan:
     families: Mapping[str, Choice | None]
     """The best of every family."""
     trials: tuple[Trial, ...]
+    front: tuple[Choice, ...]
+    """Best cells at stricter limits of TPOT, the loosest first; empty where they were not asked for."""
     carried: Capacity | None
     """Of the winner behind prefill servers: what it carries when requests come by chance."""
     agrees: bool | None
@@ -99,12 +104,19 @@ class Plan:
         ranked = sorted(self.trials, key=lambda trial: (order[trial.standing], -tgs(trial)))
         return pd.DataFrame([row(trial) for trial in ranked])
 
+    def front_frame(self) -> Any:
+        """Return a frame with a row for every cell of the front."""
+        import pandas as pd
+
+        return pd.DataFrame([row(pick.trial) for choice in self.front for pick in choice.picks])
+
     def save(self, folder: str | Path) -> list[Path]:
         """Write ``plan.json``, ``plan.csv`` with every layout, the winner's scenarios and a picture.
 
         Returns the files of the scenarios.
         """
         from afdsim.results import plot_parts
+        from afdsim.results.plot_plan import front
         from afdsim.results.plot_plan import plan as drawn
         from afdsim.results.result import to_json, write_text
 
@@ -114,8 +126,9 @@ class Plan:
         frame = self.frame()
         write_text(folder / "plan.csv", frame.to_csv(index=False))
         files = [_written(folder / name, scenario) for name, scenario in self.winners()]
-        for suffix in ("svg", "png"):
-            plot_parts.save(drawn(frame), folder / f"plan.{suffix}")
+        pictures = {"plan": drawn(frame), **({"front": front(self.front_frame())} if self.front else {})}
+        for name, suffix in product(pictures, ("svg", "png")):
+            plot_parts.save(pictures[name], folder / f"{name}.{suffix}")
         return files
 
     def winners(self) -> Iterator[tuple[str, Scenario]]:
@@ -138,6 +151,7 @@ class Plan:
             "best": self.best and self.best.to_dict(),
             "runner_up": self.runner_up and self.runner_up.to_dict(),
             "families": lost,
+            "front": [choice.to_dict() for choice in self.front],
             "carried": self.carried and self.carried.to_dict(),
             "counts": self.counts,
             "engines_agree": self.agrees,
@@ -168,6 +182,7 @@ def plan(  # noqa: PLR0913 - the arguments are the question
     network: Network | None = None,
     workers: int | Executor = 1,
     cache: str | Path | None = POINTS,
+    pareto: bool = False,
     say: Say = lambda text: None,
 ) -> Plan:
     """Return the best deployment of a model on at most so many GPUs of each kind, by simulation.
@@ -176,34 +191,23 @@ def plan(  # noqa: PLR0913 - the arguments are the question
     sequences of equal requests hold on average. `sla` is a limit on the mean TPOT, such as "50ms", or a map as in a
     scenario. `demand` (output tokens per second) is for the objective "gpus", `floor` (tokens per GPU and second) for
     "speed": see `choosing.WORDS`. Several workloads have `weights` and a `rule` (`candidates.Weighing`); one in which
-    the SLA is missed counts as no tokens. `cost` and `network` replace the models. What was tried is kept in `cache`.
+    the SLA is missed counts as no tokens. With `pareto` the best cells at stricter limits of TPOT are found too.
+    `cost` and `network` replace the models. What was tried is kept in `cache`.
     """
     budget = check_budget(gpus)
     check_objective(objective, demand, floor)
     models = Models(cost=cost, network=network)
     models.check()
-    questions, ttft = asked(model, workload, sla, context, tuple(gpus))
-    weighing = _weighing(weights, len(questions), rule, tail)
-    trials = _trials([_question(each, models, floor, objective) for each in questions], weighing, budget)
+    bases, ttft = asked(model, workload, sla, context, tuple(gpus))
+    weighing = _weighing(weights, len(bases), rule, tail)
+    questions = tuple(_question(each, models, floor, objective) for each in bases)
+    trials = candidates(questions, weighing, budget)
     kept = None if cache is None or models.nameless() else Cache(Path(cache))
     with executor(workers) as pool:
         search = Search(
             objective=objective, budget=budget, demand=demand, trials=trials, pool=pool, cache=kept, say=say
         )
-        return _planned(search if ttft is None else _behind(search, ttft), questions)
-
-
-def _trials(questions: Sequence[Question], weighing: Weighing, budget: Mapping[str, int]) -> tuple[Trial, ...]:
-    """Every layout with what it gives at most."""
-    if questions[0].floor is not None and len(questions) > 1:
-        raise ScenarioError("objective speed is about one workload; give one")
-    llm = catalog.llm(questions[0].base.model)
-    found = tuple(
-        Trial(layout=layout, questions=tuple(questions), weighing=weighing) for layout in layouts(llm, budget)
-    )
-    for trial in found:
-        trial.bounded()
-    return found
+        return _planned(search if ttft is None else _behind(search, ttft), pareto=pareto)
 
 
 def _question(base: Scenario, models: Models, floor: float | None, objective: Objective) -> Question:
@@ -239,10 +243,24 @@ def _carried(search: Search, best: Choice | None) -> Capacity | None:
     return capacity(pod, cost=models.cost, network=models.network)
 
 
-def _planned(search: Search, questions: tuple[Scenario, ...]) -> Plan:
+def _front(search: Search) -> Iterator[Choice]:
+    """Yield the best cell at every part of the limits of TPOT: most tokens per GPU, or per USD where that is asked."""
+    first = search.trials[0]
+    for part in PARTS:
+        questions = tuple(each.within(part) for each in first.questions)
+        trials = candidates(questions, first.weighing, search.budget)
+        objective: Objective = "usd" if search.objective == "usd" else "tgs"
+        found = replace(search, objective=objective, trials=trials).settled(lambda layout: True)
+        if found is not None:
+            yield found
+
+
+def _planned(search: Search, *, pareto: bool) -> Plan:
     """Search for the best choice, the best of every family, and the runner-up."""
+    questions = tuple(each.base for each in search.trials[0].questions) if search.trials else ()
     best = search.settled(lambda layout: True)
-    families = {name: search.settled(_of(name)) for name in FAMILIES}
+    present = {trial.layout.family for trial in search.trials}
+    families = {name: search.settled(_of(name)) for name in FAMILIES if name in present}
     rival = None if best is None else search.settled(_unlike(best))
     return Plan(
         objective=search.objective,
@@ -253,6 +271,7 @@ def _planned(search: Search, questions: tuple[Scenario, ...]) -> Plan:
         runner_up=rival,
         families=families,
         trials=search.trials,
+        front=tuple(_front(search)) if pareto and search.trials else (),
         carried=_carried(search, best),
         agrees=None if best is None else all(_agrees(pick.trial) for pick in best.picks),
     )

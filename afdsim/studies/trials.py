@@ -31,6 +31,7 @@ from afdsim.studies.choosing import Offer
 from afdsim.studies.layouts import Layout
 from afdsim.studies.points import Models
 from afdsim.studies.tuning import ENDLESS, LARGEST, SAMPLE, STEPS, SURE, InFlight, Pace, measured
+from afdsim.units import exact
 
 INHERITED = ("mtp", "gpu_memory_utilization", "host_overhead")
 """Keys of the deployment of a question's scenario that every layout has from it."""
@@ -62,6 +63,13 @@ class Question:
         mtp = kept.get("mtp")
         plain = kept | ({} if mtp is None else {"mtp": mtp.model_dump()})
         return self.base.varied({"deployment": layout.sized(batch) | plain, **changes})
+
+    def within(self, part: float) -> Question:
+        """The same question under a part of its limit."""
+        if self.limit is None or self.base.sla is None or self.base.sla.tpot is None:
+            return self
+        base = self.base.vary("sla.tpot", exact(part * self.base.sla.tpot, "time"))
+        return replace(self, base=base, limit=part * self.limit)
 
     @cached_property
     def lengths(self) -> tuple[Floats, Floats]:
