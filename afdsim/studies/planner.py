@@ -194,19 +194,15 @@ def plan(  # noqa: PLR0913 - the arguments are the question
     the SLA is missed counts as no tokens. With `pareto` the best cells at stricter limits of TPOT are found too.
     `cost` and `network` replace the models. What was tried is kept in `cache`.
     """
-    budget = check_budget(gpus)
-    check_objective(objective, demand, floor)
-    models = Models(cost=cost, network=network)
+    budget, models = check_budget(gpus), Models(cost=cost, network=network)
     models.check()
     bases, ttft = asked(model, workload, sla, context, tuple(gpus))
-    weighing = _weighing(weights, len(bases), rule, tail)
+    check_objective(objective, demand, floor, len(bases))
     questions = tuple(_question(each, models, floor, objective) for each in bases)
-    trials = candidates(questions, weighing, budget)
+    trials = candidates(questions, _weighing(weights, len(bases), rule, tail), budget)
     kept = None if cache is None or models.nameless() else Cache(Path(cache))
     with executor(workers) as pool:
-        search = Search(
-            objective=objective, budget=budget, demand=demand, trials=trials, pool=pool, cache=kept, say=say
-        )
+        search = Search(objective, budget, demand, trials, pool, kept, say)
         return _planned(search if ttft is None else _behind(search, ttft), pareto=pareto)
 
 
@@ -301,7 +297,7 @@ def check_budget(gpus: Mapping[str, int]) -> dict[str, int]:
     return {catalog.gpu(name).name: count for name, count in gpus.items()}
 
 
-def check_objective(objective: Objective, demand: float, floor: float | None) -> None:
+def check_objective(objective: Objective, demand: float, floor: float | None, workloads: int) -> None:
     """Refuse an objective without the figure that it needs."""
     if objective not in OBJECTIVES:
         raise ScenarioError(f"objective: must be one of {', '.join(OBJECTIVES)} (got {objective!r})")
@@ -309,6 +305,8 @@ def check_objective(objective: Objective, demand: float, floor: float | None) ->
         raise ScenarioError(f"objective gpus needs a demand, output tokens per second > 0 (got {demand})")
     if objective == "speed" and (floor is None or not 0 < floor < math.inf):
         raise ScenarioError(f"objective speed needs a floor, tokens per GPU and second > 0 (got {floor})")
+    if objective == "speed" and workloads > 1:
+        raise ScenarioError("objective speed is about one workload; give one")
 
 
 def _of(family: str) -> Callable[[Layout], bool]:

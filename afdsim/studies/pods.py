@@ -36,7 +36,7 @@ AT_ONCE = 1e9
 """Requests per second at which they all come at once."""
 PROMPTS = 64
 """Of a rank, from which its rate without waiting is told."""
-FEWEST, MOST = 2_000, 20_000
+FEWEST, MOST = 2_000, 6_000
 """Prompts from which TTFT at a rate is told."""
 LASTS = 30.0
 """Times the limit of TTFT for which they come."""

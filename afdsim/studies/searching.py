@@ -33,7 +33,7 @@ Among = Callable[[Layout], bool]
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Search:
     """Layouts under some questions, tried until what is best has been run."""
 

@@ -158,7 +158,8 @@ def test_the_whole_tail_is_the_mean(rates):
         ({"context": (1024, 2048), "weights": (0.0, 0.0)}, "not all 0"),
         ({"context": (1024, 1024)}, "differ in name"),
         ({"rule": "cvar", "tail": 0.0}, "tail"),
-        ({"sla": {"ttft": "1s"}}, "needs prefill"),
+        ({"objective": "speed", "floor": 1.0, "sla": {"ttft": "1s"}}, "leave the limit of ttft out"),
+        ({"context": (1024, 2048), "sla": {"ttft": "1s"}}, "ttft is about one workload"),
         ({"sla": {"e2el": "1s"}}, "limit of tpot"),
     ],
 )
@@ -186,3 +187,46 @@ def test_arrivals_of_a_file_become_a_closed_loop_of_its_lengths():
 def test_sessions_cannot_be_planned():
     with pytest.raises(ScenarioError, match="sessions cannot be planned"):
         asking.of_file("dialogue_rollout", None, None)
+
+
+# prefill servers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def behind():
+    limits = {"tpot": LIMIT, "ttft": "100ms", "percentile": "mean"}
+    return found(context=16384, sla=limits, gpus={"H800": 16})
+
+
+def test_cells_behind_prefill_servers_carry_what_was_promised(behind):
+    (name, scenario), *_ = behind.winners()
+    summary = afdsim.simulate(scenario).summary
+
+    assert name == "winner.yaml"
+    assert summary["afdsim"]["sla"]["met"]
+    assert summary["mean_ttft_ms"] <= 100
+    assert behind.carried.answer == pytest.approx(behind.best.pod.rate, rel=0.1)
+
+
+def test_prefill_servers_count_among_the_gpus(behind):
+    offer, pod = behind.best.offer, behind.best.pod
+
+    assert offer.total == pod.gpus + sum(pick.replicas * pick.trial.layout.count for pick in behind.best.picks)
+    assert offer.total <= 16
+    assert offer.rate <= pod.servers.rate(pod.ahead) * pod.answer * (1 + 1e-9)
+
+
+def test_prefill_servers_carry_no_more_than_without_waiting(behind):
+    servers, ahead = behind.best.pod.servers, behind.best.pod.ahead
+
+    assert 0 < servers.known[ahead] <= ahead * servers.flood
+
+
+def test_the_best_cells_at_stricter_limits_are_faster_and_give_less():
+    front = found(pareto=True).front
+    speeds, rates = (
+        [each(choice.offer) for choice in front] for each in (lambda o: o.speed, lambda o: o.rate / o.total)
+    )
+
+    assert speeds == sorted(speeds)
+    assert rates == sorted(rates, reverse=True)
