@@ -11,6 +11,7 @@ tuning        the best way to run one deployment, by a quick search
 marginal      one more instance of each role
 layouts       cells, of which a planner chooses
 choosing      the best of them, or the best fleet, under a budget
+bounding      what a cell gives at most
 trials        what a cell gives: at most, by a quick measure, by a run
 planner       which deployment to buy, by simulation
 comparison    deployments side by side
