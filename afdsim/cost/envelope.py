@@ -124,7 +124,7 @@ class Setting:
         """Context tokens that a core reads of a sequence, at least on average over so many."""
         window = getattr(core, "window", None)
         read = self.contexts if window is None else np.minimum(self.contexts, window)
-        return np.maximum(read.mean() - SURE * read.std() / np.sqrt(sequences), 0.0)
+        return np.asarray(np.maximum(read.mean() - SURE * read.std() / np.sqrt(sequences), 0.0))
 
     def priced(self, gpu: Gpu, kernels: tuple[str, ...], operators: Iterable[Operator]) -> Seconds:
         """Seconds of some operators, one after the other."""
@@ -227,9 +227,7 @@ def _by_ffn(kinds: Counter[Layer]) -> Counter[Layer]:
     return found
 
 
-def _served(
-    afd: Afd, ffns: Counter[Layer], queries: Floats, setting: Setting, stage: Stage, whose: str
-) -> Seconds:
+def _served(afd: Afd, ffns: Counter[Layer], queries: Floats, setting: Setting, stage: Stage, whose: str) -> Seconds:
     """Seconds of a stage of an FFN instance in all layers, for the tokens of one attention group."""
     tokens, pool = queries * (afd.attention.ranks / setting.groups), afd.ffn
     found: Seconds = 0.0
@@ -343,7 +341,7 @@ def _way(
         return attention + busiest + own + back * met / far
     taken, home, brought = out * units * met / far, back * units * met / far, back * copies / near
     many, first = math.ceil(units * met), setting.first(units * afd.attention.dp, setting.jitter) * attention
-    ways = [
+    ways: list[Seconds] = [
         attention + busiest + own * copies * setting.given(copies) + home * setting.given(many),
         first + busiest + taken + home * setting.earliest(many),
     ]
@@ -401,9 +399,7 @@ def _shared(engine: Colocated, moe: Moe, tokens: Floats) -> tuple[Operator, ...]
     return dense_operators(engine.llm, rows, inner, engine.precision.ffn, matrices=moe.matrices)
 
 
-def _experts(
-    engine: Colocated, moe: Moe, layers: int, queries: Floats, setting: Setting
-) -> tuple[Seconds, Seconds]:
+def _experts(engine: Colocated, moe: Moe, layers: int, queries: Floats, setting: Setting) -> tuple[Seconds, Seconds]:
     """Seconds of the layers with some experts: of a GPU's work, and of the way through them."""
     beside = _on_attention(engine, setting, _shared(engine, moe, queries))
     busy = setting.loads.get(moe)

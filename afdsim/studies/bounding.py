@@ -1,5 +1,4 @@
-"""What the envelope of a layout needs of a scenario: its network, its jitter, and the loads that its experts will have.
-"""
+"""What the envelope of a layout needs of a scenario: its network, its jitter, and the loads of its experts."""
 
 from __future__ import annotations
 
@@ -79,11 +78,13 @@ def _copies(served: Afd | Colocated) -> int:
     return experts.redundant if isinstance(experts, ExpertParallel) else 0
 
 
-def busy(llm_ffns: Iterable[object], law: routing.Law, asked: routing.Asked, units: int, seed: int) -> dict[Moe, Busy]:
+def busy(ffns: Iterable[object], law: routing.Law, asked: routing.Asked, units: int, seed: int) -> dict[Moe, Busy]:
     """Return the loads of layers by their experts, as a run of a seed draws them."""
-    moes = [ffn for ffn in llm_ffns if isinstance(ffn, Moe)]
-    rows = routing.slowest(law, asked, units, Streams(seed))
-    return {ffn: _summed(rows, [place for place, each in enumerate(moes) if each == ffn]) for ffn in dict.fromkeys(moes)}
+    moes = [ffn for ffn in ffns if isinstance(ffn, Moe)]
+    rows, places = routing.slowest(law, asked, units, Streams(seed)), dict[Moe, list[int]]()
+    for place, ffn in enumerate(moes):
+        places.setdefault(ffn, []).append(place)
+    return {ffn: _summed(rows, own) for ffn, own in places.items()}
 
 
 def _summed(rows: Loads, places: Sequence[int]) -> Busy:

@@ -112,11 +112,12 @@ class Question:
     def slack(self) -> float:
         """Share by which a quick measure may be faster than a bound on its mean: three sigma of what varies in it.
 
-        Operations vary by themselves, of which the rarest kind of layers may be all that counts; units from step to
-        step; and what stragglers are faster than the rest.
+        Operations vary by themselves, of which the rarest kind of layers may be all that counts; copies do, at least
+        one a layer; and units from step to step. Stragglers may be faster than the rest.
         """
-        asked, layers = self.base.variation, min(Counter(catalog.llm(self.base.model).layers).values())
-        sigma = math.hypot(asked.step, asked.event / math.sqrt(layers), asked.link / math.sqrt(layers))
+        asked, kinds = self.base.variation, Counter(catalog.llm(self.base.model).layers)
+        rarest, layers = min(kinds.values()), kinds.total()
+        sigma = math.hypot(asked.step, asked.event / math.sqrt(rarest), asked.link / math.sqrt(layers))
         quickest = min(1.0, *asked.straggler.values(), 1.0)
         return 1.0 - (0.999 - SIGMAS * sigma / math.sqrt(MEASURED)) * quickest
 
@@ -161,9 +162,9 @@ def bounded(question: Question, layout: Layout) -> Bound | str:
     if known.most < m:
         return f"memory holds {known.most} sequences of a rank, {m} micro-batches need as many"
     found = split(known.passes, known.most, m)
-    slots = known.served.attention.ranks * np.arange(known.most + 1)
+    slots = known.served.attention.ranks * np.arange(known.most + 1.0)
     seconds, tokens = found.seconds * (1.0 - question.slack), question.tokens * (1.0 + question.luck(slots))
-    seconds[0] = math.inf
+    seconds[:m] = math.inf  # a micro-batch would be empty
     names = np.array(list(found.resources), dtype=object)
     longest = np.argmax(np.stack(list(found.resources.values())), axis=0)
     return Bound(seconds / tokens, slots * tokens / seconds, names[longest])
