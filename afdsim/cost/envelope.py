@@ -338,7 +338,7 @@ def _way(
     units, copies = afd.attention.instances // setting.groups, afd.ffn.instances
     busiest, own = sum(served(stage, "every") for stage in SERVED.values()), out / (near * setting.sharing[0])
     if setting.alone:
-        return attention + busiest + own + back * met / far
+        return attention + busiest + own + back / far
     taken, home, brought = out * units * met / far, back * units * met / far, back * copies / near
     many, first = math.ceil(units * met), setting.first(units * afd.attention.dp, setting.jitter) * attention
     ways: list[Seconds] = [
