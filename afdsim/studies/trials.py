@@ -29,6 +29,7 @@ from afdsim.cost.envelope import Busy, Floats, Passes, passes, split
 from afdsim.engine.cell import Cell
 from afdsim.engine.lowering import deployment, lower
 from afdsim.errors import AfdsimError
+from afdsim.scenario import tree
 from afdsim.scenario.document import Scenario
 from afdsim.scenario.requests import requested
 from afdsim.simulation import Engine, demanded
@@ -69,7 +70,14 @@ class Question:
         kept = {key: value for key, value in given.items() if value != type(own).model_fields[key].default}
         mtp = kept.get("mtp")
         plain = kept | ({} if mtp is None else {"mtp": mtp.model_dump()})
-        return self.base.varied({"deployment": layout.sized(batch) | plain, **changes})
+        return self.base.varied({"deployment": layout.sized(batch) | plain, **self._network(layout), **changes})
+
+    def _network(self, layout: Layout) -> dict[str, object]:
+        """Of the network of the base what a colocated engine has, the line rate alone; of AFD all."""
+        network, line = self.base.network, self.base.network.link.bandwidth
+        if layout.deployment["type"] == "afd" or network == tree.Network():
+            return {}
+        return {"network": {} if line is None else {"link": {"bandwidth": f"{8.0 * line!r}bps"}}}
 
     @cached_property
     def lengths(self) -> tuple[Floats, Floats]:
