@@ -168,19 +168,18 @@ class Envelope:
         """The longest, by `max_num_seqs`."""
         return np.asarray(np.maximum.reduce(list(self.resources.values())))
 
-    def binding(self, batch: int) -> str:
-        """Name of the longest at a batch."""
-        return max(self.resources, key=lambda name: float(self.resources[name][batch]))
-
-
-def envelope(deployment: Afd | Colocated, most: int, setting: Setting) -> Envelope:
-    """Return the bounds of a deployment for 1 to `most` sequences of a rank; its own `max_num_seqs` does not count."""
-    m = deployment.num_microbatches
-    return split(passes(deployment, -(-most // m), setting), most, m)
+    @property
+    def binding(self) -> NDArray[np.object_]:
+        """Name of the longest, by `max_num_seqs`."""
+        names = np.array(list(self.resources), dtype=object)
+        return np.asarray(names[np.argmax(np.stack(list(self.resources.values())), axis=0)])
 
 
 def passes(deployment: Afd | Colocated, most: int, setting: Setting) -> Passes:
-    """Return the bounds of one micro-batch of 1 to `most` sequences of a rank, however many micro-batches there are."""
+    """Return the bounds of one micro-batch of 1 to `most` sequences of a rank, however many micro-batches there are.
+
+    `max_num_seqs` of the deployment does not count.
+    """
     rows = np.arange(most + 1, dtype=float)
     rows[0] = 1.0  # never looked up: an empty micro-batch takes no time
     return _afd(deployment, rows, setting) if isinstance(deployment, Afd) else _colocated(deployment, rows, setting)

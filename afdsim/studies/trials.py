@@ -13,7 +13,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -63,6 +63,10 @@ class Question:
     """Tokens per GPU and second at least, of which the fastest for a user is sought; else the most tokens."""
     models: Models = field(default_factory=Models)
 
+    def __getstate__(self) -> dict[str, object]:
+        """Leave behind what was computed, when other processes are asked."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
     def scenario(self, layout: Layout, batch: int, **changes: object) -> Scenario:
         """The scenario of a layout with so many sequences for a rank."""
         own = self.base.deployment
@@ -108,7 +112,7 @@ class Question:
 
     @cached_property
     def priced(self) -> dict[str, Known | str]:
-        """What layouts that differ in their micro-batches have in common; filled as it is asked for."""
+        """What the layouts that differ in their micro-batches alone have in common, of the last that was asked for."""
         return {}
 
     @cached_property
@@ -127,7 +131,7 @@ class Question:
         rarest, layers = min(kinds.values()), kinds.total()
         sigma = math.hypot(asked.step, asked.event / math.sqrt(rarest), asked.link / math.sqrt(layers))
         quickest = min(1.0, *asked.straggler.values(), 1.0)
-        return 1.0 - (0.999 - SIGMAS * sigma / math.sqrt(MEASURED)) * quickest
+        return 1.0 - 0.999 * math.exp(-SIGMAS * sigma / math.sqrt(MEASURED)) * quickest
 
     def luck(self, slots: Floats) -> Floats:
         """Share by which drafts may be luckier than their mean in a quick measure of so many sequences."""
@@ -141,7 +145,7 @@ class Question:
 
 
 class Known(NamedTuple):
-    """What layouts that differ in their micro-batches have in common."""
+    """What layouts that differ in their micro-batches alone have in common."""
 
     served: Afd | Colocated
     most: int
@@ -173,9 +177,7 @@ def bounded(question: Question, layout: Layout) -> Bound | str:
     slots = known.served.attention.ranks * np.arange(known.most + 1.0)
     seconds, tokens = found.seconds * (1.0 - question.slack), question.tokens * (1.0 + question.luck(slots))
     seconds[:m] = math.inf  # a micro-batch would be empty
-    names = np.array(list(found.resources), dtype=object)
-    longest = np.argmax(np.stack(list(found.resources.values())), axis=0)
-    return Bound(seconds / tokens, slots * tokens / seconds, names[longest])
+    return Bound(seconds / tokens, slots * tokens / seconds, found.binding)
 
 
 def _known(question: Question, layout: Layout) -> Known | str:
@@ -184,6 +186,7 @@ def _known(question: Question, layout: Layout) -> Known | str:
     name = json.dumps({key: value for key, value in layout.deployment.items() if key != "num_microbatches"})
     known = question.priced.get(name)
     if known is None or (isinstance(known, Known) and m < known.served.num_microbatches):
+        question.priced.clear()  # those that have it in common come one after the other
         known = question.priced[name] = _priced(question, layout)
     return known
 

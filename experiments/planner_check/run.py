@@ -47,9 +47,9 @@ GRIDS = (
     Grid(name="24 H800, 8K", context=8192, gpus={"H800": 24}, objectives=("tgs", "goodput")),
     Grid(name="24 H800, 32K", context=32768, gpus={"H800": 24}, objectives=("tgs", "goodput")),
     Grid(
-        name="16 H800 and 16 H20, 8K",
+        name="8 H800 and 8 H20, 8K",
         context=8192,
-        gpus={"H800": 16, "H20": 16},
+        gpus={"H800": 8, "H20": 8},
         objectives=("tgs", "usd", "goodput"),
     ),
 )

@@ -1,5 +1,8 @@
 """Every way to lay a model out, as scenarios take it."""
 
+import pickle
+
+import numpy as np
 import pytest
 
 import afdsim
@@ -102,3 +105,21 @@ def test_a_layout_that_a_scenario_refuses_is_said_to_be_out():
     with pytest.raises(ScenarioError):
         question.scenario(wrong, 8)
     assert "gate" in bounded(question, wrong)
+
+
+def test_a_question_travels_without_what_was_computed_for_it():
+    question, layout = Question(base=base("step3-small")), found("step3-small", H800=16)[0]
+    before = len(pickle.dumps(question))
+    told = bounded(question, layout)
+
+    assert len(pickle.dumps(question)) == before
+    assert (bounded(pickle.loads(pickle.dumps(question)), layout).rate == told.rate).all()
+
+
+def test_layouts_are_bounded_alike_in_whatever_order():
+    some = found("step3-small", H800=16, H20=8)
+    asked, again = Question(base=base("step3-small")), Question(base=base("step3-small"))
+    one = [bounded(asked, layout) for layout in some]
+    other = [bounded(again, layout) for layout in reversed(some)][::-1]
+
+    assert all(np.array_equal(a.rate, b.rate) for a, b in zip(one, other, strict=True))
