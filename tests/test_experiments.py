@@ -20,6 +20,7 @@ TABLES = (
     "straggler",
     "failure_blast_radius",
     "network_budget",
+    "planner_check",
 )
 
 

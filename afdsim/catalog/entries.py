@@ -73,11 +73,16 @@ def llm(name_or_path: str | Path) -> Llm:
     """
     found = _find(str(name_or_path), llms())
     if found is not None:
-        return read_llm(found, _entries("llms.json")[found])
+        return _catalogued(found)
     path = config_file(Path(name_or_path))
     if path.is_file() or path.suffix == ".json":
         return read_config(path)
     raise CatalogError(_unknown("model", str(name_or_path), llms(), "afdsim list models"))
+
+
+@cache
+def _catalogued(name: str) -> Llm:
+    return read_llm(name, _entries("llms.json")[name])
 
 
 def config_file(path: Path) -> Path:

@@ -8,6 +8,7 @@ checked       cost and network models of the caller's, every answer checked
 identity      a digest of an object of the caller's
 all_to_all    dispatch and combine of expert parallelism, measured and interpolated
 stages        what each role of an AFD deployment computes and sends in a layer
+loads         of the busiest GPUs, a few for all layers
 envelope      what no schedule of a deployment can beat, by batch
 fitting       coefficients from measured kernels
 measure       kernels timed on this machine's GPU

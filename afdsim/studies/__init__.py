@@ -16,6 +16,7 @@ marginal      one more instance of each role
 layouts       cells, of which a planner chooses
 asking        what a planner is asked, as scenarios without a deployment
 choosing      the best of them, or the best fleet, under a budget
+bounding      what a cell gives at most
 trials        what a cell gives: at most, by a quick measure, by a run
 candidates    what a cell stands for under all workloads of a question
 pods          prefill servers, and what to put behind them

@@ -62,7 +62,7 @@ def chosen(
 
     `demand` is in tokens per second, for the fewest GPUs. Of equal choices the first offer counts.
     """
-    useful = {key: offer for key, offer in offers.items() if offer.rate > 0}
+    useful = {key: offer for key, offer in offers.items() if offer.rate > 0 and _fits(offer, budget)}
     if not useful:
         return Counter()
     if objective in ("goodput", "gpus"):
@@ -82,6 +82,11 @@ def against(objective: Objective, offer: Offer, best: Offer) -> str:
         case _:
             part = 1.0 - offer.figure(objective) / best.figure(objective)
     return f"{part:.1%}" if part > 0 else "-"
+
+
+def _fits(offer: Offer, budget: Mapping[str, int]) -> bool:
+    """Whether a cell has GPUs, and there are enough of each kind."""
+    return offer.total > 0 and all(count <= budget.get(kind, 0) for kind, count in offer.gpus.items())
 
 
 def _fleet(offers: Mapping[K, Offer], budget: Mapping[str, int], demand: float | None) -> Counter[K]:

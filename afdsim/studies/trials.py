@@ -11,15 +11,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from afdsim.catalog import entries as catalog
-from afdsim.cost.envelope import Floats, Setting, envelope
+from afdsim.catalog.llm import Moe
+from afdsim.cluster.colocated import Colocated
+from afdsim.cluster.deployment import Afd
+from afdsim.cluster.experts import Asked
+from afdsim.cost.envelope import Busy, Floats, Passes, passes, split
 from afdsim.engine.cell import Cell
 from afdsim.engine.lowering import deployment, lower
 from afdsim.errors import AfdsimError
@@ -27,10 +33,11 @@ from afdsim.scenario import tree
 from afdsim.scenario.document import Scenario
 from afdsim.scenario.requests import requested
 from afdsim.simulation import Engine, demanded
+from afdsim.studies.bounding import asked_of, busy, setting, units_of
 from afdsim.studies.choosing import Offer
 from afdsim.studies.layouts import Layout
 from afdsim.studies.points import Models
-from afdsim.studies.tuning import ENDLESS, LARGEST, SAMPLE, STEPS, SURE, InFlight, Pace, measured
+from afdsim.studies.tuning import ENDLESS, LARGEST, SAMPLE, SKIPPED, STEPS, SURE, InFlight, Pace, measured
 from afdsim.units import exact
 
 INHERITED = ("mtp", "gpu_memory_utilization", "host_overhead")
@@ -39,6 +46,8 @@ MEASURES = 6
 """Quick measures of a layout at most."""
 FINE = 200
 """The best batch is found up to this part of it."""
+SIGMAS, MEASURED = 3.0, STEPS - SKIPPED
+"""Standard deviations that a bound leaves to chance, and steps of a quick measure over which it evens out."""
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 """Spreads the ages of sequences evenly, whatever their lengths."""
 
@@ -55,6 +64,10 @@ class Question:
     """Tokens per GPU and second at least, of which the fastest for a user is sought; else the most tokens."""
     models: Models = field(default_factory=Models)
 
+    def __getstate__(self) -> dict[str, object]:
+        """Leave behind what was computed, when other processes are asked."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
     def scenario(self, layout: Layout, batch: int, **changes: object) -> Scenario:
         """The scenario of a layout with so many sequences for a rank."""
         own = self.base.deployment
@@ -62,7 +75,14 @@ class Question:
         kept = {key: value for key, value in given.items() if value != type(own).model_fields[key].default}
         mtp = kept.get("mtp")
         plain = kept | ({} if mtp is None else {"mtp": mtp.model_dump()})
-        return self.base.varied({"deployment": layout.sized(batch) | plain, **changes})
+        return self.base.varied({"deployment": layout.sized(batch) | plain, **self._network(layout), **changes})
+
+    def _network(self, layout: Layout) -> dict[str, object]:
+        """Of the network of the base what a colocated engine has, the line rate alone; of AFD all."""
+        network, line = self.base.network, self.base.network.link.bandwidth
+        if layout.deployment["type"] == "afd" or network == tree.Network():
+            return {}
+        return {"network": {} if line is None else {"link": {"bandwidth": f"{8.0 * line!r}bps"}}}
 
     def within(self, part: float) -> Question:
         """The same question under a part of its limit."""
@@ -99,10 +119,47 @@ class Question:
         return {}
 
     @cached_property
+    def priced(self) -> dict[str, Known | str]:
+        """What the layouts that differ in their micro-batches alone have in common, of the last that was asked for."""
+        return {}
+
+    @cached_property
+    def loads(self) -> dict[tuple[Asked, int], dict[Moe, Busy]]:
+        """Loads of the busiest GPUs, by whose they are and over how many units; filled as they are asked for."""
+        return {}
+
+    @cached_property
     def slack(self) -> float:
-        """Share by which a quick measure may be faster than a bound on its mean: three sigma of what varies in it."""
-        asked, layers = self.base.variation, len(catalog.llm(self.base.model).layers)
-        return 0.001 + 3.0 * math.hypot(asked.step, asked.event / math.sqrt(layers)) / math.sqrt(STEPS)
+        """Share by which a quick measure may be faster than a bound on its mean: three sigma of what varies in it.
+
+        Operations vary by themselves, of which the rarest kind of layers may be all that counts; copies do, at least
+        one a layer; and units from step to step. Stragglers may be faster than the rest.
+        """
+        asked, kinds = self.base.variation, Counter(catalog.llm(self.base.model).layers)
+        rarest, layers = min(kinds.values()), kinds.total()
+        sigma = math.hypot(asked.step, asked.event / math.sqrt(rarest), asked.link / math.sqrt(layers))
+        quickest = min(1.0, *asked.straggler.values(), 1.0)
+        return 1.0 - 0.999 * math.exp(-SIGMAS * sigma / math.sqrt(MEASURED)) * quickest
+
+    def luck(self, slots: Floats) -> Floats:
+        """Share by which drafts may be luckier than their mean in a quick measure of so many sequences."""
+        mtp = self.base.deployment.mtp
+        if mtp is None:
+            return 0.0 * slots
+        reached = np.array([mtp.acceptance**kept for kept in range(1, mtp.draft + 1)])
+        square = 1.0 + float((reached * (2.0 * np.arange(1, mtp.draft + 1) + 1.0)).sum())
+        deviation = math.sqrt(max(square - self.tokens**2, 0.0)) / self.tokens
+        return np.asarray(SIGMAS * deviation / np.sqrt(np.maximum(slots, 1.0) * MEASURED))
+
+
+class Known(NamedTuple):
+    """What layouts that differ in their micro-batches alone have in common."""
+
+    served: Afd | Colocated
+    most: int
+    """Sequences of a rank that memory holds."""
+    passes: Passes
+    """As long as the fewest micro-batches that were asked for need."""
 
 
 class Bound(NamedTuple):
@@ -112,50 +169,68 @@ class Bound(NamedTuple):
     """Seconds per output token at least."""
     rate: Floats
     """Output tokens per second at most."""
-    binding: tuple[str, ...]
+    binding: NDArray[np.object_]
     """The resource that binds, by batch."""
 
 
 def bounded(question: Question, layout: Layout) -> Bound | str:
     """Return what a layout gives at most; or why it cannot be."""
+    known = _known(question, layout)
+    if isinstance(known, str):
+        return known
+    m = layout.deployment.get("num_microbatches", known.served.num_microbatches)
+    if known.most < m:
+        return f"memory holds {known.most} sequences of a rank, {m} micro-batches need as many"
+    found = split(known.passes, known.most, m)
+    slots = known.served.attention.ranks * np.arange(known.most + 1.0)
+    seconds, tokens = found.seconds * (1.0 - question.slack), question.tokens * (1.0 + question.luck(slots))
+    seconds[:m] = math.inf  # a micro-batch would be empty
+    return Bound(seconds / tokens, slots * tokens / seconds, found.binding)
+
+
+def _known(question: Question, layout: Layout) -> Known | str:
+    """What a layout has in common with those of more micro-batches, priced if it is the first; or why it cannot be."""
+    m = layout.deployment.get("num_microbatches", 1)
+    name = json.dumps({key: value for key, value in layout.deployment.items() if key != "num_microbatches"})
+    known = question.priced.get(name)
+    if known is None or (isinstance(known, Known) and m < known.served.num_microbatches):
+        question.priced.clear()  # those that have it in common come one after the other
+        known = question.priced[name] = _priced(question, layout)
+    return known
+
+
+def _priced(question: Question, layout: Layout) -> Known | str:
+    """The same of a layout itself."""
     try:
         scenario = question.scenario(layout, LARGEST)
         served = deployment(scenario)
         served.check_memory()
+        told = setting(scenario, served, question.contexts, _loads(question, scenario, served), question.models.cost)
+        most = min(int(served.kv_cache.budget // _reserved(question, served)), LARGEST)
+        return Known(served, most, passes(served, -(-most // served.num_microbatches), told))
     except AfdsimError as error:
         return str(error).splitlines()[0]
+
+
+def _reserved(question: Question, served: Afd | Colocated) -> float:
+    """Bytes of a sequence on one GPU of a rank."""
     cache = served.kv_cache
     if cache.tp not in question.reserved:
         totals, counts = np.unique(sum(question.lengths), return_counts=True)
         question.reserved[cache.tp] = float(np.average([cache.reserved(int(each)) for each in totals], weights=counts))
-    most = min(int(cache.budget // question.reserved[cache.tp]), LARGEST)
-    if most < served.num_microbatches:
-        return f"memory holds {most} sequences of a rank, {served.num_microbatches} micro-batches need as many"
-    found = envelope(served, most, _setting(question, scenario))
-    seconds = found.seconds * (1.0 - question.slack)
-    seconds[0] = math.inf
-    slots = served.attention.ranks * np.arange(most + 1)
-    names = list(found.resources)
-    longest = np.argmax(list(found.resources.values()), axis=0)
-    binding = tuple(names[each] for each in longest)
-    return Bound(seconds / question.tokens, slots * question.tokens / seconds, binding)
+    return question.reserved[cache.tp]
 
 
-def _setting(question: Question, scenario: Scenario) -> Setting:
-    """What the envelope needs of a scenario beside its deployment."""
-    asked, network, mtp = scenario.deployment, scenario.network, scenario.deployment.mtp
-    line = network.link.bandwidth
-    return Setting(
-        contexts=question.contexts,
-        queries=1 + (mtp.draft if mtp else 0),
-        latency=network.link.latency + network.synchronise + network.post + network.poll,
-        bandwidth=line and line * network.efficiency,
-        efficiency=network.efficiency,
-        link=scenario.variation.link,
-        alone=network.type == "dedicated",
-        overlaps=isinstance(asked, tree.Colocated) and asked.single_batch_overlap,
-        cost=question.models.cost,
-    )
+def _loads(question: Question, scenario: Scenario, served: Afd | Colocated) -> dict[Moe, Busy]:
+    """Loads of the busiest GPUs of a layout, as its runs have them."""
+    units = units_of(scenario, served)
+    asked, law = asked_of(served, units), scenario.variation.experts
+    if asked is None or law.law == "even":
+        return {}
+    if (asked, units) not in question.loads:
+        ffns = [layer.ffn for layer in served.llm.layers]
+        question.loads[asked, units] = busy(ffns, law, asked, units, scenario.run.seeds[0])
+    return question.loads[asked, units]
 
 
 def aimed(question: Question, bound: Bound, scale: float, gpus: int, between: tuple[int, int]) -> int | None:
