@@ -49,8 +49,12 @@ FIRST: Final = 1.1
 """By what the first rate is stepped up or down; the next step is the square of that."""
 WIDEST: Final = 4.0
 """Largest step."""
-STEPS: Final = 12
+STEPS: Final = 16
 """Of the search for a rate of either kind."""
+ALONE: Final = 0.05
+"""Requests in flight below which nothing smaller is tried: a request has the cluster for itself."""
+FEWEST: Final = 64
+"""Requests of a run."""
 VISITS: Final = 12.0
 """Mean answer times that the first run of a rate lasts: a load can usually be told after as many."""
 BEYOND: Final = 30
@@ -131,6 +135,16 @@ class Capacity:
     def answer(self) -> float:
         """Requests per second, or sequences of a rank; 0 where nothing is carried."""
         return self.best.at if self.best else 0
+
+    @property
+    def request_rate(self) -> float | None:
+        """The answer; None where a batch was searched."""
+        return None if self.closed else self.answer
+
+    @property
+    def max_num_seqs(self) -> int | None:
+        """The answer; None where a rate was searched."""
+        return int(self.answer) if self.closed else None
 
     @property
     def interval(self) -> tuple[float, float | None]:
@@ -279,6 +293,10 @@ class _Axis(Protocol):
         """Where to begin."""
 
     @property
+    def least(self) -> float:
+        """The value below which nothing is tried."""
+
+    @property
     def most(self) -> float:
         """The largest value that can be."""
 
@@ -308,6 +326,10 @@ class _Rate:
     def start(self) -> float:
         return CLEAR * self.guess.rate
 
+    @property
+    def least(self) -> float:
+        return ALONE / self.guess.visit
+
     def near(self, value: float) -> float:
         return float(f"{value:.4g}")
 
@@ -316,12 +338,18 @@ class _Rate:
         if isinstance(asked.arrival, RateCurve | Replay):
             return (length(self.quick.scenario),) * 2
         circle = sum(state.dwell for state in asked.arrival.states) if isinstance(asked.arrival, Mmpp) else 0.0
-        first = _rounded(max(VISITS * self.guess.visit, self._requests / at, CIRCLES * circle, 2 * warmup))
-        return first, max(LONGER * first, asked.duration or (asked.num_requests or 0) / at)
+        least = max(VISITS * self.guess.visit, CIRCLES * circle, 2 * warmup)
+        wanted = self._requests * min(at * self.guess.visit / self.quick.slots, 1.0)
+        most = LONGER * max(least, max(wanted, _needed(self.quick.scenario)) / at)
+        given = asked.duration or (asked.num_requests or 0) / at
+        return _rounded(max(least, wanted / at, FEWEST / at)), max(most, given)
 
-    @property
+    @cached_property
     def _requests(self) -> float:
-        """Requests in the first run: so many that chance moves their rate, in tokens, by less than the tolerance."""
+        """Requests of a run of a full cluster: so many that chance moves their rate, in tokens, within the tolerance.
+
+        Of a cluster that is nearly empty fewer will do: what chance does to the rate is small to what it does to waits.
+        """
         arrival, (_, output_len) = self.quick.scenario.workload.arrival, self.quick.source.columns(SAMPLE)
         gaps = 1 / arrival.shape if isinstance(arrival, Gamma) else 1.0
         scatter = gaps + float(output_len.var() / output_len.mean() ** 2)
@@ -342,6 +370,7 @@ class _Batch:
     """Sequences of a rank in a closed loop; lengths are requests that count."""
 
     quick: Quick
+    least: float = 1.0
 
     @property
     def start(self) -> float:
@@ -441,7 +470,7 @@ class _Search:
                 value = points[-1].at * step
             else:
                 return
-            if self.axis.near(value) in self.seen:
+            if self.axis.near(value) in self.seen or value < self.axis.least:
                 return
             step = min(step**2, WIDEST)
 
@@ -464,7 +493,7 @@ class _Search:
             if word != "undecided" or span >= largest:
                 break
             wants = [load.wants or 0.0 for run in runs if (load := run.run.load) is not None]
-            span = min(max(2 * span, *wants), largest)
+            span = min(max([2 * span, *wants]), largest)
         return Point(
             at=at,
             found=word,

@@ -79,6 +79,11 @@ class Quick:
         return Guess(min([rate, *self._prefill()]), visit)
 
     @property
+    def slots(self) -> int:
+        """Sequences that may sit in all cells."""
+        return sum(cell.deployment.slots for cell in self.cells)
+
+    @property
     def sequences(self) -> float:
         """Sequences of a closed loop that keep the mean TPOT within the limit; as many as have slots if all do."""
         found = self.pace(self.cells[0])
