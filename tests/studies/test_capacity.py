@@ -1,7 +1,7 @@
 """The largest rate, or batch, that meets the SLA: against theory, against sweeps, and against itself."""
 
 import json
-from itertools import pairwise
+from functools import cache
 
 import numpy as np
 import pytest
@@ -31,6 +31,12 @@ BURSTS = {"process": "mmpp", "states": [{"rate": "30 req/s", "dwell": "2s"}, {"r
 RAMP = {"process": "rate_curve", "points": [{"at": "0s", "rate": "0 req/s"}, {"at": "4s", "rate": "20 req/s"}]}
 
 
+@cache
+def once():
+    """The answer for the small cell."""
+    return capacity(tiny(**CELL), tolerance=0.1)
+
+
 def service():
     """Seconds of a request of the one server, without a queue."""
     requests = afdsim.simulate(tiny(**SERVER, workload__num_requests=50)).requests
@@ -53,53 +59,52 @@ def words(found):
 def test_one_server_carries_what_theory_says():
     """Pollaczek and Khinchine: a mean wait of load x service / 2(1 - load); of half a service at a load of a half."""
     seconds = service()
-    found = capacity(tiny(**SERVER, sla={"queue": f"{seconds / 2} s", "percentile": "mean"}), tolerance=0.05)
+    found = capacity(tiny(**SERVER, sla={"queue": f"{seconds / 2} s", "percentile": "mean"}), tolerance=0.2)
     low, high = found.interval
 
     assert low * seconds < 0.5 < high * seconds
-    assert low * seconds > 0.4
+    assert low * seconds > 0.35
+    assert high * seconds < 0.7
     assert found.binds["kind"] == "sla"
     assert found.binds["metric"] == "queue"
 
 
 def test_it_agrees_with_a_sweep():
     base = tiny(**CELL)
-    found = capacity(base, tolerance=0.05)
+    found = once()
     options = afdsim.load(base, overrides=found.options)
     verdicts = {
         share: afdsim.simulate(at_rate(options, share * found.request_rate)).summary["afdsim"]["sla"]["verdict"]
-        for share in (0.8, 0.9, 1.3, 1.5)
+        for share in (0.8, 0.9, 1.6, 2.0)
     }
 
-    assert verdicts == {0.8: "PASS", 0.9: "PASS", 1.3: "FAIL", 1.5: "FAIL"}
+    assert verdicts == {0.8: "PASS", 0.9: "PASS", 1.6: "FAIL", 2.0: "FAIL"}
 
 
 def test_options_reproduce_the_answer_and_the_same_call_gives_the_same_bytes():
     base = tiny(**CELL)
-    once, again = capacity(base, tolerance=0.05), capacity(base, tolerance=0.05)
-    run = afdsim.simulate(afdsim.load(base, overrides=once.options))
+    found, again = once(), capacity(base, tolerance=0.1)
+    run = afdsim.simulate(afdsim.load(base, overrides=found.options))
 
-    assert to_json(once.to_dict()) == to_json(again.to_dict())
-    assert run.summary["afdsim"]["tgs"] == once.to_dict()["tgs"]
+    assert to_json(found.to_dict()) == to_json(again.to_dict())
+    assert run.summary["afdsim"]["tgs"] == found.to_dict()["tgs"]
     assert run.summary["afdsim"]["sla"]["verdict"] == "PASS"
 
 
 def test_a_looser_limit_carries_no_less():
-    limits = ("1ms", "2ms", "4ms", "8ms")
-    found = [capacity(tiny(**CELL | {"sla": {"queue": each, "percentile": "mean"}}), tolerance=0.1) for each in limits]
+    loose = capacity(tiny(**CELL | {"sla": {"queue": "6ms", "percentile": "mean"}}), tolerance=0.2)
 
-    for tight, loose in pairwise(found):
-        assert loose.interval[1] is None or loose.interval[1] >= tight.request_rate
-        assert loose.request_rate >= 0.9 * tight.request_rate
+    assert loose.request_rate >= once().request_rate
+    assert loose.interval[1] >= once().interval[1]
 
 
 def test_points_are_bracketed_within_the_tolerance():
-    found = capacity(tiny(**CELL), tolerance=0.05)
+    found = once()
     rates = [point.at for point in found.points]
     above = min(rate for rate in rates if rate > found.request_rate)
 
     assert rates == sorted(rates)
-    assert above <= 1.05 * found.request_rate * 1.001
+    assert above <= 1.1 * found.request_rate * 1.001
     assert set(words(found)) <= {"carried", "undecided", "refused"}
     assert all((point.why is None) == (point.found == "carried") for point in found.points)
 
@@ -108,8 +113,10 @@ def test_points_are_bracketed_within_the_tolerance():
 
 
 def test_the_largest_batch_is_the_one_that_a_sweep_finds():
-    small = afdsim.load("small").varied({"sla.tpot": "3.1ms", "workload.output_len.value": 16})
-    found = capacity(small, closed=True)
+    long = tiny(workload__input_len={"distribution": "constant", "value": 20_000}, run__engine="kernel")
+    limit = 1.5 * afdsim.simulate(long).summary["mean_tpot_ms"]
+    small = long.vary("sla", {"tpot": f"{limit} ms", "percentile": "mean"})
+    found = capacity(small, closed=True, tolerance=0.1)
     high = found.refused.at
     runs = {
         batch: afdsim.simulate(small.varied({**found.changes, "deployment.max_num_seqs": batch}))
@@ -117,12 +124,12 @@ def test_the_largest_batch_is_the_one_that_a_sweep_finds():
     }
 
     assert [run.summary["afdsim"]["sla"]["verdict"] for run in runs.values()] == ["PASS", "FAIL"]
-    assert high <= 1.02 * found.max_num_seqs + 1
+    assert min(point.at for point in found.points if point.at > found.max_num_seqs) <= 1.1 * found.max_num_seqs + 1
     assert found.binds["metric"] == "tpot"
 
 
 def test_what_no_limit_ends_is_ended_by_memory():
-    long = {"workload.input_len.value": 60_000, "workload.output_len.value": 4, "sla.tpot": "1s"}
+    long = {"workload.input_len.value": 240_000, "workload.output_len.value": 4, "sla.tpot": "1s"}
     found = capacity(afdsim.load("small").varied(long), closed=True)
 
     assert found.binds == {"kind": "kv_cache", "text": f"the KV cache of a rank holds {found.fits:,} sequences"}
@@ -204,8 +211,9 @@ def test_without_a_limit_there_is_no_capacity():
 
 
 def test_public_names():
-    found = afdsim.capacity(tiny(**CELL), tolerance=0.2)
+    found = once()
 
+    assert afdsim.capacity is capacity
     assert isinstance(found, Capacity)
     assert all(isinstance(point, Point) for point in found.points)
     assert {"request_rate", "tgs", "binds", "points"} <= set(json.loads(to_json(found.to_dict())))
