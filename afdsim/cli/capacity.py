@@ -35,7 +35,7 @@ def register(group: click.Group) -> None:
 @click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="Run seeds 0 to N-1; all must meet the SLA.")
 @click.option("--engine", type=click.Choice(["auto", "processes", "kernel"]), help="Instead of run.engine.")
 @STRICT
-@click.option("-o", "--output", "folder", type=click.Path(path_type=Path), help="Save capacity.json and a figure here.")
+@click.option("-o", "--output", "folder", type=click.Path(path_type=Path), help="Save capacity.json in this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def capacity(  # noqa: PLR0917 - click passes one argument per option

@@ -17,6 +17,8 @@ from afdsim.units import show_count, show_rate
 
 FULL: Final = 0.97
 """Share of the slots from which they count as all taken."""
+FULLER: Final = 95
+"""Percentile over the moments in which somebody sits down."""
 LOADS: Final = frozenset({"BACKLOGGED", "OVERLOADED"})
 
 
@@ -128,11 +130,14 @@ def _by(columns: metrics.Columns, name: str, end: float) -> metrics.Floats:
 
 
 def _running(run: Result) -> float:
-    """Mean sequences that sat in the window."""
+    """Sequences that sat when others sat down, in the fuller moments of the window: a burst fills it for a while."""
     begin, end = run.run.window
-    columns = run.run.requests
-    spans = _by(columns, "finish_s", end) - np.maximum(_by(columns, "admitted_s", end), begin)
-    return float(np.maximum(spans, 0.0).sum()) / (end - begin)
+    admitted, finish = (np.sort(metrics.column(run.run.requests, name)) for name in ("admitted_s", "finish_s"))
+    moments = admitted[(admitted >= begin) & (admitted <= end)]
+    if not len(moments):
+        return 0.0
+    sitting = np.searchsorted(admitted, moments, side="right") - np.searchsorted(finish, moments, side="right")
+    return float(np.percentile(sitting, FULLER))
 
 
 def _slots(run: Result) -> int:

@@ -49,12 +49,16 @@ FIRST: Final = 1.1
 """By what the first rate is stepped up or down; the next step is the square of that."""
 WIDEST: Final = 4.0
 """Largest step."""
-STEPS: Final = 12
+STEPS: Final = 16
 """Of the search for a rate of either kind."""
+ALONE: Final = 0.05
+"""Requests in flight below which nothing smaller is tried: a request has the cluster for itself."""
+FEWEST: Final = 64
+"""Requests of a run."""
 VISITS: Final = 12.0
 """Mean answer times that the first run of a rate lasts: a load can usually be told after as many."""
-BEYOND: Final = 30
-"""Requests beyond the percentile that the SLA limits, in the first run; a mean counts as p90."""
+BEYOND: Final = 100
+"""Requests beyond the percentile that the SLA limits, without which nothing is carried; a mean counts as p90."""
 SURE: Final = 2.0
 """Standard errors of a rate that its first run holds within the tolerance."""
 CIRCLES: Final = 10
@@ -131,6 +135,16 @@ class Capacity:
     def answer(self) -> float:
         """Requests per second, or sequences of a rank; 0 where nothing is carried."""
         return self.best.at if self.best else 0
+
+    @property
+    def request_rate(self) -> float | None:
+        """The answer; None where a batch was searched."""
+        return None if self.closed else self.answer
+
+    @property
+    def max_num_seqs(self) -> int | None:
+        """The answer; None where a rate was searched."""
+        return int(self.answer) if self.closed else None
 
     @property
     def interval(self) -> tuple[float, float | None]:
@@ -279,14 +293,18 @@ class _Axis(Protocol):
         """Where to begin."""
 
     @property
+    def least(self) -> float:
+        """The value below which nothing is tried."""
+
+    @property
     def most(self) -> float:
         """The largest value that can be."""
 
     def near(self, value: float) -> float:
         """The nearest value that is tried."""
 
-    def lengths(self, at: float) -> tuple[float, float]:
-        """(the first, the largest length of a run)."""
+    def lengths(self, at: float) -> tuple[float, float, float]:
+        """(the first, the least to be carried, the largest length of a run)."""
 
     def changes(self, at: float, length: float) -> Changes:
         """By which the scenario becomes a run of such a length."""
@@ -308,20 +326,32 @@ class _Rate:
     def start(self) -> float:
         return CLEAR * self.guess.rate
 
+    @property
+    def least(self) -> float:
+        return ALONE / self.guess.visit
+
     def near(self, value: float) -> float:
         return float(f"{value:.4g}")
 
-    def lengths(self, at: float) -> tuple[float, float]:
+    def lengths(self, at: float) -> tuple[float, float, float]:
         asked, warmup = self.quick.scenario.workload, self.quick.scenario.run.warmup or 0.0
         if isinstance(asked.arrival, RateCurve | Replay):
-            return (length(self.quick.scenario),) * 2
+            return (length(self.quick.scenario),) * 3
         circle = sum(state.dwell for state in asked.arrival.states) if isinstance(asked.arrival, Mmpp) else 0.0
-        first = _rounded(max(VISITS * self.guess.visit, self._requests / at, CIRCLES * circle, 2 * warmup))
-        return first, max(LONGER * first, asked.duration or (asked.num_requests or 0) / at)
+        least = max(VISITS * self.guess.visit, CIRCLES * circle, 2 * warmup)
+        wanted, needed = (
+            self._requests * min(at * self.guess.visit / self.quick.slots, 1.0),
+            _needed(self.quick.scenario),
+        )
+        first, enough = (_rounded(max(least, many / at)) for many in (max(wanted, FEWEST), max(wanted, needed)))
+        return first, enough, max(LONGER * enough, asked.duration or (asked.num_requests or 0) / at)
 
-    @property
+    @cached_property
     def _requests(self) -> float:
-        """Requests in the first run: so many that chance moves their rate, in tokens, by less than the tolerance."""
+        """Requests of a run of a full cluster: so many that chance moves their rate, in tokens, within the tolerance.
+
+        Of a cluster that is nearly empty fewer will do: what chance does to the rate is small to what it does to waits.
+        """
         arrival, (_, output_len) = self.quick.scenario.workload.arrival, self.quick.source.columns(SAMPLE)
         gaps = 1 / arrival.shape if isinstance(arrival, Gamma) else 1.0
         scatter = gaps + float(output_len.var() / output_len.mean() ** 2)
@@ -342,6 +372,7 @@ class _Batch:
     """Sequences of a rank in a closed loop; lengths are requests that count."""
 
     quick: Quick
+    least: float = 1.0
 
     @property
     def start(self) -> float:
@@ -366,9 +397,9 @@ class _Batch:
     def near(self, value: float) -> float:
         return max(min(round(value), self.most), 1)
 
-    def lengths(self, at: float) -> tuple[float, float]:
+    def lengths(self, at: float) -> tuple[float, float, float]:
         first = math.ceil(max(2 * at * self._ranks, _needed(self.quick.scenario)))
-        return first, max(LONGER * first, self.quick.scenario.workload.num_requests or 0)
+        return first, first, max(LONGER * first, self.quick.scenario.workload.num_requests or 0)
 
     def changes(self, at: float, length: float) -> Changes:
         arrival = {} if _all_slots(self.quick.scenario) else {ARRIVAL: {"process": "closed_loop"}}
@@ -410,11 +441,27 @@ class _Search:
     seen: dict[float, Point] = field(default_factory=dict)
 
     def points(self) -> tuple[Point, ...]:
-        """Return every point that the search simulates, the smallest first."""
-        self._bracket()
-        while (value := self._next()) is not None:
-            self._try(value)
-        return self._ordered()
+        """Return every point that the search simulates, the smallest first.
+
+        The answer is held against a run of twice the length: among rates that are near to what is carried, the search
+        would else choose those whose short run was a lucky one.
+        """
+        sure: Point | None = None
+        while True:
+            self._bracket()
+            if (value := self._next()) is not None:
+                self._try(value)
+                continue
+            points = self._ordered()
+            best = _carried(points, _refused(points))
+            if best is None or best is sure:
+                return points
+            sure = self.seen[best.at] = self._longer(best)
+
+    def _longer(self, point: Point) -> Point:
+        """A point that is carried, by runs that are twice as long where there can be such."""
+        first, _, largest = self.axis.lengths(point.at)
+        return point if first == largest else self._point(point.at, 2 * point.length)
 
     def _ordered(self) -> tuple[Point, ...]:
         return tuple(self.seen[at] for at in sorted(self.seen))
@@ -430,19 +477,16 @@ class _Search:
 
     def _bracket(self) -> None:
         """Step up or down until there is a point that is carried and one that is refused, or steps are out."""
-        step, value = FIRST, self.axis.start
+        step = FIRST
         for _ in range(STEPS):
-            self._try(value)
-            points = self._ordered()
+            points = self._ordered() or (self._try(self.axis.start),)
             refused = _refused(points)
-            if _carried(points, refused) is None:
-                value = points[0].at / step
-            elif refused is None:
-                value = points[-1].at * step
-            else:
+            if (best := _carried(points, refused)) is not None and refused is not None:
                 return
-            if self.axis.near(value) in self.seen:
+            value = self.axis.near(points[0].at / step if best is None else points[-1].at * step)
+            if value in self.seen or value < self.axis.least:
                 return
+            self._try(value)
             step = min(step**2, WIDEST)
 
     def _next(self) -> float | None:
@@ -455,16 +499,18 @@ class _Search:
         middle = self.axis.near(math.sqrt(best.at * above[0]))
         return middle if best.at < middle < above[0] else None
 
-    def _point(self, at: float) -> Point:
-        """Simulate a value for as long as its verdict is not clear."""
-        span, largest = self.axis.lengths(at)
+    def _point(self, at: float, begin: float = 0.0) -> Point:
+        """Simulate a value for as long as its verdict is not clear, the first time for `begin` at least."""
+        span, enough, largest = self.axis.lengths(at)
+        span, largest = max(span, begin), max(largest, begin)
         for _ in range(LOOKS):
             runs = tuple(self._runs(self.axis.quick.scenario.varied(self.axis.changes(at, span))))
             word = _word(runs)
-            if word != "undecided" or span >= largest:
+            open_ = word == "undecided" or (word == "carried" and span < enough)
+            if not open_ or span >= largest:
                 break
             wants = [load.wants or 0.0 for run in runs if (load := run.run.load) is not None]
-            span = min(max(2 * span, *wants), largest)
+            span = min(max([2 * span, *wants]), largest)
         return Point(
             at=at,
             found=word,

@@ -8,7 +8,7 @@ queues, bursts and percentiles, so it is the begin of a search, never an answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -72,16 +72,21 @@ class Quick:
 
     def guess(self) -> Guess:
         """Return the rate that might be carried, and how long an answer takes then."""
-        found = [self.pace(cell) for cell in self.cells]
-        tokens = sum(cell.deployment.gpus * each.tgs for cell, each in zip(self.cells, found, strict=True))
+        found = [self.pace(cell) for cell in self._plain]
+        tokens = sum(cell.deployment.gpus * each.tgs for cell, each in zip(self._plain, found, strict=True))
         turns, visit = self._visits(max(each.tpot for each in found))
         rate = tokens / self.answer / turns
         return Guess(min([rate, *self._prefill()]), visit)
 
     @property
+    def slots(self) -> int:
+        """Sequences that may sit in all cells."""
+        return sum(cell.deployment.slots for cell in self.cells)
+
+    @property
     def sequences(self) -> float:
         """Sequences of a closed loop that keep the mean TPOT within the limit; as many as have slots if all do."""
-        found = self.pace(self.cells[0])
+        found = self.pace(self._plain[0])
         return found.tgs * self.cells[0].deployment.gpus * found.tpot
 
     @cached_property
@@ -92,8 +97,21 @@ class Quick:
     @cached_property
     def cells(self) -> list[Cell]:
         """Every cell; those that are alike are one object."""
+        return self._lowered({})
+
+    @cached_property
+    def _plain(self) -> list[Cell]:
+        """The same for requests that stand alone, as a quick measure asks for."""
+        asked = self.scenario.workload
+        alone = ("sessions", "samples", "prefix")
+        gone: dict[str, object] = {f"workload.{key}": None for key in alone if getattr(asked, key) is not None}
+        if not gone:
+            return self.cells
+        return self._lowered({**gone, **({} if self.scenario.router is None else {"router.policy": "round_robin"})})
+
+    def _lowered(self, changes: Mapping[str, object]) -> list[Cell]:
         found: list[Cell] = []
-        for part in self.scenario.parts:
+        for part in self.scenario.varied(changes).parts:
             try:
                 cell = lower(part, seed=self.seed, cost=checked_cost(self.cost), network=checked_network(self.network))
             except CapacityError as error:

@@ -39,16 +39,21 @@ def scaled(scenario: Scenario, rate: float) -> Changes:
             return {ARRIVAL: {"process": "poisson", "request_rate": exact(rate, "rate")}}
         case Mmpp(states=states):
             factor = rate / mean_rate(scenario)
-            rates = [{"rate": exact(factor * each.rate, "rate"), "dwell": exact(each.dwell, "time")} for each in states]
+            rates = [{"rate": _six(factor * each.rate), "dwell": exact(each.dwell, "time")} for each in states]
             return {f"{ARRIVAL}.states": rates}
         case RateCurve(points=points):
             factor = rate / mean_rate(scenario)
-            knots = [{"at": exact(each.at, "time"), "rate": exact(factor * each.rate, "rate")} for each in points]
+            knots = [{"at": exact(each.at, "time"), "rate": _six(factor * each.rate)} for each in points]
             return {f"{ARRIVAL}.points": knots}
         case Replay():
             trace = scenario.workload.trace
             assert trace is not None, "the schema demands a trace"
             return {"workload.trace.time_scale": trace.time_scale * mean_rate(scenario) / rate}
+
+
+def _six(rate: float) -> str:
+    """A rate of several, with six digits."""
+    return exact(float(f"{rate:.6g}"), "rate")
 
 
 def mean_rate(scenario: Scenario) -> float:
