@@ -148,11 +148,18 @@ def _row(point: Point, ink: Ink) -> list[str]:
 
 
 def _save(found: Capacity, folder: Path) -> None:
+    from afdsim.results.plot_parts import save
+    from afdsim.results.plot_plan import capacity as drawn
     from afdsim.results.result import to_json, write_text
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "capacity.json", to_json(found.to_dict()))
+        axes = drawn(found.frame())
+        for suffix in ("svg", "png"):
+            save(axes, folder / f"capacity.{suffix}")
     except OSError as error:
         raise SimulationError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    except ImportError:
+        raise SimulationError("figures need matplotlib: pip install 'afdsim[report]'") from None
     click.echo(f"saved {folder}", err=True)

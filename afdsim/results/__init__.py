@@ -17,7 +17,7 @@ plot_axes            axes that show themselves, and how they are written
 plot_parts           axes, colours, legends, files of figures
 plot                 figures of runs
 plot_sweep           figures of sweeps
-plot_plan     layouts of a plan, by family
+plot_plan     layouts of a plan, and the points of a search for capacity
 outcome              columns of a run, from its record
 cells                the cells behind a router as one run
 remarks              what a reader should know about a run

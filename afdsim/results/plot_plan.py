@@ -1,4 +1,4 @@
-"""The picture of a plan: every layout by family, what it gives at most and what was measured of it."""
+"""Pictures of a plan and of a search for capacity."""
 
 from __future__ import annotations
 
@@ -70,5 +70,25 @@ def front(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.annotate(row["deployment"], place, xytext=(6, 6), textcoords="offset points", fontsize=8)
     ax.set(xlabel=TITLES["tokens_per_s_per_user"], ylabel=TITLES["tgs"], title="The best cell at every speed")
     ax.set(xlim=(0, 1.35 * float(ordered["tokens_per_s_per_user"].max())), ylim=(0, 1.12 * float(ordered["tgs"].max())))
+    legend_below(ax)
+    return ax
+
+
+def capacity(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw what a search for capacity saw: the limited latency over its limit against the rate, or the batch.
+
+    `table` is `Capacity.frame()`. Filled: carried; hollow: refused; small: undecided. The metric nearest to its limit.
+    """
+    ax = new_axes(ax)
+    x, metric = table.columns[0], str(table["metric"].iloc[0])
+    colour = colours([metric])[metric]
+    ax.plot(table[x], table["value_ms"], color="#999999", linewidth=1.2, zorder=1)
+    for found, fill, size in (("carried", colour, 46), ("refused", "none", 46), ("undecided", colour, 12)):
+        some = table[table["found"] == found]
+        if len(some):
+            ax.scatter(some[x], some["value_ms"], s=size, facecolors=fill, edgecolors=colour, label=found, zorder=2)
+    ax.axhline(float(table["limit_ms"].iloc[0]), color="#B00020", linewidth=1.6, label="SLA")
+    unit = "requests per second" if x == "request_rate" else "sequences of a rank (max_num_seqs)"
+    ax.set(xlabel=unit, ylabel=f"{metric}, ms", ylim=(0, None), title="What it carries")
     legend_below(ax)
     return ax

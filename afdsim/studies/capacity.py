@@ -32,7 +32,7 @@ from afdsim.results.summary import known
 from afdsim.scenario.asked import ClosedLoop, Gamma, Mmpp, RateCurve, Replay
 from afdsim.scenario.document import Scenario, Source, load
 from afdsim.simulation import simulate
-from afdsim.studies.binding import LOADS, binds, limits
+from afdsim.studies.binding import LOADS, binds, limits, shown
 from afdsim.studies.guessing import SAMPLE, Guess, Quick
 from afdsim.studies.scaling import ARRIVAL, Changes, length, scaled
 from afdsim.studies.tuning import BATCH, LARGEST, InFlight
@@ -187,6 +187,19 @@ class Capacity:
             (self.scenario.run.stop.max_sim_time is not None, "run.stop.max_sim_time of the scenario is left out"),
         )
         return tuple(text for holds, text in told if holds)
+
+    def frame(self) -> Any:
+        """Return a frame with a row for every point: of the limits the one that is nearest to being missed."""
+        import pandas as pd
+
+        rows = []
+        for point in self.points:
+            held = [each for each in limits(point.summary) if "value_ms" in each]
+            worst = max(held, key=lambda each: each["value_ms"] / each["limit_ms"], default=None)
+            own = {"metric": shown(worst), **worst} if worst else {"metric": ""}
+            row = {"max_num_seqs" if point.closed else "request_rate": point.at, "found": point.found, **own}
+            rows.append(row | {"tgs": point.summary["afdsim"].get("tgs")})
+        return pd.DataFrame(rows)
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data; what is not known is absent."""
