@@ -87,8 +87,10 @@ def capacity(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         some = table[table["found"] == found]
         if len(some):
             ax.scatter(some[x], some["value_ms"], s=size, facecolors=fill, edgecolors=colour, label=found, zorder=2)
-    ax.axhline(float(table["limit_ms"].iloc[0]), color="#B00020", linewidth=1.6, label="SLA")
+    limit = float(table["limit_ms"].iloc[0])
+    ax.axhline(limit, color="#B00020", linewidth=1.6, label="SLA")
     unit = "requests per second" if x == "request_rate" else "sequences of a rank (max_num_seqs)"
-    ax.set(xlabel=unit, ylabel=f"{metric}, ms", ylim=(0, None), title="What it carries")
+    ax.set(xlabel=unit, ylabel=f"{metric}, ms", title="What it carries")
+    ax.set(ylim=(0, 1.12 * max(limit, float(table["value_ms"].max()))))
     legend_below(ax)
     return ax

@@ -196,7 +196,7 @@ class Capacity:
         for point in self.points:
             held = [each for each in limits(point.summary) if "value_ms" in each]
             worst = max(held, key=lambda each: each["value_ms"] / each["limit_ms"], default=None)
-            own = {"metric": shown(worst), **worst} if worst else {"metric": ""}
+            own = {**worst, "metric": shown(worst)} if worst else {"metric": ""}
             row = {"max_num_seqs" if point.closed else "request_rate": point.at, "found": point.found, **own}
             rows.append(row | {"tgs": point.summary["afdsim"].get("tgs")})
         return pd.DataFrame(rows)
