@@ -14,22 +14,26 @@ from afdsim.cluster.experts import Load
 from afdsim.cluster.topology import rails_between
 from afdsim.cost.envelope import Busy, Floats, Setting
 from afdsim.cost.loads import floors, typical
-from afdsim.cost.roofline import CostModel
 from afdsim.engine import fabrics
 from afdsim.scenario import tree
 from afdsim.scenario.document import Scenario
 from afdsim.scenario.streams import Streams
+from afdsim.studies.points import Models
 
 Loads = Sequence[Sequence[Load]]
 """Of the busiest GPU of every unit and MoE layer."""
 
 
 def setting(
-    scenario: Scenario, served: Afd | Colocated, contexts: Floats, loads: Mapping[Moe, Busy], cost: CostModel | None
+    scenario: Scenario, served: Afd | Colocated, contexts: Floats, loads: Mapping[Moe, Busy], models: Models
 ) -> Setting:
-    """Return what the envelope needs of a scenario beside its deployment; `contexts` is a sample of those in flight."""
+    """Return what the envelope needs of a scenario beside its deployment; `contexts` is a sample of those in flight.
+
+    Of a network of the caller's nothing is known but the latency: its bytes may take no time.
+    """
     asked, network, mtp = scenario.deployment, scenario.network, scenario.deployment.mtp
-    line = network.link.bandwidth
+    foreign = isinstance(served, Afd) and models.network is not None
+    line = math.inf if foreign else network.link.bandwidth
     return Setting(
         contexts=contexts,
         queries=1 + (mtp.draft if mtp else 0),
@@ -47,7 +51,7 @@ def setting(
         overlaps=isinstance(asked, tree.Colocated) and asked.single_batch_overlap,
         all_to_all=asked.all_to_all if isinstance(asked, tree.Colocated) else "low_latency",
         loads=loads,
-        cost=cost,
+        cost=models.cost,
     )
 
 

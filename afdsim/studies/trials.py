@@ -205,7 +205,7 @@ def _priced(question: Question, layout: Layout) -> Known | str:
         scenario = question.scenario(layout, LARGEST)
         served = deployment(scenario)
         served.check_memory()
-        told = setting(scenario, served, question.contexts, _loads(question, scenario, served), question.models.cost)
+        told = setting(scenario, served, question.contexts, _loads(question, scenario, served), question.models)
         most = min(int(served.kv_cache.budget // _reserved(question, served)), LARGEST)
         return Known(served, most, passes(served, -(-most // served.num_microbatches), told))
     except AfdsimError as error:

@@ -12,9 +12,10 @@ from afdsim.cluster.experts import Load
 from afdsim.cost.loads import floors
 from afdsim.errors import AfdsimError
 from afdsim.scenario.document import load
-from afdsim.studies.layouts import Layout
+from afdsim.studies.layouts import Layout, layouts
+from afdsim.studies.points import Models
 from afdsim.studies.trials import Question, bounded, paced
-from tests.cases import fewer, tiny_hybrid, tiny_model, tiny_sparse, tiny_windowed
+from tests.cases import Stages, Wires, fewer, tiny, tiny_hybrid, tiny_model, tiny_sparse, tiny_windowed
 from tests.cost.drawn import drawn
 
 TINY = (tiny_model(4, 1), tiny_windowed(4), tiny_sparse(4), tiny_hybrid(4))
@@ -87,6 +88,17 @@ def near(law, deployment):
 )
 def test_a_bound_is_near_however_experts_are_loaded(law, deployment):
     assert 0.95 < near(law, deployment) <= 1.0
+
+
+@pytest.mark.parametrize("models", [Models(cost=Stages(attention=1e-4, ffn=2e-4)), Models(network=Wires(out=1e-7))])
+def test_no_simulation_gives_more_than_its_bound_by_models_of_the_callers(models):
+    base = tiny(6, variation={"link": 0}, network={"type": "shared"})
+    some = [layout for layout in layouts(catalog.llm(tiny_model(6)), {"H800": 4}) if layout.count > 1]
+    question = Question(base=base, models=models)
+
+    for layout in some:
+        found = paced(question, layout, 24)
+        assert found.tgs * layout.count <= bounded(question, layout).rate[24]
 
 
 @given(
