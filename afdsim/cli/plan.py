@@ -144,7 +144,7 @@ def _text(found: Plan) -> Iterator[str]:
     if found.best is None:
         yield "Nothing meets that. " + found.why()
         return
-    yield click.style(found.best.label, bold=True)
+    yield click.style(found.best.short, bold=True)
     yield f"  {_sentence(found.best)}"
     yield ""
     yield from _cells(found)
@@ -215,7 +215,7 @@ def _families(found: Plan) -> list[str]:
         rows.append(
             (
                 name,
-                choice.label,
+                choice.short,
                 f"{offer.rate:,.0f}",
                 f"{offer.rate / offer.total:,.0f}",
                 against(found.objective, offer, found.best.offer),

@@ -44,6 +44,13 @@ class Choice:
         return cells if self.pod is None else f"{cells} behind {self.pod.label}"
 
     @property
+    def short(self) -> str:
+        """``EP64 H800 and 4 x TP8 H20``, without the details of the cells."""
+        words = [f"{pick.replicas} x " * (pick.replicas > 1) + pick.trial.layout.short for pick in self.picks]
+        cells = " and ".join(words)
+        return cells if self.pod is None else f"{cells} behind {self.pod.label}"
+
+    @property
     def offer(self) -> Offer:
         """What they give together; the slowest cell counts for a user."""
         every = [(pick.trial.offer, pick.replicas) for pick in self.picks if pick.trial.offer is not None]

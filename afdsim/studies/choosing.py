@@ -1,14 +1,15 @@
 """The best choice among cells under a budget of GPUs: one cell, or a fleet of them.
 
-Single cells are compared by one figure. A fleet is a knapsack: as many cells of each kind as give most tokens within
-the GPUs that there are, or as few GPUs as give enough tokens; solved exactly by dynamic programming over GPUs.
+Single cells are compared by one figure. A fleet is as people run one: on every kind of GPU replicas of one cell, beside
+replicas of one cell that takes several kinds. Among those the best is found exactly: most tokens within the GPUs that
+there are, or the fewest GPUs that give enough.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Literal, NamedTuple, TypeVar, get_args
 
@@ -92,47 +93,70 @@ def _fits(offer: Offer, budget: Mapping[str, int]) -> bool:
 def _fleet(offers: Mapping[K, Offer], budget: Mapping[str, int], demand: float | None) -> Counter[K]:
     """The cells that give most tokens within a budget; or, where a demand is given, the fewest GPUs that meet it."""
     kinds = tuple(budget)
-    unit = {kind: reduce(math.gcd, (offer.gpus.get(kind, 0) for offer in offers.values())) or 1 for kind in kinds}
+    unit = [reduce(math.gcd, (offer.gpus.get(kind, 0) for offer in offers.values())) or 1 for kind in kinds]
+    most = [budget[kind] // each for kind, each in zip(kinds, unit, strict=True)]
+    cells = _best_of_sizes(offers, kinds, unit)
+    alone = [_alone(offers, cells, place, count) for place, count in enumerate(most)]
+    values = reduce(np.add.outer, (rates for rates, _ in alone))
+    gpus = reduce(np.add.outer, (each * np.arange(count + 1.0) for each, count in zip(unit, most, strict=True)))
+    best: tuple[tuple[float, float], Counter[K]] | None = None
+    for mixed, number, rest in _beside(cells, most):
+        rate, taken = (0.0, 0) if mixed is None else (number * offers[mixed].rate, number * offers[mixed].total)
+        window = tuple(slice(each + 1) for each in rest)
+        found = _place(values[window] + rate, gpus[window] + taken, demand)
+        if found is not None and (best is None or found[0] < best[0]):
+            picks: Counter[K] = Counter() if mixed is None else Counter({mixed: number})
+            for (_, chosen_), count in zip(alone, found[1], strict=True):
+                picks.update(chosen_[count])
+            best = found[0], picks
+    return Counter() if best is None else best[1]
+
+
+def _best_of_sizes(offers: Mapping[K, Offer], kinds: Sequence[str], unit: Sequence[int]) -> dict[tuple[int, ...], K]:
+    """The cell with most tokens of all that take the same GPUs, by these in units of each kind."""
     best: dict[tuple[int, ...], K] = {}
     for key, offer in offers.items():
-        size = tuple(offer.gpus.get(kind, 0) // unit[kind] for kind in kinds)
+        size = tuple(offer.gpus.get(kind, 0) // each for kind, each in zip(kinds, unit, strict=True))
         if size not in best or offer.rate > offers[best[size]].rate:
             best[size] = key
-    sizes = np.array(list(best), dtype=np.int64)
-    rates = np.array([offers[key].rate for key in best.values()])
-    values, taken = _filled(sizes, rates, tuple(budget[kind] // unit[kind] for kind in kinds))
-    place = _place(values, [unit[kind] for kind in kinds], demand)
-    found: Counter[K] = Counter()
-    keys = list(best.values())
-    while place is not None and (number := int(taken[place])) >= 0:
-        found[keys[number]] += 1
-        place = tuple(int(each) for each in np.array(place) - sizes[number])
-    return found
+    return best
 
 
-def _filled(
-    sizes: NDArray[np.int64], rates: NDArray[np.float64], most: Sequence[int]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The largest rate within every number of GPUs, and the last cell that it takes (-1: none)."""
-    shape = tuple(each + 1 for each in most)
-    values, taken = np.zeros(shape), np.full(shape, -1, dtype=np.int64)
-    for place in np.ndindex(*shape):
-        before = np.array(place) - sizes
-        fits = np.flatnonzero((before >= 0).all(axis=1))
-        if not len(fits):
+def _alone(
+    offers: Mapping[K, Offer], cells: Mapping[tuple[int, ...], K], place: int, most: int
+) -> tuple[NDArray[np.float64], list[Counter[K]]]:
+    """The most tokens from up to so many units of one kind of GPU by replicas of one cell, and these."""
+    rates, chosen_ = np.zeros(most + 1), [Counter[K]() for _ in range(most + 1)]
+    for size, key in cells.items():
+        if sum(map(bool, size)) != 1 or not size[place]:
             continue
-        found = rates[fits] + values[tuple(before[fits].T)]
-        best = int(found.argmax())
-        values[place], taken[place] = found[best], fits[best]
-    return values, taken
+        for number in range(1, most // size[place] + 1):
+            used, rate = number * size[place], number * offers[key].rate
+            if rate > rates[used]:
+                rates[used], chosen_[used] = rate, Counter({key: number})
+    for used in range(1, most + 1):
+        if rates[used - 1] >= rates[used]:
+            rates[used], chosen_[used] = rates[used - 1], chosen_[used - 1]
+    return rates, chosen_
 
 
-def _place(values: NDArray[np.float64], unit: Sequence[int], demand: float | None) -> tuple[int, ...] | None:
-    """The numbers of GPUs to use: those with the largest rate, or the fewest that meet a demand; None if none do."""
-    counts = sum(np.indices(values.shape)[axis] * unit[axis] for axis in range(values.ndim))
-    enough = values >= (values.max() if demand is None else demand)
-    if not enough.any():
+def _beside(cells: Mapping[tuple[int, ...], K], most: Sequence[int]) -> Iterator[tuple[K | None, int, tuple[int, ...]]]:
+    """Yield replicas of every cell on several kinds of GPU, none of any first, with the units that they leave."""
+    yield None, 0, tuple(most)
+    for size, key in cells.items():
+        if sum(map(bool, size)) > 1:
+            for number in range(1, min(n // each for n, each in zip(most, size, strict=True) if each) + 1):
+                yield key, number, tuple(n - number * each for n, each in zip(most, size, strict=True))
+
+
+def _place(
+    values: NDArray[np.float64], gpus: NDArray[np.float64], demand: float | None
+) -> tuple[tuple[float, float], tuple[int, ...]] | None:
+    """The best units of each kind with what they are compared by, less is better; None where none meet a demand."""
+    orders = (-values, gpus) if demand is None else (np.where(values >= demand, gpus, np.inf), -values)
+    first = orders[0].min()
+    if first == np.inf:
         return None
-    fewest = np.where(enough, counts, np.inf)
-    ties = np.where(fewest == fewest.min(), values, -np.inf)
-    return tuple(int(each) for each in np.unravel_index(int(ties.argmax()), values.shape))
+    second = np.where(orders[0] == first, orders[1], np.inf)
+    place = np.unravel_index(int(second.argmin()), values.shape)
+    return (float(first), float(second.min())), tuple(int(each) for each in place)

@@ -44,6 +44,11 @@ class Layout:
     """GPUs by kind."""
 
     @property
+    def short(self) -> str:
+        """The label up to the GPUs: ``2A2F H20 + H800``."""
+        return self.label.partition(",")[0]
+
+    @property
     def count(self) -> int:
         """GPUs in all."""
         return sum(self.gpus.values())
@@ -176,6 +181,6 @@ def _tensor_parallel(llm: Llm, gpu: Gpu, most: int) -> Iterator[Layout]:
         for ep in dict.fromkeys((1, count)):
             if experts_uneven(llm, ep) or width_uneven(llm, count // ep):
                 continue
-            label = f"TP{count}{f', EP{ep}' if ep > 1 else ''} {gpu.name}"
+            label = f"TP{count} {gpu.name}{f', EP{ep}' if ep > 1 else ''}"
             deployment = {"type": "tensor_parallel", "gpu": gpu.name, "gpus": count, "ep": ep}
             yield Layout(family=TP, label=label, deployment=deployment, gpus={gpu.name: count})

@@ -23,13 +23,19 @@ def summed(offers, counts):
     return gpus, sum(n * offer.rate for offer, n in zip(offers, counts, strict=True))
 
 
+def alike(offers, counts):
+    """Whether there is one kind of cell on each kind of GPU, and one that takes several."""
+    taken = [tuple(kind for kind in "AB" if offer.gpus[kind]) for offer, n in zip(offers, counts, strict=True) if n]
+    return len(taken) == len(set(taken))
+
+
 def fleets(offers, budget):
     """GPUs and tokens of every fleet within a budget."""
     fits = [offer for offer in offers if offer.total > 0]
     most = [min(budget[kind] // n for kind, n in offer.gpus.items() if n) for offer in fits]
     for counts in product(*(range(n + 1) for n in most)):
         gpus, rate = summed(fits, counts)
-        if all(gpus[kind] <= budget[kind] for kind in budget):
+        if alike(fits, counts) and all(gpus[kind] <= budget[kind] for kind in budget):
             yield sum(gpus.values()), rate
 
 

@@ -56,7 +56,7 @@ def test_a_dense_model_is_cut_in_one_way():
 
 
 def test_few_gpus_are_parts_of_a_server():
-    assert labels("qwen3-30b-a3b", TP, H800=4) == ["TP1 H800", "TP2 H800", "TP2, EP2 H800", "TP4 H800", "TP4, EP4 H800"]
+    assert labels("qwen3-30b-a3b", TP, H800=4) == ["TP1 H800", "TP2 H800", "TP2 H800, EP2", "TP4 H800", "TP4 H800, EP4"]
     assert "EP2 H800" in labels("qwen3-30b-a3b", EP, H800=2)
     assert "1A1F H800, EP4, 2 micro-batches" in labels("qwen3-30b-a3b", AFD, H800=8)
     assert labels("qwen3-30b-a3b", AFD, H800=1) == []
