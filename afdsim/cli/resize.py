@@ -78,9 +78,8 @@ def resize(  # noqa: PLR0917 - click passes one argument per option
     if as_json:
         click.echo(to_json(found.to_dict()), nl=False)
     else:
-        click.echo("\n".join(_text(found)))
-        if folder is None:
-            click.echo("\n".join(_commands(found, scenario, fixed)))
+        commands = () if folder else _commands(found, scenario, fixed)
+        click.echo("\n".join((*_text(found), *commands)))
     if folder is not None:
         _save(found, folder)
 
@@ -104,6 +103,8 @@ def _say(text: str) -> None:
 
 def _text(found: Resized) -> Iterator[str]:
     """Yield the lines of the answer."""
+    from afdsim.units import show_many
+
     source = found.move.source
     yield f"{click.style(source.name, bold=True)}: {_priced(found)}"
     yield f"  asked for  {_asked(found)}"
@@ -115,8 +116,9 @@ def _text(found: Resized) -> Iterator[str]:
     if found.answers:
         yield from _table(found)
         yield ""
-    sizes, cells, measures, runs = (f"{found.tried[what]:,}" for what in ("sizes", "cells", "measures", "runs"))
-    yield f"{sizes} sizes; bounds of {cells} cells left {measures} quick measures and {runs} runs"
+    nouns = {"sizes": "size", "cells": "cell", "measures": "quick measure", "runs": "run"}
+    sizes, cells, measures, runs = (show_many(found.tried[what], noun) for what, noun in nouns.items())
+    yield f"{sizes}; bounds of {cells} left {measures} and {runs}"
 
 
 def _priced(found: Resized) -> str:
@@ -201,7 +203,9 @@ def _batch(each: Deployed) -> str:
 def _commands(found: Resized, scenario: str, fixed: Sequence[str]) -> Iterator[str]:
     """Yield how to run every answer, where that is brief."""
     for each in found.answers.values():
-        options = [*fixed, *found.options(each)]
+        new = found.options(each)
+        paths = {option.partition("=")[0] for option in new}
+        options = [*(each for each in fixed if each.partition("=")[0].strip() not in paths), *new]
         alone = " (one cell)" if each.size.cells > 1 else ""
         if len(options) > BRIEF:
             yield "its scenario: -o DIR"

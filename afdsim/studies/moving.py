@@ -67,7 +67,7 @@ def moved(scenario: Scenario, changes: Moves, *, context: int | None, rate: floa
     if not 0.0 < rate < math.inf:
         raise ScenarioError(f"--rate: must be > 0, so many times the requests per second (got {rate:g})")
     found = _changed(scenario, changes)
-    wrong = list(dict.fromkeys([*_unsized(scenario), *_unsized(found)]))
+    wrong = list(dict.fromkeys([*_unsized(scenario), *_unsized(found), *_unlimited(found)]))
     if wrong:
         raise ScenarioError("\n".join(f"{scenario.name}: {each}" for each in wrong))
     after = _full(found)
@@ -78,7 +78,7 @@ def moved(scenario: Scenario, changes: Moves, *, context: int | None, rate: floa
         raise ScenarioError(
             f"{scenario.name}: workload.output_len: answers of one token have no TPOT; give longer ones"
         )
-    return Move(source=scenario, before=of_file(scenario, None, None), after=after, rate=rate, arrivals=arrivals)
+    return Move(source=scenario, before=_before(scenario), after=after, rate=rate, arrivals=arrivals)
 
 
 def _changed(scenario: Scenario, changes: Moves) -> Scenario:
@@ -91,6 +91,14 @@ def _changed(scenario: Scenario, changes: Moves) -> Scenario:
     if fixed:
         raise ScenarioError(f"{', '.join(fixed)}: only keys of {' and '.join(MOVING)} can move; the deployment stays")
     return scenario.varied(changes) if isinstance(changes, Mapping) else load(scenario, changes)
+
+
+def _before(scenario: Scenario) -> Scenario:
+    """The question before the move; of its limits that of TPOT alone counts."""
+    limits = {} if scenario.sla is None else scenario.sla.limits
+    others = {f"sla.{key}": None for key in limits if key != "tpot"}
+    changes = others if "tpot" in limits else {"sla": None} if limits else {}
+    return of_file(scenario.varied(changes), None, None)
 
 
 def _full(found: Scenario) -> Scenario:
@@ -114,6 +122,10 @@ def _unsized(scenario: Scenario) -> Iterator[str]:
         yield "router.cells cannot be sized, cells must be alike; resize a scenario with router.replicas"
     if scenario.kv_cache is not None and scenario.kv_cache.policy == "grow":
         yield "kv_cache.policy: grow cannot be sized, what is held is not known beforehand; --set kv_cache=null"
+
+
+def _unlimited(scenario: Scenario) -> Iterator[str]:
+    """Yield limits other than that of TPOT, and the way out."""
     limits = {} if scenario.sla is None else scenario.sla.limits
     if others := [key for key in limits if key != "tpot"]:
         yield (

@@ -157,7 +157,7 @@ class Resized:
 
     def options(self, found: Deployed) -> tuple[str, ...]:
         """What the scenario of an answer has otherwise than the one that was given, as ``path=value``."""
-        return tuple(_differences(self.move.source.given(), found.scenario.given(), ""))
+        return tuple(_differences(self.move.source.resolved(), found.scenario.resolved(), ""))
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write ``resize.json`` and the scenario of every answer; return the files of the scenarios."""
@@ -340,8 +340,10 @@ def resize(  # noqa: PLR0913 - the arguments are the question
     models.check()
     move = moved(source, changes, context=context, rate=rate)
     question = _posed(move.after, models)
-    demand = _demand(move, models)
-    as_is = _as_it_is(source, question)
+    served = None if move.arrivals is not None else _as_it_is(source, _posed(move.before, models))
+    demand = _demand(move, served)
+    still = move.before.key == move.after.key
+    as_is = served if served is not None and still else _as_it_is(source, question)
     return _answered(_Search(source=source, question=question, demand=demand, as_is=as_is, say=say), move)
 
 
@@ -349,20 +351,19 @@ def _posed(base: Scenario, models: Models) -> Question:
     return Question(base=base, limit=None if base.sla is None else base.sla.limits["tpot"], models=models)
 
 
-def _demand(move: Move, models: Models) -> Demand:
+def _demand(move: Move, served: Trial | None) -> Demand:
     """What is asked for: what arrives, or what is served before the move."""
     if move.arrivals is not None:
-        tokens = move.rate * move.arrivals * move.answer
-        return Demand(measured=tokens, run=tokens, requests=move.rate * move.arrivals)
-    source, question = move.source, _posed(move.before, models)
-    trial = _as_it_is(source, question)
-    quick = measure(question, trial.layout, trial.batch)
-    if quick is None or not trial.columns:
-        raise ScenarioError(f"{source.name}: does not run before the move: {trial.why}")
-    before, ran = mean_answer(move.before), trial.columns[0]["tgs"]
-    scale, late = move.rate * trial.layout.count / before, trial.standing == OUT
-    measured, run = (tgs * scale * move.answer for tgs in (quick.tgs, ran))
-    return Demand(measured=measured, run=run, requests=ran * scale, late=late)
+        requests = move.rate * move.arrivals
+        return Demand(measured=requests * move.answer, run=requests * move.answer, requests=requests)
+    assert served is not None, "a closed loop was run"
+    quick = measure(served.questions[0], served.layout, served.batch)
+    if quick is None or not served.columns:
+        raise ScenarioError(f"{move.source.name}: does not run before the move: {served.why}")
+    per_request = mean_answer(move.before)
+    scale = move.rate * served.layout.count / per_request
+    measured, run = (tgs * scale * move.answer for tgs in (quick.tgs, served.columns[0]["tgs"]))
+    return Demand(measured=measured, run=run, requests=run / move.answer, late=served.standing == OUT)
 
 
 def _as_it_is(source: Scenario, question: Question) -> Trial:

@@ -18,7 +18,9 @@ from afdsim.scenario.routing import MOST
 from afdsim.studies.layouts import AFD, EP, MICRO_BATCHES, MIXED, TP, Layout
 
 TIMES = 2
-"""Times the instances that there are, up to which the instances of one cell go."""
+"""Times the instances that there are, up to which those of one cell go at least."""
+LARGE = 32
+"""Instances of a cell beyond which it does not go, unless that is less than `TIMES` those that there are."""
 
 
 class Size(NamedTuple):
@@ -60,14 +62,15 @@ def apart(size: Size, now: Size) -> int:
 
 
 def sizes(now: Size, cells: int) -> Iterator[Size]:
-    """Yield the sizes near one, itself first: of one cell up to `TIMES` its instances, and up to so many whole cells.
+    """Yield the sizes near one, itself first: up to so many whole cells, or one cell with as many instances.
 
     The instances of cells of which there are several stay: one more in every cell is no small change.
     """
     yield now
     yield from (Size(now.counts, count) for count in range(1, min(cells, MOST) + 1) if count != now.cells)
     if now.cells == 1:
-        most = TIMES * sum(now.counts)
+        there = sum(now.counts)
+        most = max(TIMES * there, min(cells * there, LARGE))
         every = product(range(1, most + 1), repeat=len(now.counts))
         yield from (Size(counts) for counts in every if sum(counts) <= most and counts != now.counts)
 
@@ -80,18 +83,18 @@ def ways(asked: tree.Deployment) -> tuple[int | None, ...]:
     return (now, *(each for each in MICRO_BATCHES if each != now))
 
 
-def layout(scenario: Scenario, counts: tuple[int, ...], micro_batches: int | None) -> Layout:
-    """One cell of a size, its batch open; what is odd about it is told when a scenario is made of it."""
-    asked = scenario.deployment
-    given = {key: value for key, value in scenario.given()["deployment"].items() if value is not None}
-    given.pop("max_num_seqs", None)
+def layout(question: Scenario, counts: tuple[int, ...], micro_batches: int | None) -> Layout:
+    """One cell of a size, its batch open; what cannot be about it is told when a scenario is made of it."""
+    asked = question.deployment
+    given = asked.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+    del given["max_num_seqs"]
     match asked:
         case tree.Afd():
             given |= {role: {**given[role], "instances": n} for role, n in zip(roles(asked), counts, strict=True)}
             given["num_microbatches"] = micro_batches
             family = AFD if asked.attention.gpu == asked.ffn.gpu else MIXED
         case tree.Colocated():
-            given |= {"instances": counts[0], "redundant_experts": copies(scenario.model, asked, counts[0])}
+            given |= {"instances": counts[0], "redundant_experts": copies(question.model, asked, counts[0])}
             family = EP
         case tree.TensorParallel():
             family = TP
