@@ -125,17 +125,18 @@ def _unsized(scenario: Scenario) -> Iterator[str]:
 
 
 def _unlimited(scenario: Scenario) -> Iterator[str]:
-    """Yield limits other than that of TPOT, and the way out."""
+    """Yield limits other than one of TPOT for all requests, and the way out."""
     limits = {} if scenario.sla is None else scenario.sla.limits
-    if others := [key for key in limits if key != "tpot"]:
-        yield (
-            (
-                f"sla.{others[0]} cannot be sized, decode is sized under a limit of tpot; "
-                + " ".join(f"--set sla.{key}=null" for key in others)
-            )
-            if "tpot" in limits
-            else f"sla.{others[0]} cannot be sized, give sla.tpot in its place, or --set sla=null"
-        )
+    others = [key for key in limits if key != "tpot"]
+    if others and "tpot" in limits:
+        out = " ".join(f"--set sla.{key}=null" for key in others)
+        yield f"sla.{others[0]} cannot be sized, decode is sized under a limit of tpot; {out}"
+    elif others:
+        yield f"sla.{others[0]} cannot be sized, decode is sized under a limit of tpot; give one, or --set sla=null"
+    for place, each in enumerate(scenario.workload.classes or ()):
+        if each.sla is not None:
+            key = f"workload.classes[{place}].sla"
+            yield f"{key} cannot be sized, one limit counts for all requests; --set {key}=null"
 
 
 # how long, how often -------------------------------------------------------------------------------------------------
@@ -163,7 +164,7 @@ def _scaled(question: Scenario, scale: float) -> Iterator[tuple[str, dict[str, A
     """Yield every law of prompts with its lengths scaled, by dotted path."""
     asked = question.workload
     laws = {"workload.input_len": asked.input_len}
-    laws |= {f"workload.classes.{place}.input_len": each.input_len for place, each in enumerate(asked.classes or ())}
+    laws |= {f"workload.classes[{place}].input_len": each.input_len for place, each in enumerate(asked.classes or ())}
     for path, law in laws.items():
         match law:
             case ConstantLength(value=value):

@@ -25,6 +25,7 @@ from afdsim.scenario import tree, yamlfile
 from afdsim.scenario.document import Scenario, Source, load
 from afdsim.studies.candidates import BOUND, MEASURED, OUT, RUN, Trial, Weighing, points
 from afdsim.studies.choosing import Offer
+from afdsim.studies.layouts import Layout
 from afdsim.studies.moving import Move, Moves, mean_answer, moved
 from afdsim.studies.points import Models, outcome
 from afdsim.studies.sizes import Size, apart, changed, label, layout, size_of, sizes, ways
@@ -36,6 +37,9 @@ AMPLE = 2.0
 """Times the cells that are enough by their bounds, up to which cells are added."""
 ROUNDING = 1e-9
 """Part of the demand that sums may lose."""
+
+ANSWERS = ("smallest", "cheapest", "most")
+"""Fields of `Resized`."""
 
 Say = Callable[[str], None]
 Key = tuple[Any, ...]
@@ -128,8 +132,7 @@ class Resized:
     @property
     def answers(self) -> Mapping[str, Deployed]:
         """What was found, by what it is; one alone where the smallest change is the cheapest size too."""
-        every = {"smallest": self.smallest, "cheapest": self.cheapest, "most": self.most}
-        found = {name: each for name, each in every.items() if each is not None}
+        found = {name: each for name in ANSWERS if (each := getattr(self, name)) is not None}
         if self.smallest is not None and self.smallest == self.cheapest:
             del found["cheapest"]
         return found
@@ -138,7 +141,7 @@ class Resized:
         """The same as plain data; what is not known is absent, what was not found is null."""
         before, after = self.move.context
         asked = {"request_rate": self.demand.requests, "output_throughput": self.demand.run}
-        every = {"as_is": self.as_is, "smallest": self.smallest, "cheapest": self.cheapest, "most": self.most}
+        every: dict[str, Deployed | None] = {name: getattr(self, name) for name in ("as_is", *ANSWERS)}
         return {
             "demand": asked | {"rate": self.move.rate, "context_before": before, "context": after},
             "now": {"gpus": dict(self.now.gpus), **({} if self.now.usd is None else {"usd_per_hour": self.now.usd})},
@@ -166,6 +169,8 @@ class Resized:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "resize.json", to_json(self.to_dict()))
+        for name in ANSWERS:
+            (folder / f"{name}.yaml").unlink(missing_ok=True)  # that of an earlier question
         files = []
         for name, found in self.answers.items():
             files.append(folder / f"{name}.yaml")
@@ -183,6 +188,14 @@ def _differences(given: Any, other: Any, path: str) -> Iterator[str]:
 
 
 # the search ----------------------------------------------------------------------------------------------------------
+
+
+class _Asked(Question):
+    """A question whose layouts say all of their deployment."""
+
+    def scenario(self, layout: Layout, batch: int, **changes: object) -> Scenario:
+        """The scenario of a layout with so many sequences for a rank."""
+        return self.base.varied({"deployment": layout.sized(batch), **changes})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,7 +361,7 @@ def resize(  # noqa: PLR0913 - the arguments are the question
 
 
 def _posed(base: Scenario, models: Models) -> Question:
-    return Question(base=base, limit=None if base.sla is None else base.sla.limits["tpot"], models=models)
+    return _Asked(base=base, limit=None if base.sla is None else base.sla.limits["tpot"], models=models)
 
 
 def _demand(move: Move, served: Trial | None) -> Demand:
@@ -357,8 +370,8 @@ def _demand(move: Move, served: Trial | None) -> Demand:
         requests = move.rate * move.arrivals
         return Demand(measured=requests * move.answer, run=requests * move.answer, requests=requests)
     assert served is not None, "a closed loop was run"
-    quick = measure(served.questions[0], served.layout, served.batch)
-    if quick is None or not served.columns:
+    quick = measure(served.questions[0], served.layout, served.batch) if served.columns else None
+    if quick is None:
         raise ScenarioError(f"{move.source.name}: does not run before the move: {served.why}")
     per_request = mean_answer(move.before)
     scale = move.rate * served.layout.count / per_request
