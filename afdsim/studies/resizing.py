@@ -273,7 +273,7 @@ class _Search:
             made = layout(self.source, counts, micro_batches)
             trial = self.known[key] = Trial(layout=made, questions=(self.question,), weighing=ALONE)
             trial.bounded()
-            if trial.standing == BOUND and not _bounds(self.source):
+            if trial.standing == BOUND and not _bounds(self.source, self.question.models):
                 self._advance(trial)
         return self.known[key]
 
@@ -321,9 +321,13 @@ class _Search:
         return reasons.most_common(1)[0][0] if reasons else ""
 
 
-def _bounds(scenario: Scenario) -> bool:
-    """Whether bounds hold: they know neither sparse messages, groups, normal all-to-all kernels nor fast instances."""
-    fast = any(factor < 1.0 for factor in scenario.variation.straggler.values())
+def _bounds(scenario: Scenario, models: Models) -> bool:
+    """Whether bounds hold.
+
+    They know neither sparse messages, groups of attention instances, normal all-to-all kernels, instances that are
+    faster than others, nor a network model of the caller's.
+    """
+    fast = models.network is not None or any(factor < 1.0 for factor in scenario.variation.straggler.values())
     match scenario.deployment:
         case tree.Afd(dispatch=dispatch, attention=attention):
             return not fast and dispatch == "broadcast" and attention.groups == 1
@@ -346,8 +350,8 @@ def resize(  # noqa: PLR0913 - the arguments are the question
 
     `changes` are keys of `workload` and `sla`, a map by dotted path or texts as of ``--set``; `context` scales prompts
     so that sequences hold so many tokens on average; `rate` is so many times the requests per second. A closed loop
-    asks for the requests per second that it serves before the move, an open one for those that arrive. `cost` and
-    `network` replace the models. ScenarioError where a deployment cannot be sized.
+    asks for the requests per second that it serves before the move, an open one for those that arrive. Decode alone is
+    sized: prefill servers are left out. `cost` and `network` replace the models. ScenarioError where a deployment cannot be sized.
     """
     source, models = load(scenario), Models(cost=cost, network=network)
     models.check()
