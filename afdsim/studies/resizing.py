@@ -351,7 +351,8 @@ def resize(  # noqa: PLR0913 - the arguments are the question
     `changes` are keys of `workload` and `sla`, a map by dotted path or texts as of ``--set``; `context` scales prompts
     so that sequences hold so many tokens on average; `rate` is so many times the requests per second. A closed loop
     asks for the requests per second that it serves before the move, an open one for those that arrive. Decode alone is
-    sized: prefill servers are left out. `cost` and `network` replace the models. ScenarioError where a deployment cannot be sized.
+    sized: prefill servers are left out. `cost` and `network` replace the models. ScenarioError where a deployment
+    cannot be sized.
     """
     source, models = load(scenario), Models(cost=cost, network=network)
     models.check()
