@@ -2,8 +2,9 @@
 
 Meta-TSLB (arXiv:2409.06329) chooses what to try next by linear regression over features. Here every layout of a small
 grid is an arm; its reward is what its best batch gives by a quick measure, tokens per GPU and second within 50 ms. All
-arms are measured once, and every way to search is then replayed on that table: how many layouts does it try until the
-best one is among them? Bounds need no seed, and know when they are done; sampling is told (an oracle stops it).
+arms are measured once, and every way to search is then replayed on that table, of all layouts and of AFD alone: how
+many layouts does it try until the best one is among them? Bounds need no seed, and know when they are done; sampling
+is told (an oracle stops it).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from afdsim.catalog import entries as catalog
 from afdsim.studies.asking import at_context
 from afdsim.studies.candidates import BOUND, OUT, Trial, Weighing, points
-from afdsim.studies.layouts import FAMILIES, SHORT, Layout, layouts
+from afdsim.studies.layouts import AFD, FAMILIES, MIXED, SHORT, Layout, layouts
 from afdsim.studies.trials import Question
 
 MODEL, LIMIT = "step3", 0.05
@@ -152,10 +153,11 @@ def main() -> None:
     rows = []
     for number, (context, gpus) in enumerate(GRIDS):
         every = list(arms(context, gpus))
-        rows.append(row(context, gpus, every))
+        apart = [arm for arm in every if arm.layout.family in (AFD, MIXED)]
+        rows += [row(context, gpus, some) | {"among": what} for what, some in (("all", every), ("AFD", apart))]
         told = [{"layout": arm.layout.label, "bound": arm.bound, "tgs": arm.reward} for arm in every]
         (folder / f"arms-{number}.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-        print(json.dumps(rows[-1]), flush=True)
+        print("\n".join(map(json.dumps, rows[-2:])), flush=True)
     with (folder / "thompson.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
