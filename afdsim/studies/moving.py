@@ -16,14 +16,12 @@ from afdsim.scenario.asked import (
     ClosedLoop,
     ConstantLength,
     LognormalLength,
-    Mmpp,
-    RateCurve,
-    Replay,
     UniformLength,
 )
 from afdsim.scenario.document import Scenario, load
-from afdsim.scenario.requests import counted, requested
+from afdsim.scenario.requests import requested
 from afdsim.studies.asking import BEYOND, of_file
+from afdsim.studies.scaling import mean_rate
 from afdsim.studies.trials import Question
 
 Moves = Mapping[str, object] | Iterable[str]
@@ -98,12 +96,13 @@ def _before(scenario: Scenario) -> Scenario:
     limits = {} if scenario.sla is None else scenario.sla.limits
     others = {f"sla.{key}": None for key in limits if key != "tpot"}
     changes = others if "tpot" in limits else {"sla": None} if limits else {}
-    return of_file(scenario.varied(changes), None, None)
+    question, _ = of_file(scenario.varied(changes), None, None)
+    return question
 
 
 def _full(found: Scenario) -> Scenario:
     """The question of a workload, as many in flight as there are slots."""
-    question = of_file(found, None, None)
+    question, _ = of_file(found, None, None)
     if getattr(found.workload.arrival, "concurrency", None) is None:
         return question
     return question.vary("workload.arrival.concurrency", None)
@@ -182,29 +181,12 @@ def _tokens(value: int, scale: float) -> int:
 
 def arriving(scenario: Scenario) -> float | None:
     """Requests per second in the long run; None of a closed loop."""
-    arrival = scenario.workload.arrival
-    match arrival:
-        case ClosedLoop():
-            return None
-        case Mmpp() | RateCurve():
-            return arrival.law.rate
-        case Replay():
-            return _recorded(scenario)
-    if math.isinf(arrival.request_rate):
-        raise ScenarioError(
-            f"{scenario.name}: all requests arrive at once, which is no rate; give a finite request_rate"
-        )
-    return arrival.request_rate
-
-
-def _recorded(scenario: Scenario) -> float:
-    """Requests per second of a trace, from its first to its last."""
-    source = requested(scenario, scenario.run.seeds[0])
-    times = source.times(counted(scenario, source))
-    seconds = float(times[-1] - times[0])
-    if seconds <= 0.0:
-        raise ScenarioError(f"{scenario.name}: all requests of the trace arrive at once, which is no rate")
-    return (len(times) - 1) / seconds
+    if isinstance(scenario.workload.arrival, ClosedLoop):
+        return None
+    rate = mean_rate(scenario)
+    if math.isinf(rate):
+        raise ScenarioError(f"{scenario.name}: all requests arrive at once, which is no rate; give a finite one")
+    return rate
 
 
 def mean_answer(question: Scenario) -> float:

@@ -273,8 +273,6 @@ class _Search:
             made = layout(self.source, counts, micro_batches)
             trial = self.known[key] = Trial(layout=made, questions=(self.question,), weighing=ALONE)
             trial.bounded()
-            if trial.standing == BOUND and not _bounds(self.source, self.question.models):
-                self._advance(trial)
         return self.known[key]
 
     def _settled(
@@ -319,21 +317,6 @@ class _Search:
         """Say why nothing is enough: the reason of most cells that are out."""
         reasons = Counter(trial.why for trial in self.known.values() if trial.standing == OUT)
         return reasons.most_common(1)[0][0] if reasons else ""
-
-
-def _bounds(scenario: Scenario, models: Models) -> bool:
-    """Whether bounds hold.
-
-    They know neither sparse messages, groups of attention instances, normal all-to-all kernels, instances that are
-    faster than others, nor a network model of the caller's.
-    """
-    fast = models.network is not None or any(factor < 1.0 for factor in scenario.variation.straggler.values())
-    match scenario.deployment:
-        case tree.Afd(dispatch=dispatch, attention=attention):
-            return not fast and dispatch == "broadcast" and attention.groups == 1
-        case tree.Colocated(all_to_all=kernels):
-            return not fast and kernels == "low_latency"
-    return not fast
 
 
 def resize(  # noqa: PLR0913 - the arguments are the question

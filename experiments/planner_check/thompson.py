@@ -29,11 +29,12 @@ from afdsim.studies.trials import Question
 
 MODEL, LIMIT = "step3", 0.05
 GRIDS = (
-    (4096, {"H800": 32}),
-    (8192, {"H800": 32}),
-    (32768, {"H800": 32}),
-    (8192, {"H800": 24, "H20": 24}),
+    (4096, {"H800": 24}),
+    (8192, {"H800": 24}),
+    (32768, {"H800": 24}),
+    (8192, {"H800": 8, "H20": 8}),
 )
+"""Contexts and GPUs, as in `run.py`."""
 SEEDS = 20
 SIGMA = 0.05
 """Standard deviation of what the features do not say, in parts of the best bound."""
@@ -74,9 +75,10 @@ def features(layout: Layout, kinds: list[str]) -> list[float]:
     x, y = (asked["attention"]["instances"], asked["ffn"]["instances"]) if apart else (asked.get("instances", 1), 1)
     pools = (asked["attention"]["gpu"], asked["ffn"]["gpu"]) if apart else (asked["gpu"], asked["gpu"])
     ep = asked["ffn"]["parallelism"]["ep"] if apart else asked.get("ep", layout.count)
-    sizes = [math.log2(each) for each in (x, y, layout.count, ep)]
+    tp = (asked["attention"] if apart else asked).get("parallelism", {}).get("tp", 1)
+    sizes = [math.log2(each) for each in (x, y, layout.count, ep, tp)]
     named = [float(pool == kind) for pool in pools for kind in kinds]
-    ways = [float(asked.get("num_microbatches") == each) for each in (2, 3, 4)]
+    ways = [float(asked.get("num_microbatches") == each) for each in (2, 3, 4)] + [float("shared_expert" in asked)]
     overlaps = [float(asked.get(each, False)) for each in SHORT]
     return [1.0, *sizes, *named, *ways, *overlaps, *(float(layout.family == each) for each in FAMILIES)]
 
