@@ -23,18 +23,20 @@ from afdsim.cost.roofline import CostModel
 from afdsim.errors import AfdsimError, ScenarioError
 from afdsim.scenario import tree, yamlfile
 from afdsim.scenario.document import Scenario, Source, load
-from afdsim.studies.candidates import BOUND, MEASURED, OUT, RUN, Trial, Weighing, points
+from afdsim.studies.candidates import BOUND, MEASURED, OUT, RUN, Point, Trial, Weighing, points
 from afdsim.studies.choosing import Offer
 from afdsim.studies.layouts import Layout
 from afdsim.studies.moving import Move, Moves, mean_answer, moved
 from afdsim.studies.points import Models, outcome
 from afdsim.studies.sizes import Size, apart, changed, label, layout, size_of, sizes, ways
-from afdsim.studies.trials import Question, measure, offered, whole
+from afdsim.studies.trials import Question, fine, measure, offered, whole
 
 ALONE = Weighing(weights=(1.0,))
 """Of the one workload of a question."""
 AMPLE = 2.0
 """Times the cells that are enough by their bounds, up to which cells are added."""
+ALMOST = 0.99
+"""Part of the demand from which on a batch is searched to the last sequence."""
 ROUNDING = 1e-9
 """Part of the demand that sums may lose."""
 
@@ -279,12 +281,12 @@ class _Search:
         self, group: Iterable[Size], key: Callable[[_Candidate], Key], able: Callable[[_Candidate], bool]
     ) -> _Candidate | None:
         candidates = [each for size in group for each in self._candidates(size)]
-        while fine := [each for each in candidates if able(each)]:
-            best = min(fine, key=key)
+        while left := [each for each in candidates if able(each)]:
+            best = min(left, key=key)
             if best.trial.standing == RUN:
                 return best
             self.say(best.trial.layout.label)
-            self._advance(best.trial)
+            self._advance(best)
         return None
 
     def _candidates(self, size: Size) -> Iterator[_Candidate]:
@@ -298,13 +300,29 @@ class _Search:
         offer, bare = each.trial.offer, each.trial.standing == BOUND
         return self.cost(each.size), each.rank, not bare, 0.0 if offer is None or bare else -offer.speed
 
-    def _advance(self, trial: Trial) -> None:
+    def _advance(self, each: _Candidate) -> None:
         """Measure a cell that stands for its bound, run one that was measured."""
+        trial = each.trial
         if trial.standing == BOUND:
             trial.measured(points(trial.questions, trial.layout))
+            if trial.standing == MEASURED and ALMOST * self.demand.measured <= each.rate < self.demand.measured:
+                self._finer(trial)
         elif trial.standing == MEASURED:
             ran = whole(trial.questions[0], trial.layout, trial.batch)
             trial.ran([ran], [outcome(ran, ran.run.seeds[0], self.question.models)])
+
+    def _finer(self, trial: Trial) -> None:
+        """Find the largest batch of a cell that is fine, of which a search is content to come near."""
+        (question,), low = trial.questions, trial.batch
+        high = min((point.batch for point in trial.points if point.batch > low), default=low)
+        while high - low > 1:
+            middle = (low + high) // 2
+            found = measure(question, trial.layout, middle)
+            if found is not None and fine(question, found):
+                low = middle
+                trial.measured([Point(middle, (found,))])
+            else:
+                high = middle
 
     @property
     def tried(self) -> dict[str, int]:

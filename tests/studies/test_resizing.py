@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 import afdsim
 from afdsim.cli.main import main
 from afdsim.errors import ScenarioError
-from afdsim.studies import moving, sizes, trials
+from afdsim.studies import moving, resizing, sizes, trials
+from afdsim.studies.candidates import Point
+from afdsim.studies.points import Models
 from afdsim.studies.sizes import Size
 from tests.studies.models import Slower
 
@@ -144,6 +146,20 @@ def test_no_smaller_change_is_enough_and_no_cheaper_one_as_small():
     assert (distance, len(others)) == (2, 7)
     assert 0 < best < found.demand.measured
     assert reached(found.smallest.size, deployment.num_microbatches, deployment.max_num_seqs) >= found.demand.measured
+
+
+def test_a_batch_that_is_just_short_is_searched_to_the_last_sequence():
+    found = resized("tp", rate=1.2)
+    question = resizing._posed(found.move.after, Models())
+    trial = resizing.Trial(layout=sizes.layout(question.base, (), None), questions=(question,), weighing=resizing.ALONE)
+    for batch in (2 * found.smallest.batch, found.smallest.batch // 2):
+        trial.points.append(Point(batch, (trials.measure(question, trial.layout, batch),)))
+    trial.measured([trial.points.pop()])
+    search = resizing._Search(source=found.move.source, question=question, demand=found.demand, as_is=trial, say=str)
+    search._finer(trial)
+
+    assert trials.fine(question, trials.measure(question, trial.layout, trial.batch))
+    assert not trials.fine(question, trials.measure(question, trial.layout, trial.batch + 1))
 
 
 def test_a_slower_gpu_needs_more():
