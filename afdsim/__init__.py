@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what type checkers read of the table below
     from afdsim.studies.capacity import capacity as capacity
     from afdsim.studies.comparison import compare as compare
     from afdsim.studies.planner import plan as plan
+    from afdsim.studies.resizing import resize as resize
     from afdsim.studies.sweeps import sweep as sweep
     from afdsim.studies.tuning import tune as tune
 
@@ -58,6 +59,7 @@ _TABLE = (
             ("capacity", "studies.capacity", "(scenario, ...)", "the largest rate, or batch, that meets the SLA"),
             ("tune", "studies.tuning", "(scenario, ...)", "the best way to run one deployment, by a quick search"),
             ("plan", "studies.planner", "(model, ..., gpus)", "the best deployment for a budget of GPUs"),
+            ("resize", "studies.resizing", "(scenario, ...)", "the smallest change when the workload moves"),
         ),
     ),
     (

@@ -10,6 +10,7 @@ explain    afdsim explain, validate, calibrate
 executors  who runs many simulations: processes, or a Dask cluster
 sweep      afdsim sweep
 plan       afdsim plan
+resize     afdsim resize
 init       afdsim init
 lists      afdsim list
 check      afdsim check

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from afdsim import __version__
-from afdsim.cli import bench, capacity, check, compare, cost, explain, init, lists, plan, sweep
+from afdsim.cli import bench, capacity, check, compare, cost, explain, init, lists, plan, resize, sweep
 from afdsim.cli.scenarios import SCENARIO, SET, STRICT, load_noted, warn
 from afdsim.errors import AfdsimError, ScenarioError, SimulationError, StoppedEarly
 
@@ -375,4 +375,5 @@ explain.register(main)
 init.register(main)
 lists.register(main)
 plan.register(main)
+resize.register(main)
 sweep.register(main)

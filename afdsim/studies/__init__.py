@@ -22,6 +22,9 @@ candidates    what a cell stands for under all workloads of a question
 pods          prefill servers, and what to put behind them
 choices       cells that are best together
 searching     tries what would be best until it has been run
+moving        a workload before and after it moves
+sizes         sizes of one deployment, by instances and cells
+resizing      the smallest change of a deployment when its workload moves
 planner       which deployment to buy, by simulation
 comparison    deployments side by side
 validation    published figures against ours
