@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from afdsim.catalog import entries as catalog
 from afdsim.cluster.colocated import Colocated, ExpertParallel, TensorParallel
 from afdsim.cluster.deployment import AttentionPool
@@ -66,7 +68,7 @@ def _wire(scenario: Scenario, asked: Asked, prefill: Prefill, cell: Cell) -> Wir
         there *= shared / decode.attention.gpus_per_instance
     slower = max(decode.attention.tp / prefill.tp / here, 1.0 / there)
     return Wire(
-        nbytes=decode.kv_cache.reserved,
+        nbytes=cache(decode.kv_cache.reserved),
         per_byte=slower / network.efficiency,
         latency=network.link.latency,
         by_layer=len(decode.llm.layers) if asked.overlap == "layers" else 0,

@@ -114,6 +114,8 @@ def of_file(
     for part, why in BEYOND.items():
         if getattr(found.workload, part) is not None:
             raise ScenarioError(f"{found.name}: workload.{part} cannot be planned, {why}; --set workload.{part}=null")
+    if any(each.sla for each in found.workload.classes or ()):
+        raise ScenarioError(f"{found.name}: limits of classes cannot be planned; give one for all, and no class a sla")
     changes: dict[str, object] = {"prefill": None, "router": None, "failures": None, "kv_cache": None}
     changes |= {"model": model} if model else {}
     own = found.sla

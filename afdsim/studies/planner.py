@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -62,10 +63,18 @@ class Plan:
     trials: tuple[Trial, ...]
     front: tuple[Choice, ...]
     """Best cells at stricter limits of TPOT, the loosest first; empty where they were not asked for."""
-    carried: Capacity | None
-    """Of the winner behind prefill servers: what it carries when requests come by chance."""
+    pod: Scenario | None
+    """The winner behind prefill servers, with requests that come by chance at the rate that it is thought to carry."""
     agrees: bool | None
     """Whether the processes engine gives the winner's quick measures to the bit; None where there is no winner."""
+
+    @cached_property
+    def carried(self) -> Capacity | None:
+        """What the winner behind prefill servers carries when requests come by chance; simulated when asked for."""
+        if self.pod is None:
+            return None
+        models = self.trials[0].questions[0].models
+        return capacity(self.pod, cost=models.cost, network=models.network)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -134,7 +143,8 @@ class Plan:
     def winners(self) -> Iterator[tuple[str, Scenario]]:
         """Yield the file names and scenarios of the winner: one for every cell and workload, or that of a pod."""
         if self.carried is not None:
-            yield "winner.yaml", self.carried.scenario.varied(self.carried.changes)
+            found = self.carried.scenario.varied(self.carried.changes)
+            yield "winner.yaml", found.vary("name", f"{found.name}, {self.best.short}" if self.best else found.name)
             return
         for number, pick in enumerate(self.best.picks if self.best else (), start=1):
             for place, scenario in enumerate(pick.trial.scenarios, start=1):
@@ -229,14 +239,12 @@ def _behind(search: Search, ttft: Ttft) -> Search:
     return Behind(**vars(search), front=front, servers=tuple(front.ways()))
 
 
-def _carried(search: Search, best: Choice | None) -> Capacity | None:
-    """What a pod carries with requests that come by chance, all limits met."""
+def _by_chance(search: Search, best: Choice | None) -> Scenario | None:
+    """The scenario of a pod."""
     if not isinstance(search, Behind) or best is None or best.pod is None:
         return None
     trial = best.picks[0].trial
-    models = search.models
-    pod = search.front.scenario(trial.layout, trial.batch, best.pod)
-    return capacity(pod, cost=models.cost, network=models.network)
+    return search.front.scenario(trial.layout, trial.batch, best.pod)
 
 
 def _front(search: Search) -> Iterator[Choice]:
@@ -268,7 +276,7 @@ def _planned(search: Search, *, pareto: bool) -> Plan:
         families=families,
         trials=search.trials,
         front=tuple(_front(search)) if pareto and search.trials else (),
-        carried=_carried(search, best),
+        pod=_by_chance(search, best),
         agrees=None if best is None else all(_agrees(pick.trial) for pick in best.picks),
     )
 

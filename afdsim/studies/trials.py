@@ -71,11 +71,8 @@ class Question:
     def scenario(self, layout: Layout, batch: int, **changes: object) -> Scenario:
         """The scenario of a layout with so many sequences for a rank."""
         own = self.base.deployment
-        given = {key: getattr(own, key) for key in INHERITED}
-        kept = {key: value for key, value in given.items() if value != type(own).model_fields[key].default}
-        mtp = kept.get("mtp")
-        plain = kept | ({} if mtp is None else {"mtp": mtp.model_dump()})
-        return self.base.varied({"deployment": layout.sized(batch) | plain, **self._network(layout), **changes})
+        kept = own.model_dump(mode="json", include=set(INHERITED), exclude_defaults=True)
+        return self.base.varied({"deployment": layout.sized(batch) | kept, **self._network(layout), **changes})
 
     def _network(self, layout: Layout) -> dict[str, object]:
         """Of the network of the base what a colocated engine has, the line rate alone; of AFD all."""
