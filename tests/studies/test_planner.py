@@ -79,10 +79,6 @@ def test_more_gpus_never_give_less(planned):
     assert found(gpus={"H800": 24}).best.offer.rate >= planned.best.offer.rate
 
 
-def test_a_looser_limit_never_gives_less(planned):
-    assert found(sla="0.6ms").best.offer.rate >= 0.99 * planned.best.offer.rate
-
-
 def test_the_fewest_gpus_give_what_is_asked_for(planned):
     demand = planned.best.offer.rate / 3
     best = found(objective="gpus", demand=demand).best
@@ -215,7 +211,6 @@ def test_cells_behind_prefill_servers_carry_what_was_promised(behind):
     rate = f"{0.8 * behind.best.pod.rate:.4f} req/s"
     summary = afdsim.simulate(behind.pod.vary("workload.arrival.request_rate", rate)).summary
 
-    assert summary["completed"] == 2000
     assert summary["mean_ttft_ms"] <= 100
     assert summary["mean_tpot_ms"] <= 0.5
 
