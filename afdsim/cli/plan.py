@@ -148,6 +148,8 @@ def _text(found: Plan) -> Iterator[str]:
     yield f"  {_sentence(found.best)}"
     yield ""
     yield from _cells(found)
+    for pick in found.best.picks:
+        yield from (f"  {pick.label} misses the SLA under {name}: no tokens" for name in pick.trial.missed)
     yield ""
     yield from _by_chance(found)
     yield from _families(found)
@@ -163,8 +165,9 @@ def _sentence(choice: Choice) -> str:
     offer = choice.offer
     used = " + ".join(f"{count} {name}" for name, count in offer.gpus.items())
     price = "" if offer.usd is None else f", {offer.usd / offer.rate / 3.6e-3:.3f} USD per 1M tokens"
+    most = "" if choice.pod is None else "up to "
     return (
-        f"{offer.rate:,.0f} tokens/s on {used}: {offer.rate / offer.total:,.0f} per GPU{price}, "
+        f"{most}{offer.rate:,.0f} tokens/s on {used}: {offer.rate / offer.total:,.0f} per GPU{price}, "
         f"{offer.speed:.1f} tokens/s per user"
     )
 
@@ -253,7 +256,7 @@ def _check_folder(folder: Path, *, force: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise ScenarioError(f"{folder} is a file; -o takes a folder")
     if not force and folder.is_dir() and any(folder.iterdir()) and not (folder / "plan.json").is_file():
-        raise ScenarioError(f"{folder} exists and holds no plan; -o or --force")
+        raise ScenarioError(f"{folder} exists and holds no plan; name another with -o, or --force")
 
 
 def _save(found: Plan, folder: Path) -> None:

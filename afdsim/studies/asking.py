@@ -114,9 +114,14 @@ def of_file(
     for part, why in BEYOND.items():
         if getattr(found.workload, part) is not None:
             raise ScenarioError(f"{found.name}: workload.{part} cannot be planned, {why}; --set workload.{part}=null")
-    if any(each.sla for each in found.workload.classes or ()):
-        raise ScenarioError(f"{found.name}: limits of classes cannot be planned; give one for all, and no class a sla")
+    if isinstance(found.workload.arrival, ClosedLoop) and found.workload.arrival.concurrency is not None:
+        key = "workload.arrival.concurrency"
+        raise ScenarioError(f"{found.name}: {key} cannot be planned, which leaves slots empty; --set {key}=null")
+    if any(each.sla is not None for each in found.workload.classes or ()):
+        raise ScenarioError(f"{found.name}: a plan sizes decode for all classes alike; leave the sla of classes out")
     changes: dict[str, object] = {"prefill": None, "router": None, "failures": None, "kv_cache": None}
+    changes |= {"run.stop.max_sim_time": None}
+    changes |= {"run.seeds": [found.run.seeds[0]]} if len(found.run.seeds) > 1 else {}
     changes |= {"model": model} if model else {}
     own = found.sla
     ttft = None if sla or own is None or own.ttft is None else Ttft(own.ttft, own.percentile)
@@ -154,6 +159,8 @@ def check(questions: Sequence[Scenario]) -> None:
     models = dict.fromkeys(each.model for each in questions)
     if len(models) > 1:
         raise ScenarioError(f"workloads must be of one model, not of {', '.join(models)}; give --model")
+    if any(dict(each.cost) != dict(questions[0].cost) for each in questions):
+        raise ScenarioError("workloads must have the same prices; change 'cost' in their files")
     names = [each.name for each in questions]
     if len(set(names)) < len(names):
         raise ScenarioError(f"workloads must differ in name ({', '.join(names)}); change 'name' in their files")

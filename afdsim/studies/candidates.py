@@ -40,7 +40,7 @@ class Weighing:
     def pooled(self, rates: Sequence[float]) -> float:
         """The figure: the mean, the worst workload (group DRO), or the mean of a tail of the worst (CVaR)."""
         if self.rule == "worst":
-            return min(rates)
+            return min(rate for rate, weight in zip(rates, self.weights, strict=True) if weight)
         if self.rule == "mean":
             return math.fsum(weight * rate for weight, rate in zip(self.weights, rates, strict=True))
         left, found = self.tail, 0.0
@@ -78,6 +78,11 @@ class Trial:
     runs: int = 0
     why: str = ""
     """Why it cannot be."""
+    floor: float = field(init=False)
+    """Tokens per GPU and second that whole runs are to give at least."""
+
+    def __post_init__(self) -> None:
+        self.floor = self.questions[0].floor or 0.0
 
     def bounded(self) -> None:
         """Find what it gives at most."""
@@ -126,19 +131,31 @@ class Trial:
         self.scenarios, self.columns = tuple(scenarios), tuple(each.columns for each in found)
         expected = next(each for each in reversed(self.points) if each.batch == self.batch)
         asked = zip(self.questions, expected.measures, self.columns, strict=True)
-        missed = [fine(question, measure) and not _met(columns) for question, measure, columns in asked]
+        missed = [fine(question, measure) and not self._enough(columns) for question, measure, columns in asked]
         if not any(missed):
             self.standing = RUN
             rates = [columns["tgs"] * self.layout.count * _met(columns) for columns in self.columns]
-            self.offer = self._offered(rates, [columns["mean_tpot_ms"] / 1e3 for columns in self.columns])
+            pairs = zip(self.columns, expected.measures, strict=True)  # an answer of one token has no TPOT
+            tpots = [columns.get("mean_tpot_ms", 1e3 * measure.tpot) / 1e3 for columns, measure in pairs]
+            self.offer = self._offered(rates, tpots)
             return None
         if self.runs >= TRIES * len(found):
-            return self.fail(f"{TRIES} runs missed the SLA")
+            return self.fail(f"{TRIES} runs missed the {'SLA' if not all(map(_met, self.columns)) else 'floor'}")
         self.questions = tuple(
-            _stricter(question, columns) if late else question
+            _stricter(question, columns, self.floor) if late else question
             for question, columns, late in zip(self.questions, self.columns, missed, strict=True)
         )
         return self.bounded()
+
+    def _enough(self, columns: Mapping[str, Any]) -> bool:
+        """Whether a whole run meets its SLA, and reaches the floor."""
+        return _met(columns) and columns["tgs"] >= self.floor
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """Workloads in which its whole runs miss the SLA, by name."""
+        pairs = zip(self.questions, self.columns, strict=False)
+        return tuple(question.base.name for question, columns in pairs if not _met(columns))
 
     def fail(self, why: str) -> None:
         """Be out of the question."""
@@ -154,8 +171,11 @@ def _met(columns: Mapping[str, Any]) -> bool:
     return bool(columns.get("sla.met", True))
 
 
-def _stricter(question: Question, columns: Mapping[str, Any]) -> Question:
-    """The question with less of its limit, by how much a whole run missed the SLA."""
+def _stricter(question: Question, columns: Mapping[str, Any], floor: float) -> Question:
+    """The question with less of its limit, by how much a whole run missed the SLA; or with more of its floor."""
+    if _met(columns):
+        assert question.floor is not None, "a run without a floor misses none"
+        return replace(question, floor=question.floor * max(1.0 / LESS, floor / columns["tgs"]))
     assert question.limit is not None, "a run without an SLA misses none"
     less = min(LESS, columns["sla.limit_ms"] / columns["sla.value_ms"])
     return replace(question, limit=question.limit * less)
@@ -212,10 +232,12 @@ def points(questions: tuple[Question, ...], layout: Layout) -> list[Point]:
     return rows
 
 
-def candidates(questions: tuple[Question, ...], weighing: Weighing, budget: Mapping[str, int]) -> tuple[Trial, ...]:
-    """Return every layout on at most so many GPUs of each kind, with what it gives at most."""
-    llm = catalog.llm(questions[0].base.model)
-    found = tuple(Trial(layout=layout, questions=questions, weighing=weighing) for layout in layouts(llm, budget))
+def candidates(
+    questions: tuple[Question, ...], weighing: Weighing, budget: Mapping[str, int], most: int
+) -> tuple[Trial, ...]:
+    """Return every layout on at most so many GPUs of each kind, no more than `most`, with what it gives at most."""
+    llm, cells = catalog.llm(questions[0].base.model), {kind: min(count, most) for kind, count in budget.items()}
+    found = tuple(Trial(layout=layout, questions=questions, weighing=weighing) for layout in layouts(llm, cells))
     for trial in found:
         trial.bounded()
     return found

@@ -65,6 +65,7 @@ CIRCLES: Final = 10
 """Circles of the states of bursts in the first run."""
 LONGER: Final = 4.0
 """Times its first length that a run is lengthened to at most, unless the scenario is longer."""
+FILLED: Final = "the closed loop fills every slot, whatever its concurrency"
 LOOKS: Final = 16
 """Most runs of one rate, each at least twice as long as the one before."""
 
@@ -181,6 +182,7 @@ class Capacity:
         told = (
             (opened, "the closed loop became Poisson arrivals of the same lengths"),
             (self.closed and not isinstance(arrival, ClosedLoop), "the arrivals became a closed loop"),
+            (self.closed and isinstance(arrival, ClosedLoop) and arrival.concurrency is not None, FILLED),
             (not self.closed and asked.sessions is not None, "the rate is that of sessions, each of several requests"),
             (not self.closed and asked.samples is not None, f"the rate is that of prompts of {asked.samples} answers"),
             (self.scenario.failures is not None, "failures of the scenario are left out"),

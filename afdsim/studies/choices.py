@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from afdsim.catalog import entries as catalog
 from afdsim.studies.candidates import Trial
 from afdsim.studies.choosing import Offer
 from afdsim.studies.pods import Pod
@@ -63,7 +62,7 @@ class Choice:
         if self.pod is not None:
             rate = self.pod.tokens
             gpus[self.pod.servers.gpu] += self.pod.gpus
-            price = catalog.gpu(self.pod.servers.gpu).usd_per_hour
+            price = self.pod.servers.usd
             usd = None if usd is None or price is None else usd + self.pod.gpus * price
         return Offer(dict(gpus), rate, usd, min((offer.speed for offer, _ in every), default=0.0))
 
@@ -94,4 +93,5 @@ def row(trial: Trial) -> dict[str, Any]:
     if trial.offer is None:
         return row | {"gpus": dict(trial.layout.gpus), "why": trial.why}
     row |= {"max_num_seqs": trial.batch, **figures(trial.offer), "mean_tpot_ms": 1e3 / trial.offer.speed}
-    return row | {"tgs_at_most": trial.bound, "binds": trial.binding}
+    missed = {"sla_missed_in": "; ".join(trial.missed)} if trial.missed else {}
+    return row | missed | {"tgs_at_most": trial.bound, "binds": trial.binding}

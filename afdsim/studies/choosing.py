@@ -27,6 +27,8 @@ WORDS: Mapping[Objective, str] = {
     "gpus": "fewest GPUs that give the tokens per second asked for",
     "speed": "most tokens per second and user at a floor of tokens per GPU",
 }
+FREE = 1e-9
+"""USD per hour as which a price of 0 counts, so that of what is free the most is best."""
 
 
 class Offer(NamedTuple):
@@ -50,7 +52,7 @@ class Offer(NamedTuple):
         """What a single cell is compared by: more is better."""
         match objective:
             case "usd":
-                return -math.inf if not self.usd else self.rate / self.usd
+                return -math.inf if self.usd is None else self.rate / max(self.usd, FREE)
             case "speed":
                 return self.speed
         return self.rate / self.total

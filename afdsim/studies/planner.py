@@ -34,13 +34,14 @@ from afdsim.studies.choosing import OBJECTIVES, Objective
 from afdsim.studies.layouts import FAMILIES, Layout
 from afdsim.studies.pods import Front
 from afdsim.studies.points import Cache, Models
+from afdsim.studies.pool import Pool
 from afdsim.studies.searching import Behind, Say, Search
 from afdsim.studies.sweeps import POINTS, executor
 from afdsim.studies.trials import Question, paced
 from afdsim.units import show_time
 
-MOST_GPUS = 100_000
-"""Of a kind."""
+MOST_GPUS, LARGEST_CELL = 2_048, 256
+"""Of a kind: in all, and in one cell."""
 PARTS = (1.0, 0.75, 0.5, 0.35, 0.25)
 """Of the limit of TPOT, at which a front is found."""
 
@@ -99,9 +100,13 @@ class Plan:
 
     def why(self) -> str:
         """Say why nothing was found: the reason of most layouts."""
+        if any(trial.offer is not None for trial in self.trials):
+            if self.objective == "usd" and all(trial.offer is None or trial.offer.usd is None for trial in self.trials):
+                return "No price of these GPUs is known; give 'cost' in the workload."
+            return "No choice of cells gives enough."
         reasons = Counter(trial.why for trial in self.trials if trial.standing == OUT)
         if not reasons:
-            return "No choice of cells gives enough." if self.trials else "No layout fits these GPUs."
+            return "No layout fits these GPUs."
         reason, count = reasons.most_common(1)[0]
         return f"Of {len(self.trials):,} layouts {count:,} are out for one reason: {reason}"
 
@@ -131,6 +136,9 @@ class Plan:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "plan.json").is_file():  # of an earlier plan, whose winners are others
+            for stale in (*folder.glob("winner*.yaml"), *folder.glob("front.*")):
+                stale.unlink()
         write_text(folder / "plan.json", to_json(self.to_dict()))
         frame = self.frame()
         write_text(folder / "plan.csv", frame.to_csv(index=False))
@@ -209,7 +217,7 @@ def plan(  # noqa: PLR0913 - the arguments are the question
     bases, ttft = asked(model, workload, sla, context, tuple(gpus))
     check_objective(objective, demand, floor, len(bases))
     questions = tuple(_question(each, models, floor, objective) for each in bases)
-    trials = candidates(questions, _weighing(weights, len(bases), rule, tail), budget)
+    trials = candidates(questions, _weighing(weights, len(bases), rule, tail), budget, LARGEST_CELL)
     kept = None if cache is None or models.nameless() else Cache(Path(cache))
     with executor(workers) as pool:
         search = Search(objective, budget, demand, trials, pool, kept, say)
@@ -218,7 +226,10 @@ def plan(  # noqa: PLR0913 - the arguments are the question
 
 def _question(base: Scenario, models: Models, floor: float | None, objective: Objective) -> Question:
     limit = None if base.sla is None else base.sla.limits["tpot"]
-    return Question(base=base, limit=limit, floor=floor if objective == "speed" else None, models=models)
+    found = Question(base=base, limit=limit, floor=floor if objective == "speed" else None, models=models)
+    if limit is not None and found.lengths[1].max() <= 1:
+        raise ScenarioError(f"{base.name}: answers of one token have no TPOT to limit; leave the limit out")
+    return found
 
 
 def _behind(search: Search, ttft: Ttft) -> Search:
@@ -247,12 +258,14 @@ def _by_chance(search: Search, best: Choice | None) -> Scenario | None:
     return search.front.scenario(trial.layout, trial.batch, best.pod)
 
 
-def _front(search: Search) -> Iterator[Choice]:
-    """Yield the best cell at every part of the limits of TPOT: most tokens per GPU, or per USD where that is asked."""
-    first = search.trials[0]
-    for part in PARTS:
-        questions = tuple(each.within(part) for each in first.questions)
-        trials = candidates(questions, first.weighing, search.budget)
+def _front(search: Search, asked: Sequence[Question]) -> Iterator[Choice]:
+    """Yield the best cell at every part of the limits of TPOT: most tokens per GPU, or per USD where that is asked.
+
+    `asked` is what was asked at first: a trial whose runs missed the SLA has made its own limits stricter.
+    """
+    for part in PARTS if any(each.limit is not None for each in asked) else PARTS[:1]:
+        questions = tuple(replace(each.within(part), floor=None) for each in asked)
+        trials = candidates(questions, search.trials[0].weighing, search.budget, LARGEST_CELL)
         objective: Objective = "usd" if search.objective == "usd" else "tgs"
         found = replace(search, objective=objective, trials=trials).settled(lambda layout: True)
         if found is not None:
@@ -261,21 +274,24 @@ def _front(search: Search) -> Iterator[Choice]:
 
 def _planned(search: Search, *, pareto: bool) -> Plan:
     """Search for the best choice, the best of every family, and the runner-up."""
-    questions = tuple(each.base for each in search.trials[0].questions) if search.trials else ()
+    asked = search.trials[0].questions if search.trials else ()
+    if asked and isinstance(search.pool, Pool):
+        search.models.check_travel()
     best = search.settled(lambda layout: True)
     present = {trial.layout.family for trial in search.trials}
     families = {name: search.settled(_of(name)) for name in FAMILIES if name in present}
     rival = None if best is None else search.settled(_unlike(best))
+    search.say("the winner by the processes engine")
     return Plan(
         objective=search.objective,
         budget=search.budget,
-        questions=questions,
+        questions=tuple(each.base for each in asked),
         ttft=Ttft(search.front.limit, search.front.percentile) if isinstance(search, Behind) else None,
         best=best,
         runner_up=rival,
         families=families,
         trials=search.trials,
-        front=tuple(_front(search)) if pareto and search.trials else (),
+        front=tuple(_front(search, asked)) if pareto and search.trials else (),
         pod=_by_chance(search, best),
         agrees=None if best is None else all(_agrees(pick.trial) for pick in best.picks),
     )
@@ -290,6 +306,8 @@ def _weighing(weights: Sequence[float] | None, count: int, rule: Rule, tail: flo
         raise ScenarioError(f"weights: must be >= 0 and not all 0 (got {', '.join(map(str, given))})")
     if rule not in RULES:
         raise ScenarioError(f"rule: must be one of {', '.join(RULES)} (got {rule!r})")
+    if rule != "mean" and count == 1:
+        raise ScenarioError(f"rule {rule} weighs several workloads; give them, or leave it out")
     if not 0 < tail <= 1:
         raise ScenarioError(f"tail: must be > 0 and <= 1, a share of the weight (got {tail})")
     return Weighing(weights=tuple(each / math.fsum(given) for each in given), rule=rule, tail=tail)
@@ -302,7 +320,10 @@ def check_budget(gpus: Mapping[str, int]) -> dict[str, int]:
     for name, count in gpus.items():
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_GPUS:
             raise ScenarioError(f"gpus: {name} must be 1 to {MOST_GPUS:,} GPUs (got {count})")
-    return {catalog.gpu(name).name: count for name, count in gpus.items()}
+    found = {catalog.gpu(name).name: count for name, count in gpus.items()}
+    if len(found) < len(gpus):
+        raise ScenarioError(f"gpus: {', '.join(gpus)} name a kind twice")
+    return found
 
 
 def check_objective(objective: Objective, demand: float, floor: float | None, workloads: int) -> None:
@@ -313,6 +334,10 @@ def check_objective(objective: Objective, demand: float, floor: float | None, wo
         raise ScenarioError(f"objective gpus needs a demand, output tokens per second > 0 (got {demand})")
     if objective == "speed" and (floor is None or not 0 < floor < math.inf):
         raise ScenarioError(f"objective speed needs a floor, tokens per GPU and second > 0 (got {floor})")
+    if demand and objective != "gpus":
+        raise ScenarioError(f"demand is for objective gpus, not {objective}; leave it out")
+    if floor is not None and objective != "speed":
+        raise ScenarioError(f"floor is for objective speed, not {objective}; leave it out")
     if objective == "speed" and workloads > 1:
         raise ScenarioError("objective speed is about one workload; give one")
 

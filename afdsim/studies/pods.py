@@ -26,7 +26,7 @@ from afdsim.results.metrics import statistic_of
 from afdsim.scenario.document import Scenario
 from afdsim.scenario.requests import requested
 from afdsim.simulation import demanded
-from afdsim.studies.choosing import Objective, Offer
+from afdsim.studies.choosing import FREE, Objective, Offer
 from afdsim.studies.layouts import Layout
 from afdsim.studies.trials import Question
 from afdsim.studies.tuning import SAMPLE
@@ -55,6 +55,8 @@ class Servers:
     """Of a scenario, `instances` left out."""
     flood: float
     """Prompts per second of one that never waits."""
+    usd: float | None
+    """Of an hour of one GPU; None where that is not known."""
     known: dict[int, float] = field(default_factory=dict)
     """Prompts per second within the limit, by servers."""
 
@@ -126,13 +128,14 @@ class Front:
     def ways(self) -> Iterator[Servers]:
         """Yield every kind of server that can hold the model, with what one carries at most."""
         for name, count in self.budget.items():
-            size = catalog.gpu(name).gpus_per_server
+            size, usd = catalog.gpu(name).gpus_per_server, self._price(name)
             degrees = [dp for dp in range(1, size + 1) if size % dp == 0] if count >= size else []
             for dp, overlap in product(degrees, (False, True)):
                 prefill = _prefill(name, size, dp, overlap=overlap)
                 with suppress(AfdsimError):
                     if dp > 1 or not overlap:
-                        yield Servers(gpu=name, size=size, prefill=prefill, flood=self._flooded(prefill, dp))
+                        flood = self._flooded(prefill, dp)
+                        yield Servers(gpu=name, size=size, prefill=prefill, flood=flood, usd=usd)
 
     def refine(self, servers: Servers, count: int) -> None:
         """Find what some servers carry within the limit, prompts coming by chance."""
@@ -141,6 +144,8 @@ class Front:
             middle = (low + high) / 2.0
             low, high = (middle, high) if self._waited(servers, count, middle) <= self.limit else (low, middle)
         servers.known[count] = low
+        if not low:  # a prompt that hardly waits takes longer, whatever the number of servers
+            servers.flood = 0.0
 
     def scenario(self, layout: Layout, batch: int, pod: Pod) -> Scenario:
         """The scenario of a pod with requests that come by chance at its rate."""
@@ -155,6 +160,10 @@ class Front:
         if pod.replicas > 1:
             changes["router"] = {"replicas": pod.replicas}
         return self.question.scenario(layout, batch, **changes)
+
+    def _price(self, name: str) -> float | None:
+        """USD of an hour of a GPU: of the scenario, else of the catalog."""
+        return self.question.base.cost.get(name, catalog.gpu(name).usd_per_hour)
 
     def _flooded(self, prefill: Mapping[str, Any], ranks: int) -> float:
         """Prompts per second of one server that never waits."""
@@ -238,6 +247,8 @@ def _best_of(
     score = np.where(allowed, _score(objective, rate, total, cells, offer, servers), -np.inf)
     row, column = np.unravel_index(int(np.lexsort((total.ravel(), -score.ravel()))[0]), score.shape)
     place = int(row), int(column)
+    if score[place] == -np.inf:
+        return None
     return (float(score[place]), -float(total[place])), place[0] + 1, place[1] + 1, float(rate[place])
 
 
@@ -255,8 +266,8 @@ def _score(
     if objective == "gpus":
         return np.asarray(-total.astype(float))
     if objective == "usd":
-        price = catalog.gpu(servers.gpu).usd_per_hour
-        if not offer.usd or not price:
+        if offer.usd is None or servers.usd is None:
             return np.full(rate.shape, -np.inf)
-        return np.asarray(rate / (cells * offer.usd + (total - cells * offer.total) * price))
+        hourly = cells * offer.usd + (total - cells * offer.total) * servers.usd
+        return np.asarray(rate / np.maximum(hourly, FREE))
     return np.asarray(rate / total)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from afdsim.errors import SimulationError
 from afdsim.scenario.document import Scenario
 from afdsim.studies.candidates import BOUND, RUN, Point, Trial, points
 from afdsim.studies.choices import Choice, Pick
@@ -102,7 +103,7 @@ class Search:
                 kept = file.read_text(encoding="utf-8")
                 _ = [_point(row) for row in json.loads(kept)]
                 return _known(kept)
-        return self.pool.submit(_measures, trial.questions, trial.layout, file)
+        return self.pool.submit(_measures, trial.questions, trial.layout, file, code())
 
     def _run(self, scenario: Scenario) -> Future[str]:
         seed, models = scenario.run.seeds[0], self.models
@@ -165,8 +166,13 @@ def _known(text: str) -> Future[str]:
     return found
 
 
-def _measures(questions: tuple[Question, ...], layout: Layout, file: Path | None) -> str:
-    """Measure a layout wherever this runs, keep the answer in `file` if there is one, and return its text."""
+def _measures(questions: tuple[Question, ...], layout: Layout, file: Path | None, expected: str) -> str:
+    """Measure a layout wherever this runs, keep the answer in `file` if there is one, and return its text.
+
+    `expected` is the `code` of who asks, as in `compute`.
+    """
+    if expected != code():
+        raise SimulationError("this worker runs another version of afdsim than the plan; install the same everywhere")
     text = json.dumps([[point.batch, [list(each) for each in point.measures]] for point in points(questions, layout)])
     if file is not None:
         with suppress(OSError):

@@ -109,7 +109,7 @@ def compared(grid: Grid, workers: int) -> Iterator[dict[str, object]]:
     simulated = sum(map(len, answers))
     for objective in grid.objectives:
         picks = chosen(objective, best, grid.gpus)
-        found = plan(question.base, gpus=grid.gpus, objective=objective, cache=None)
+        found = plan(workload=question.base, gpus=grid.gpus, objective=objective, cache=None)
         own = Counter({n: pick.replicas for n, pick in enumerate(found.best.picks)})
         quick = dict(enumerate(_quick(question, pick.trial.layout, pick.trial.batch) for pick in found.best.picks))
         spent = found.counts["measures"] + found.counts["runs"]

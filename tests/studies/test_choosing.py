@@ -98,3 +98,8 @@ def test_a_cell_of_gpus_that_nobody_has_is_not_chosen():
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_is_told_in_words(objective):
     assert WORDS[objective]
+
+
+def test_what_is_free_has_a_price() -> None:
+    offers = {"small": Offer({"H20": 8}, 100.0, 0.0, 10.0), "large": Offer({"H20": 16}, 300.0, 0.0, 10.0)}
+    assert chosen("usd", offers, {"H20": 16}) == {"large": 1}

@@ -51,7 +51,7 @@ def every():
 def test_nothing_that_is_simulated_is_better_than_the_plan(every, objective):
     offers, simulated = every
     picks = chosen(objective, offers, GPUS)
-    found = plan(afdsim.load(BASE), gpus=GPUS, objective=objective, cache=None)
+    found = plan(workload=afdsim.load(BASE), gpus=GPUS, objective=objective, cache=None)
     spent = found.counts["measures"] + found.counts["runs"]
 
     if objective == "goodput":

@@ -156,7 +156,10 @@ def test_the_whole_tail_is_the_mean(rates):
         ({"context": (1024, 2048), "weights": (1.0,)}, "1 for 2 workloads"),
         ({"context": (1024, 2048), "weights": (0.0, 0.0)}, "not all 0"),
         ({"context": (1024, 1024)}, "differ in name"),
-        ({"rule": "cvar", "tail": 0.0}, "tail"),
+        ({"context": (1024, 2048), "rule": "cvar", "tail": 0.0}, "tail"),
+        ({"rule": "worst"}, "weighs several workloads"),
+        ({"demand": 1.0}, "demand is for objective gpus"),
+        ({"floor": 1.0}, "floor is for objective speed"),
         ({"objective": "speed", "floor": 1.0, "sla": {"ttft": "1s"}}, "leave the limit of ttft out"),
         ({"context": (1024, 2048), "sla": {"ttft": "1s"}}, "ttft is about one workload"),
         ({"sla": {"e2el": "1s"}}, "limit of tpot"),
@@ -237,3 +240,30 @@ def test_the_best_cells_at_stricter_limits_are_faster_and_give_less():
 
     assert speeds == sorted(speeds)
     assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["workload.arrival.concurrency=8"], "leaves slots empty"),
+        (["workload.output_len.value=1"], "no TPOT to limit"),
+    ],
+)
+def test_a_workload_that_no_plan_can_size_is_refused(changes, told):
+    with pytest.raises(ScenarioError, match=told):
+        plan(workload=afdsim.load("small", changes), gpus={"H800": 1}, cache=None)
+
+
+def test_a_kind_named_twice_is_refused():
+    with pytest.raises(ScenarioError, match="name a kind twice"):
+        plan("step3-small", gpus={"h800": 4, "H800": 8}, context=1024, cache=None)
+
+
+def test_a_winner_is_run_with_the_seed_of_the_plan():
+    question, _ = asking.of_file("small", None, None, ["run.seeds=[3, 4]", "run.stop.max_sim_time=1 s"])
+    assert question.run.seeds == (3,)
+    assert question.run.stop.max_sim_time is None
+
+
+def test_a_workload_without_weight_does_not_count_as_the_worst():
+    assert Weighing(weights=(1.0, 0.0), rule="worst").pooled([5.0, 1.0]) == 5.0
