@@ -22,6 +22,9 @@ TABLES = (
     "network_budget",
     "planner_check",
 )
+TRACED = "when_afd_pays"
+"""Its table is made of recorded traces, which do not ship."""
+TRACES = Path(__file__).parents[2] / "shared" / "traces"
 
 
 def load(name):
@@ -40,7 +43,7 @@ def test_the_tour_runs_from_top_to_bottom(tmp_path, capsys):
     assert {path.name for path in tmp_path.glob("*.png")} == {"histogram.png", "pareto.png", "causes.png"}
 
 
-@pytest.mark.parametrize("name", [*TABLES, "tour"])
+@pytest.mark.parametrize("name", [*TABLES, TRACED, "tour"])
 def test_every_experiment_says_what_it_is(name):
     done = subprocess.run(
         [sys.executable, EXPERIMENTS / name / "run.py", "--help"], capture_output=True, text=True, check=True
@@ -57,5 +60,19 @@ def test_an_experiment_gives_the_table_that_it_keeps(name, tmp_path, monkeypatch
     monkeypatch.setattr(sys, "argv", ["run.py", "-o", str(tmp_path)])
     load(name).main()
 
-    kept, made = (pd.read_csv(folder / "table.csv") for folder in (EXPERIMENTS / name / "expected", tmp_path))
+    assert_alike(name, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TRACES.is_dir(), reason="the recorded traces are not here")
+def test_the_comparison_over_recorded_traces_gives_the_table_that_it_keeps(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run.py", "-o", str(tmp_path), "--traces", str(TRACES)])
+    load(TRACED).main()
+
+    assert_alike(TRACED, tmp_path)
+
+
+def assert_alike(name, folder):
+    """The table that an experiment made is the one that it keeps."""
+    kept, made = (pd.read_csv(place / "table.csv") for place in (EXPERIMENTS / name / "expected", folder))
     pd.testing.assert_frame_equal(made, kept, rtol=1e-3)
