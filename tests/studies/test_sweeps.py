@@ -713,13 +713,13 @@ def test_bad_axes_and_workers_are_bad_input(command, sweep_file):
 
 def test_an_unreachable_scheduler_is_told(command):
     pytest.importorskip("distributed")
-    from afdsim.cli import sweep
+    from afdsim.cli import executors
 
     def refused(**_):
         raise OSError("timed out")
 
     with pytest.raises(afdsim.SimulationError, match="--dask tcp://nowhere:1: no scheduler answers: timed out"):
-        sweep._connected(refused, "tcp://nowhere:1", {})
+        executors._connected(refused, "tcp://nowhere:1", {})
 
 
 def test_importing_sweeps_is_cheap():
