@@ -279,3 +279,27 @@ def test_one_server_of_equal_prompts_is_the_queue_of_theory(steps, load):
 
     assert waits.mean() == pytest.approx(load * service / (2 * (1 - load)), abs=1.5 * half)
     assert half < 0.35 * waits.mean()
+
+
+@pytest.mark.parametrize("load", [0.5, 0.7])
+def test_one_server_of_unlike_prompts_is_the_queue_of_theory(load):
+    """M/G/1 (Pollaczek and Khinchine): the mean wait is rate x mean square service / 2(1 - load)."""
+    one = {"gpu": "H20", "instances": 1, "gpus_per_instance": 2, "max_batched_tokens": 256}
+    asked = scenario("afd", prefill=one)
+    queue = Queue(lower_prefill(asked, lower(asked, seed=0)))
+    alone = [queue.submit(10.0 * place, 256 * steps) for place, steps in enumerate((1, 6))]
+    queue.advance(20.0)
+    services = np.array([each.end - each.start for each in alone])
+    random = np.random.default_rng(11)
+    kinds = random.choice(2, 8_000, p=(0.75, 0.25))
+    rate = load / (services * (0.75, 0.25)).sum()
+    times = 20.0 + np.cumsum(random.exponential(1.0 / rate, len(kinds)))
+    prompts = [
+        queue.submit(time, 256 * (1, 6)[kind]) for time, kind in zip(times.tolist(), kinds.tolist(), strict=True)
+    ]
+    queue.advance(np.inf)
+    waits = np.array([each.start - each.arrival for each in prompts])
+    half = half_width(waits)
+
+    assert waits.mean() == pytest.approx(rate * (services**2 * (0.75, 0.25)).sum() / (2 * (1 - load)), abs=1.5 * half)
+    assert half < 0.35 * waits.mean()
