@@ -1,5 +1,6 @@
 """The command line: it parses, calls, and alone prints.
 
+folders    folders of answers, and what is told on the way to them
 scenarios  what the commands about scenarios share: options, loading, warnings
 bench      afdsim bench
 capacity   afdsim capacity

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from afdsim.cli.folders import check_folder, save
 from afdsim.cli.scenarios import SCENARIO, SET, STRICT, load_noted
-from afdsim.errors import SimulationError
 
 if TYPE_CHECKING:
     from afdsim.results.ink import Ink
@@ -37,6 +37,7 @@ def register(group: click.Group) -> None:
 @STRICT
 @click.option("-o", "--output", "folder", type=click.Path(path_type=Path), help="Save capacity.json in this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@click.option("--force", is_flag=True, help="Write into a folder that holds something else.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def capacity(  # noqa: PLR0917 - click passes one argument per option
     scenario: str,
@@ -48,6 +49,7 @@ def capacity(  # noqa: PLR0917 - click passes one argument per option
     engine: str | None,
     strict: bool,
     folder: Path | None,
+    force: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -63,8 +65,8 @@ def capacity(  # noqa: PLR0917 - click passes one argument per option
 
     if seed is not None and seeds is not None:
         raise click.UsageError("--seed and --seeds both say which seeds run; give one")
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise click.UsageError(f"-o {folder}: is a file; name a folder")
+    if folder is not None:
+        check_folder(folder, "capacity.json", "answer of capacity", force=force)
     many = [seed] if seed is not None else list(range(seeds)) if seeds else None
     options = (*overrides, *([f"run.seeds={many}"] if many else []), *([f"run.engine={engine}"] if engine else []))
     loaded = load_noted(scenario, options, strict=strict)
@@ -72,7 +74,7 @@ def capacity(  # noqa: PLR0917 - click passes one argument per option
     ink = Ink(colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ, unicode=True)
     click.echo(to_json(found.to_dict()) if as_json else _text(found, (scenario, *options), ink), nl=not as_json)
     if folder is not None:
-        _save(found, folder)
+        save(found.save, folder)
 
 
 def _progress(point: Point) -> None:
@@ -145,21 +147,3 @@ def _row(point: Point, ink: Ink) -> list[str]:
     ]
     tokens = f"{own['tgs']:,.0f}" if "tgs" in own else "n/a"
     return [f"{point.at:,.5g}", *([] if point.closed else [own["load"]]), *values, tokens, point.verdict, point.found]
-
-
-def _save(found: Capacity, folder: Path) -> None:
-    from afdsim.results.plot_parts import save
-    from afdsim.results.plot_plan import capacity as drawn
-    from afdsim.results.result import to_json, write_text
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "capacity.json", to_json(found.to_dict()))
-        axes = drawn(found.frame())
-        for suffix in ("svg", "png"):
-            save(axes, folder / f"capacity.{suffix}")
-    except OSError as error:
-        raise SimulationError(f"{folder}: cannot be written: {error.strerror or error}") from None
-    except ImportError:
-        raise SimulationError("figures need matplotlib: pip install 'afdsim[report]'") from None
-    click.echo(f"saved {folder}", err=True)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from afdsim.cli.folders import check_folder, save
 from afdsim.cli.scenarios import STRICT
-from afdsim.errors import ScenarioError, SimulationError
+from afdsim.errors import ScenarioError
 
 if TYPE_CHECKING:
     from afdsim.scenario.document import Scenario
-    from afdsim.studies.comparison import Comparison
 
 
 def register(group: click.Group) -> None:
@@ -64,11 +64,10 @@ def compare(  # noqa: PLR0917 - click passes one argument per option
     """  # noqa: D301 - click keeps the lines of a paragraph that starts with a backspace
     from afdsim.results.ink import Ink
     from afdsim.results.result import to_json
-    from afdsim.studies.comparison import check_folder
     from afdsim.studies.comparison import compare as run
 
     if folder is not None:
-        check_folder(folder, force=force)
+        check_folder(folder, "compare.json", "comparison", force=force)
     _refuse_shared(set_b)
     loaded = _loaded(scenarios, overrides, set_a, set_b)
     many = range(seeds) if seeds else None
@@ -78,7 +77,7 @@ def compare(  # noqa: PLR0917 - click passes one argument per option
     ink = Ink(colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ, unicode=True)
     click.echo(to_json(found.to_dict()) if as_json else found.text(ink), nl=not as_json)
     if folder is not None:
-        _save(found, folder)
+        save(found.save, folder)
 
 
 def _loaded(
@@ -129,13 +128,3 @@ def _refuse_shared(changes: tuple[str, ...]) -> None:
 def _part(change: str) -> str:
     """Return the part of a scenario that ``PATH=VALUE`` changes."""
     return change.partition("=")[0].partition(".")[0].strip()
-
-
-def _save(found: Comparison, folder: Path) -> None:
-    try:
-        found.save(folder)
-    except OSError as error:
-        raise SimulationError(f"{folder}: cannot be written: {error.strerror or error}") from None
-    except ImportError:
-        raise SimulationError("figures need matplotlib: pip install 'afdsim[report]'") from None
-    click.echo(f"saved {folder}", err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from afdsim.cli.executors import DASK, WORKERS, cores, opened
+from afdsim.cli.folders import check_folder, save, trying
 from afdsim.cli.tables import AS_JSON, block
-from afdsim.errors import ScenarioError, SimulationError
+from afdsim.errors import ScenarioError
 
 if TYPE_CHECKING:
     from afdsim.studies.candidates import Trial
@@ -62,14 +62,17 @@ def plan(as_json: bool, folder: Path | None, force: bool, **asked: Any) -> None:
     from afdsim.results.result import to_json
 
     if folder is not None:
-        _check_folder(folder, force=force)
+        check_folder(folder, "plan.json", "plan", force=force)
     try:
         found = _found(**asked)
+        if found.pod is not None:
+            trying("what it carries when requests come by chance")
+            _ = found.carried
     finally:
-        _say("")
+        trying("")
     click.echo(to_json(found.to_dict()) if as_json else "\n".join(_text(found)), nl=not as_json)
     if folder is not None:
-        _save(found, folder)
+        save(found.save, folder)
 
 
 def _found(*, dask: str | None, workers: int | None, resume: bool, cache: Path | None, **asked: Any) -> Plan:
@@ -97,7 +100,7 @@ def _found(*, dask: str | None, workers: int | None, resume: bool, cache: Path |
             workers=pool,
             cache=(cache or POINTS) if resume else None,
             pareto=asked["pareto"],
-            say=_say,
+            say=trying,
         )
 
 
@@ -120,12 +123,6 @@ def _numbers(text: str, option: str, kind: type[int] | type[float]) -> list[Any]
     except ValueError:
         word = "whole numbers" if kind is int else "numbers"
         raise ScenarioError(f"{option}: must be {word} separated by commas (got {text!r})") from None
-
-
-def _say(text: str) -> None:
-    """Tell on a terminal what is being tried, in place of what was before."""
-    if sys.stderr.isatty():
-        click.echo(f"\r\033[K{text and f'trying {text}'}", nl=False, err=True)
 
 
 # what to say ---------------------------------------------------------------------------------------------------------
@@ -246,24 +243,3 @@ def _effort(found: Plan) -> str:
         f"{counts['layouts']:,} layouts; bounds left {counts['tried']:,} to measure ({counts['measures']:,} quick "
         f"measures) and {counts['runs']:,} runs; {agree}"
     )
-
-
-# a folder ------------------------------------------------------------------------------------------------------------
-
-
-def _check_folder(folder: Path, *, force: bool) -> None:
-    """Refuse a folder that holds something else than a plan."""
-    if folder.exists() and not folder.is_dir():
-        raise ScenarioError(f"{folder} is a file; -o takes a folder")
-    if not force and folder.is_dir() and any(folder.iterdir()) and not (folder / "plan.json").is_file():
-        raise ScenarioError(f"{folder} exists and holds no plan; name another with -o, or --force")
-
-
-def _save(found: Plan, folder: Path) -> None:
-    try:
-        files = found.save(folder)
-    except OSError as error:
-        raise SimulationError(f"{folder}: cannot be written: {error.strerror or error}") from None
-    except ImportError:
-        raise SimulationError("figures need matplotlib: pip install 'afdsim[report]'") from None
-    click.echo("\n".join([f"saved {folder}", *(f"  afdsim run {file}" for file in files)]), err=True)

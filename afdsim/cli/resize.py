@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from afdsim.cli.folders import check_folder, save, trying
 from afdsim.cli.scenarios import SCENARIO, load_noted, warn
 from afdsim.cli.tables import AS_JSON, block
-from afdsim.errors import ScenarioError, SimulationError
 
 if TYPE_CHECKING:
     from afdsim.scenario.document import Scenario
@@ -66,22 +65,22 @@ def resize(  # noqa: PLR0917 - click passes one argument per option
     from afdsim.studies.resizing import resize as search
 
     if folder is not None:
-        _check_folder(folder, force=force)
+        check_folder(folder, "resize.json", "answer of resize", force=force)
     moves = [each for each in overrides if each.partition("=")[0].strip().partition(".")[0] in MOVING]
     fixed = tuple(each for each in overrides if each not in moves)
     source = load_noted(scenario, fixed)
     _note(source)
     try:
-        found = search(source, moves, context=context, rate=rate, say=_say)
+        found = search(source, moves, context=context, rate=rate, say=trying)
     finally:
-        _say("")
+        trying("")
     if as_json:
         click.echo(to_json(found.to_dict()), nl=False)
     else:
         commands = () if folder else _commands(found, scenario, fixed)
         click.echo("\n".join((*_text(found), *commands)))
     if folder is not None:
-        _save(found, folder)
+        save(found.save, folder)
 
 
 def _note(source: Scenario) -> None:
@@ -90,12 +89,6 @@ def _note(source: Scenario) -> None:
         warn("prefill servers are left out: decode alone is sized")
     if source.sla is None:
         warn("no SLA: tokens per second alone count; --set sla.tpot=50ms")
-
-
-def _say(text: str) -> None:
-    """Tell on a terminal what is being tried, in place of what was before."""
-    if sys.stderr.isatty():
-        click.echo(f"\r\033[K{text and f'trying {text}'}", nl=False, err=True)
 
 
 # what to say ---------------------------------------------------------------------------------------------------------
@@ -212,22 +205,3 @@ def _commands(found: Resized, scenario: str, fixed: Sequence[str]) -> Iterator[s
         else:
             command = ["afdsim", "run", scenario, *(word for option in options for word in ("--set", option))]
             yield f"  {shlex.join(command)}{alone}"
-
-
-# a folder ------------------------------------------------------------------------------------------------------------
-
-
-def _check_folder(folder: Path, *, force: bool) -> None:
-    """Refuse a folder that holds something else than an answer."""
-    if folder.exists() and not folder.is_dir():
-        raise ScenarioError(f"{folder} is a file; -o takes a folder")
-    if not force and folder.is_dir() and any(folder.iterdir()) and not (folder / "resize.json").is_file():
-        raise ScenarioError(f"{folder} exists and holds no answer of resize; -o or --force")
-
-
-def _save(found: Resized, folder: Path) -> None:
-    try:
-        files = found.save(folder)
-    except OSError as error:
-        raise SimulationError(f"{folder}: cannot be written: {error.strerror or error}") from None
-    click.echo("\n".join([f"saved {folder}", *(f"  afdsim run {file}" for file in files)]), err=True)

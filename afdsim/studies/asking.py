@@ -114,9 +114,6 @@ def of_file(
     for part, why in BEYOND.items():
         if getattr(found.workload, part) is not None:
             raise ScenarioError(f"{found.name}: workload.{part} cannot be planned, {why}; --set workload.{part}=null")
-    if isinstance(found.workload.arrival, ClosedLoop) and found.workload.arrival.concurrency is not None:
-        key = "workload.arrival.concurrency"
-        raise ScenarioError(f"{found.name}: {key} cannot be planned, which leaves slots empty; --set {key}=null")
     if any(each.sla is not None for each in found.workload.classes or ()):
         raise ScenarioError(f"{found.name}: a plan sizes decode for all classes alike; leave the sla of classes out")
     changes: dict[str, object] = {"prefill": None, "router": None, "failures": None, "kv_cache": None}
@@ -165,6 +162,9 @@ def check(questions: Sequence[Scenario]) -> None:
     if len(set(names)) < len(names):
         raise ScenarioError(f"workloads must differ in name ({', '.join(names)}); change 'name' in their files")
     for each in questions:
+        if getattr(each.workload.arrival, "concurrency", None) is not None:
+            key = "workload.arrival.concurrency"
+            raise ScenarioError(f"{each.name}: {key} cannot be planned, which leaves slots empty; --set {key}=null")
         limits = {} if each.sla is None else each.sla.limits
         if limits and limits.keys() != {"tpot"}:
             raise ScenarioError(

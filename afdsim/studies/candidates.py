@@ -18,11 +18,10 @@ from afdsim.studies.choosing import Offer
 from afdsim.studies.layouts import Layout, layouts
 from afdsim.studies.points import Outcome
 from afdsim.studies.trials import Bound, Measure, Question, aimed, bounded, fine, measure, offered, searched
+from afdsim.studies.tuning import LESS, TRIES
 
 Rule = Literal["mean", "worst", "cvar"]
 RULES: tuple[Rule, ...] = get_args(Rule)
-TRIES, LESS = 5, 0.995
-"""Runs of a layout to find a batch that meets the SLA, and what each leaves of the limit at most."""
 BOUND, MEASURED, RUN, OUT = "bound", "measured", "run", "out"
 """What a layout stands for: what it gives at most, by a quick measure, by a whole run; or it cannot be."""
 

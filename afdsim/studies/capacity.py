@@ -20,9 +20,8 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final, Literal, Protocol
-
-import numpy as np
 
 from afdsim.cluster.network import Network
 from afdsim.cost.roofline import CostModel
@@ -32,10 +31,10 @@ from afdsim.results.summary import known
 from afdsim.scenario.asked import ClosedLoop, Gamma, Mmpp, RateCurve, Replay
 from afdsim.scenario.document import Scenario, Source, load
 from afdsim.simulation import simulate
-from afdsim.studies.binding import LOADS, binds, limits, shown
+from afdsim.studies.binding import LOADS, binds, limits, shown, worst
 from afdsim.studies.guessing import SAMPLE, Guess, Quick
 from afdsim.studies.scaling import ARRIVAL, Changes, length, scaled
-from afdsim.studies.tuning import BATCH, LARGEST, InFlight
+from afdsim.studies.tuning import BATCH, LARGEST, fitting
 from afdsim.units import exact, show_many
 
 Word = Literal["carried", "undecided", "refused"]
@@ -196,12 +195,24 @@ class Capacity:
 
         rows = []
         for point in self.points:
-            held = [each for each in limits(point.summary) if "value_ms" in each]
-            worst = max(held, key=lambda each: each["value_ms"] / each["limit_ms"], default=None)
-            own = {**worst, "metric": shown(worst)} if worst else {"metric": ""}
+            held = worst(point.summary)
+            own = {**held, "metric": shown(held)} if held else {"metric": ""}
             row = {"max_num_seqs" if point.closed else "request_rate": point.at, "found": point.found, **own}
             rows.append(row | {"tgs": point.summary["afdsim"].get("tgs")})
         return pd.DataFrame(rows)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``capacity.json`` and the picture of what was seen; return the folder."""
+        from afdsim.results import plot_parts, plot_plan
+        from afdsim.results.result import to_json, write_text
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "capacity.json", to_json(self.to_dict()))
+        axes = plot_plan.capacity(self.frame())
+        for suffix in ("svg", "png"):
+            plot_parts.save(axes, folder / f"capacity.{suffix}")
+        return folder
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data; what is not known is absent."""
@@ -398,11 +409,7 @@ class _Batch:
     @cached_property
     def most(self) -> float:
         """Sequences that the KV cache of a rank holds, of lengths as they are in flight."""
-        input_len, output_len = InFlight(self.quick.source, SAMPLE).columns(SAMPLE)
-        contexts, counts = np.unique(input_len + output_len, return_counts=True)
-        cache = self.quick.cells[0].deployment.kv_cache
-        needed = np.average([cache.reserved(int(context)) for context in contexts], weights=counts)
-        return max(min(int(cache.budget // needed), LARGEST), 1)
+        return max(fitting(self.quick.cells[0].deployment.kv_cache, self.quick.source), 1)
 
     @property
     def _ranks(self) -> float:

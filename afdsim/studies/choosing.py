@@ -97,7 +97,7 @@ def _fleet(offers: Mapping[K, Offer], budget: Mapping[str, int], demand: float |
     kinds = tuple(budget)
     unit = [reduce(math.gcd, (offer.gpus.get(kind, 0) for offer in offers.values())) or 1 for kind in kinds]
     most = [budget[kind] // each for kind, each in zip(kinds, unit, strict=True)]
-    cells = _best_of_sizes(offers, kinds, unit)
+    cells = best_of_sizes(offers, kinds, unit)
     alone = [_alone(offers, cells, place, count) for place, count in enumerate(most)]
     values = reduce(np.add.outer, (rates for rates, _ in alone))
     gpus = reduce(np.add.outer, (each * np.arange(count + 1.0) for each, count in zip(unit, most, strict=True)))
@@ -114,7 +114,7 @@ def _fleet(offers: Mapping[K, Offer], budget: Mapping[str, int], demand: float |
     return Counter() if best is None else best[1]
 
 
-def _best_of_sizes(offers: Mapping[K, Offer], kinds: Sequence[str], unit: Sequence[int]) -> dict[tuple[int, ...], K]:
+def best_of_sizes(offers: Mapping[K, Offer], kinds: Sequence[str], unit: Sequence[int]) -> dict[tuple[int, ...], K]:
     """The cell with most tokens of all that take the same GPUs, by these in units of each kind."""
     best: dict[tuple[int, ...], K] = {}
     for key, offer in offers.items():

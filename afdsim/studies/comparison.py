@@ -262,14 +262,6 @@ class Comparison:
         return folder
 
 
-def check_folder(folder: Path, *, force: bool) -> None:
-    """Refuse a folder that holds something else than a comparison."""
-    if folder.exists() and not folder.is_dir():
-        raise ScenarioError(f"{folder} is a file; -o takes a folder")
-    if not force and folder.is_dir() and any(folder.iterdir()) and not (folder / "compare.json").is_file():
-        raise ScenarioError(f"{folder} exists and holds no comparison; -o or --force")
-
-
 def compare(
     *scenarios: Source | Scenario,
     seeds: Sequence[int] | None = None,

@@ -32,7 +32,7 @@ from afdsim.studies.capacity import Capacity, capacity
 from afdsim.studies.choices import Choice, row, tgs
 from afdsim.studies.choosing import OBJECTIVES, Objective
 from afdsim.studies.layouts import FAMILIES, Layout
-from afdsim.studies.pods import Front
+from afdsim.studies.pods import Upstream
 from afdsim.studies.points import Cache, Models
 from afdsim.studies.pool import Pool
 from afdsim.studies.searching import Behind, Say, Search
@@ -104,10 +104,7 @@ class Plan:
             if self.objective == "usd" and all(trial.offer is None or trial.offer.usd is None for trial in self.trials):
                 return "No price of these GPUs is known; give 'cost' in the workload."
             return "No choice of cells gives enough."
-        reasons = Counter(trial.why for trial in self.trials if trial.standing == OUT)
-        if not reasons:
-            return "No layout fits these GPUs."
-        reason, count = reasons.most_common(1)[0]
+        reason, count = Counter(trial.why for trial in self.trials).most_common(1)[0]
         return f"Of {len(self.trials):,} layouts {count:,} are out for one reason: {reason}"
 
     def frame(self) -> Any:
@@ -240,14 +237,14 @@ def _behind(search: Search, ttft: Ttft) -> Search:
     if not standing:
         return search
     first = max(standing, key=tgs)
-    front = Front(
+    upstream = Upstream(
         question=first.questions[0],
         limit=ttft.limit,
         percentile=ttft.percentile,
         budget=search.budget,
         decode=(first.layout, first.batch),
     )
-    return Behind(**vars(search), front=front, servers=tuple(front.ways()))
+    return Behind(**vars(search), upstream=upstream, servers=tuple(upstream.ways()))
 
 
 def _by_chance(search: Search, best: Choice | None) -> Scenario | None:
@@ -255,7 +252,7 @@ def _by_chance(search: Search, best: Choice | None) -> Scenario | None:
     if not isinstance(search, Behind) or best is None or best.pod is None:
         return None
     trial = best.picks[0].trial
-    return search.front.scenario(trial.layout, trial.batch, best.pod)
+    return search.upstream.scenario(trial.layout, trial.batch, best.pod)
 
 
 def _front(search: Search, asked: Sequence[Question]) -> Iterator[Choice]:
@@ -274,8 +271,8 @@ def _front(search: Search, asked: Sequence[Question]) -> Iterator[Choice]:
 
 def _planned(search: Search, *, pareto: bool) -> Plan:
     """Search for the best choice, the best of every family, and the runner-up."""
-    asked = search.trials[0].questions if search.trials else ()
-    if asked and isinstance(search.pool, Pool):
+    asked = search.trials[0].questions
+    if isinstance(search.pool, Pool):
         search.models.check_travel()
     best = search.settled(lambda layout: True)
     present = {trial.layout.family for trial in search.trials}
@@ -286,12 +283,12 @@ def _planned(search: Search, *, pareto: bool) -> Plan:
         objective=search.objective,
         budget=search.budget,
         questions=tuple(each.base for each in asked),
-        ttft=Ttft(search.front.limit, search.front.percentile) if isinstance(search, Behind) else None,
+        ttft=Ttft(search.upstream.limit, search.upstream.percentile) if isinstance(search, Behind) else None,
         best=best,
         runner_up=rival,
         families=families,
         trials=search.trials,
-        front=tuple(_front(search, asked)) if pareto and search.trials else (),
+        front=tuple(_front(search, asked)) if pareto else (),
         pod=_by_chance(search, best),
         agrees=None if best is None else all(_agrees(pick.trial) for pick in best.picks),
     )

@@ -26,14 +26,14 @@ from afdsim.results.metrics import statistic_of
 from afdsim.scenario.document import Scenario
 from afdsim.scenario.requests import requested
 from afdsim.simulation import demanded
-from afdsim.studies.choosing import FREE, Objective, Offer
+from afdsim.studies.choosing import FREE, Objective, Offer, best_of_sizes
+from afdsim.studies.guessing import AT_ONCE
 from afdsim.studies.layouts import Layout
-from afdsim.studies.trials import Question
+from afdsim.studies.scaling import scaled
+from afdsim.studies.trials import Question, price
 from afdsim.studies.tuning import SAMPLE
 from afdsim.units import exact
 
-AT_ONCE = 1e9
-"""Requests per second at which they all come at once."""
 PROMPTS = 64
 """Of a rank, from which its rate without waiting is told."""
 FEWEST, MOST = 2_000, 6_000
@@ -108,7 +108,7 @@ class Pod(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Front:
+class Upstream:
     """What is asked of prefill."""
 
     question: Question
@@ -128,7 +128,7 @@ class Front:
     def ways(self) -> Iterator[Servers]:
         """Yield every kind of server that can hold the model, with what one carries at most."""
         for name, count in self.budget.items():
-            size, usd = catalog.gpu(name).gpus_per_server, self._price(name)
+            size, usd = catalog.gpu(name).gpus_per_server, price(name, self.question.base.cost)
             degrees = [dp for dp in range(1, size + 1) if size % dp == 0] if count >= size else []
             for dp, overlap in product(degrees, (False, True)):
                 prefill = _prefill(name, size, dp, overlap=overlap)
@@ -153,17 +153,13 @@ class Front:
         sla = {} if base.sla is None else {"tpot": exact(base.sla.limits["tpot"], "time")}
         changes: dict[str, object] = {
             "prefill": {**pod.servers.prefill, "instances": pod.ahead},
-            "workload.arrival": {"process": "poisson", "request_rate": exact(pod.rate, "rate")},
+            **scaled(base, pod.rate),
             "workload.num_requests": max(FEWEST, base.workload.num_requests or 0),
             "sla": {**sla, "ttft": exact(self.limit, "time"), "percentile": self.percentile},
         }
         if pod.replicas > 1:
             changes["router"] = {"replicas": pod.replicas}
         return self.question.scenario(layout, batch, **changes)
-
-    def _price(self, name: str) -> float | None:
-        """USD of an hour of a GPU: of the scenario, else of the catalog."""
-        return self.question.base.cost.get(name, catalog.gpu(name).usd_per_hour)
 
     def _flooded(self, prefill: Mapping[str, Any], ranks: int) -> float:
         """Prompts per second of one server that never waits."""
@@ -179,7 +175,7 @@ class Front:
         """Seconds from arrival to the first token of some prompts."""
         changes: dict[str, object] = {
             "prefill": dict(prefill),
-            "workload.arrival": {"process": "poisson", "request_rate": exact(rate, "rate")},
+            **scaled(self.question.base, rate),
             "workload.num_requests": prompts,
         }
         (layout, batch), models = self.decode, self.question.models
@@ -202,45 +198,41 @@ def best_pod(
     objective: Objective,
     offers: Mapping[int, Offer],
     every: Sequence[Servers],
-    front: Front,
+    upstream: Upstream,
     demand: float,
 ) -> Pod | None:
     """Return the best pod within the budget by what cells and servers are known to give; None where there is none."""
     best: tuple[tuple[float, ...], Pod] | None = None
-    offers = _best_of_sizes(offers)
+    alike = best_of_sizes(offers, tuple(upstream.budget), [1] * len(upstream.budget))
+    offers = {place: offers[place] for place in alike.values()}
     for servers in every:
-        most = front.budget[servers.gpu] // servers.size
+        most = upstream.budget[servers.gpu] // servers.size
         carried = np.array([servers.rate(count) for count in range(1, most + 1)])
         for place, offer in offers.items():
-            found = _best_of(objective, offer, servers, carried, front, demand)
+            found = _best_of(objective, offer, servers, carried, upstream, demand)
             if found is not None and (best is None or found[0] > best[0]):
                 score, replicas, count, rate = found
-                best = score, Pod(place, replicas, servers, count, rate, front.answer)
+                best = score, Pod(place, replicas, servers, count, rate, upstream.answer)
     return None if best is None else best[1]
 
 
-def _best_of_sizes(offers: Mapping[int, Offer]) -> dict[int, Offer]:
-    """The cell with most tokens of all that take the same GPUs."""
-    best: dict[tuple[tuple[str, int], ...], int] = {}
-    for place, offer in offers.items():
-        size = tuple(sorted(offer.gpus.items()))
-        if size not in best or offer.rate > offers[best[size]].rate:
-            best[size] = place
-    return {place: offers[place] for place in best.values()}
-
-
 def _best_of(
-    objective: Objective, offer: Offer, servers: Servers, carried: NDArray[np.float64], front: Front, demand: float
+    objective: Objective,
+    offer: Offer,
+    servers: Servers,
+    carried: NDArray[np.float64],
+    upstream: Upstream,
+    demand: float,
 ) -> tuple[tuple[float, ...], int, int, float] | None:
     """Return (score, cells, servers, requests per second) of the best pod of a kind of cell and a kind of server."""
-    fits = min(front.budget[kind] // count for kind, count in offer.gpus.items())
-    rates = np.arange(1, fits + 1)[:, None] * (offer.rate / front.answer)
+    fits = min(upstream.budget[kind] // count for kind, count in offer.gpus.items())
+    rates = np.arange(1, fits + 1)[:, None] * (offer.rate / upstream.answer)
     rate = np.minimum(rates, carried[None, :])
     cells, servers_gpus = np.arange(1, fits + 1)[:, None], servers.size * np.arange(1, len(carried) + 1)[None, :]
     mine = cells * offer.gpus.get(servers.gpu, 0) + servers_gpus
-    allowed = mine <= front.budget[servers.gpu]
+    allowed = mine <= upstream.budget[servers.gpu]
     if objective == "gpus":
-        allowed &= rate * front.answer >= demand
+        allowed &= rate * upstream.answer >= demand
     if not allowed.any():
         return None
     total = cells * offer.total + servers_gpus

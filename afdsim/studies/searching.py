@@ -22,7 +22,7 @@ from afdsim.studies.candidates import BOUND, RUN, Point, Trial, points
 from afdsim.studies.choices import Choice, Pick
 from afdsim.studies.choosing import Objective, Offer, chosen
 from afdsim.studies.layouts import Layout
-from afdsim.studies.pods import Front, Pod, Servers, best_pod
+from afdsim.studies.pods import Pod, Servers, Upstream, best_pod
 from afdsim.studies.points import Cache, Models, Outcome, code, compute
 from afdsim.studies.trials import Measure, Question, key, whole
 
@@ -129,7 +129,7 @@ class Search:
 class Behind(Search):
     """The same for cells behind prefill servers."""
 
-    front: Front
+    upstream: Upstream
     servers: tuple[Servers, ...]
 
     def settled(self, among: Among) -> Choice | None:
@@ -144,14 +144,14 @@ class Behind(Search):
             if pod.ahead in pod.servers.known:
                 return Choice(picks=(Pick(trial=self.trials[pod.place], replicas=pod.replicas),), pod=pod)
             self.say(pod.label)
-            self.front.refine(pod.servers, pod.ahead)
+            self.upstream.refine(pod.servers, pod.ahead)
 
     def _chosen(self, among: Among, without: Iterable[int]) -> Counter[int]:
         pod = self._pod(among, without)
         return Counter() if pod is None else Counter({pod.place: pod.replicas})
 
     def _pod(self, among: Among, without: Iterable[int]) -> Pod | None:
-        return best_pod(self.objective, self._offers(among, without), self.servers, self.front, self.demand)
+        return best_pod(self.objective, self._offers(among, without), self.servers, self.upstream, self.demand)
 
 
 def _point(row: Sequence[Any]) -> Point:

@@ -37,15 +37,25 @@ from afdsim.studies.bounding import asked_of, busy, setting, units_of
 from afdsim.studies.choosing import Offer
 from afdsim.studies.layouts import Layout
 from afdsim.studies.points import Models
-from afdsim.studies.tuning import ENDLESS, LARGEST, SAMPLE, SKIPPED, STEPS, SURE, InFlight, Pace, measured
+from afdsim.studies.tuning import (
+    ENDLESS,
+    FINE,
+    LARGEST,
+    SAMPLE,
+    SKIPPED,
+    STEPS,
+    SURE,
+    InFlight,
+    Pace,
+    held,
+    measured,
+)
 from afdsim.units import exact
 
 INHERITED = ("mtp", "gpu_memory_utilization", "host_overhead")
 """Keys of the deployment of a question's scenario that every layout has from it."""
 MEASURES = 6
 """Quick measures of a layout at most."""
-FINE = 200
-"""The best batch is found up to this part of it."""
 SIGMAS, MEASURED = 3.0, STEPS - SKIPPED
 """Standard deviations that a bound leaves to chance, and steps of a quick measure over which it evens out."""
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
@@ -213,8 +223,7 @@ def _reserved(question: Question, served: Afd | Colocated) -> float:
     """Bytes of a sequence on one GPU of a rank."""
     cache = served.kv_cache
     if cache.tp not in question.reserved:
-        totals, counts = np.unique(sum(question.lengths), return_counts=True)
-        question.reserved[cache.tp] = float(np.average([cache.reserved(int(each)) for each in totals], weights=counts))
+        question.reserved[cache.tp] = held(cache, np.asarray(sum(question.lengths)))
     return question.reserved[cache.tp]
 
 
@@ -246,9 +255,14 @@ def aimed(question: Question, bound: Bound, scale: float, gpus: int, between: tu
     return int(fine[-1]) if len(fine) else None
 
 
+def price(name: str, prices: Mapping[str, float]) -> float | None:
+    """USD of an hour of a GPU: of the scenario, else of the catalog; None where neither knows."""
+    return prices.get(name, catalog.gpu(name).usd_per_hour)
+
+
 def offered(layout: Layout, rate: float, tpot: float, prices: Mapping[str, float]) -> Offer:
     """What a layout gives, as an offer."""
-    hourly = [prices.get(name, catalog.gpu(name).usd_per_hour) for name in layout.gpus]
+    hourly = [price(name, prices) for name in layout.gpus]
     counts = list(layout.gpus.values())
     usd = None if None in hourly else sum(n * (each or 0.0) for n, each in zip(counts, hourly, strict=True))
     return Offer(layout.gpus, rate, usd, 1.0 / tpot)

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from afdsim.cluster.memory import KvCache
 from afdsim.cluster.network import Network
 from afdsim.cost.checked import checked_cost, checked_network
 from afdsim.cost.roofline import CostModel
@@ -280,11 +281,7 @@ class _Search:
     def most(self) -> int:
         """Sequences that the KV cache of a rank holds, of lengths as they are in flight; no more than `LARGEST`."""
         cell, demand = self.lowered(self.scenario)
-        input_len, output_len = InFlight(demand.source, SAMPLE).columns(SAMPLE)
-        contexts, counts = np.unique(input_len + output_len, return_counts=True)
-        cache = cell.deployment.kv_cache
-        needed = np.average([cache.reserved(int(context)) for context in contexts], weights=counts)
-        return max(min(int(cache.budget // needed), LARGEST), 1)
+        return max(fitting(cell.deployment.kv_cache, demand.source), 1)
 
     def pace(self, way: Changes, batch: int) -> Pace | None:
         """Measure a candidate; None where the scenario refuses it."""
@@ -305,6 +302,18 @@ class _Search:
         if cell.drafts is not None:
             cell = replace(cell, drafts=_Kept(**vars(cell.drafts), known=self.drawn))
         return cell, replace(demanded(scenario, cell, seed), num_requests=ENDLESS, warmup=0.0)
+
+
+def held(cache: KvCache, contexts: Array) -> float:
+    """Bytes of a sequence on one GPU of a rank, on average over sequences of so many tokens."""
+    tokens, counts = np.unique(contexts, return_counts=True)
+    return float(np.average([cache.reserved(int(each)) for each in tokens], weights=counts))
+
+
+def fitting(cache: KvCache, source: RequestSource) -> int:
+    """Sequences that the KV cache of a rank holds, of lengths as they are in flight; no more than `LARGEST`."""
+    input_len, output_len = InFlight(source, SAMPLE).columns(SAMPLE)
+    return min(int(cache.budget // held(cache, input_len + output_len)), LARGEST)
 
 
 class InFlight(RequestSource):

@@ -7,7 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 import afdsim
+from afdsim.cli import plan
 from afdsim.cli.main import main
+from afdsim.studies import candidates, choosing
 from tests.cases import tiny_model
 
 
@@ -67,6 +69,11 @@ def test_what_cannot_be_asked_is_refused_in_one_message(command, words, message)
     assert said.exit_code == 2
     assert message in said.stderr
     assert "Traceback" not in said.stderr
+
+
+def test_the_choices_of_the_command_are_those_of_the_planner():
+    assert plan.OBJECTIVES == choosing.OBJECTIVES
+    assert plan.RULES == candidates.RULES
 
 
 def test_a_folder_of_something_else_is_left_alone(command, tmp_path):

@@ -55,6 +55,14 @@ def resized(data, **move):
     return afdsim.resize({"apart": AFD, "tp": TP, "ep": EP}[data], **move)
 
 
+def test_a_closed_loop_of_fewer_users_than_slots_asks_for_what_they_are_served():
+    few = afdsim.load(TP).vary("workload.arrival.concurrency", 8)
+    found, full = afdsim.resize(few), afdsim.resize(TP)
+
+    assert 0 < found.demand.run < full.demand.run
+    assert found.smallest.change == {}
+
+
 @cache
 def full(name):
     """One of them with as many sequences as its limit allows."""

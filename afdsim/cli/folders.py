@@ -1,0 +1,37 @@
+"""Folders that answers of several runs are saved in, and what is told while one waits for such an answer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import click
+
+from afdsim.errors import ScenarioError, SimulationError
+
+
+def check_folder(folder: Path, holds: str, what: str, *, force: bool) -> None:
+    """Refuse a folder that holds something else than `what`, which is known by the file `holds`."""
+    if folder.exists() and not folder.is_dir():
+        raise ScenarioError(f"{folder} is a file; -o takes a folder")
+    if not force and folder.is_dir() and any(folder.iterdir()) and not (folder / holds).is_file():
+        raise ScenarioError(f"{folder} exists and holds no {what}; -o or --force")
+
+
+def save(write: Callable[[Path], Iterable[Path] | Path], folder: Path) -> None:
+    """Have an answer written, and tell where it is; with the scenarios that it comes with."""
+    try:
+        written = write(folder)
+    except OSError as error:
+        raise SimulationError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    except ImportError:
+        raise SimulationError("figures need matplotlib: pip install 'afdsim[report]'") from None
+    files = () if isinstance(written, Path) else written
+    click.echo("\n".join([f"saved {folder}", *(f"  afdsim run {file}" for file in files)]), err=True)
+
+
+def trying(text: str) -> None:
+    """Tell on a terminal what is being tried, in place of what was before."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\033[K{text and f'trying {text}'}", nl=False, err=True)
