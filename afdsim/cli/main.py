@@ -295,7 +295,7 @@ def _write_trace(result: Result, recorder: Recorder, folder: Path | None) -> Non
 def _save(results: list[Result], folder: Path | None, *, force: bool, wall: float) -> None:
     if folder is None:
         return
-    from afdsim.results.result import save_seeds
+    from afdsim.results.seeds import save_seeds
 
     try:
         if len(results) == 1:

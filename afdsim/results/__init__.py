@@ -4,6 +4,7 @@ bottleneck           what bounds a step, from its schedule
 intervals            how sure a figure of one run is
 steady               whether an open loop was steady and carried its load
 metrics              statistics of a run, as definitions
+spread               latencies as rows of percentiles
 prefilled            what prefill adds to the columns of a run
 mixed                what prompts inside decode steps add to them
 blame                whom the GPUs waited for
@@ -21,11 +22,16 @@ blaming              whom the GPUs waited for, as text
 plot_accounts        what was lost and paid for: culprits, cost, roofline
 plot_sweep           figures of sweeps
 plot_plan            layouts of a plan, and the points of a search for capacity
+inline               pictures as SVG inside a page
+page                 figures, tables and text as one HTML file
+exhibits             pictures of a report, each with its sentence and its table
+report               runs as a page
 outcome              columns of a run, from its record
 cells                the cells behind a router as one run
 remarks              what a reader should know about a run
 operators            what one layer of a run computes, operator by operator
 result               the result: summary, frames, files
+seeds                several seeds of one scenario in one folder
 portrait             what a language model is and where it fits, as text
 ink                  styles, tables and sparklines
 classed              classes of requests, as text

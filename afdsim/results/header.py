@@ -38,6 +38,24 @@ def deployment_line(scenario: Scenario) -> str:
     )
 
 
+def short(scenario: Scenario) -> str:
+    """Return what a deployment is called, ``2A2F``, ``EP128`` or ``TP8``, with how many of it and its prefill."""
+    from afdsim.scenario import tree
+
+    match scenario.deployment:
+        case tree.Afd(attention=attention, ffn=ffn):
+            name = f"{attention.instances}A{ffn.instances}F"
+        case tree.TensorParallel(gpus=gpus):
+            name = f"TP{gpus}"
+        case each:
+            name = f"EP{each.instances * each.gpus_per_instance}"
+    count = 1 if scenario.router is None else scenario.router.count
+    name = "unlike cells" if scenario.unlike else name if count == 1 else f"{count} x {name}"
+    return (
+        name if scenario.servers is None else f"{name} with {show_many(scenario.servers.instances, 'prefill instance')}"
+    )
+
+
 def _inside(ffn: tree.FfnPool) -> str:
     """Return how the GPUs of an FFN instance share the experts: TP8, EP8 or EP2xTP4."""
     ep, tp = ffn.parallelism.ep, ffn.parallelism.tp

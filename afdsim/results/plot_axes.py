@@ -9,6 +9,7 @@ from typing import IO, Any, Final
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 _STYLE: Final[dict[Any, Any]] = {
     "font.size": 10,
@@ -40,10 +41,29 @@ def new(width: float, height: float) -> Axes:
         return Figure(figsize=(width, height), layout="constrained").add_subplot(axes_class=Picture)
 
 
+def drawing(figure: Figure) -> str:
+    """Return a figure as SVG for a page: its texts stay text, and none is read as a formula."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    page = BytesIO()
+    with mpl.rc_context(_STYLE | {"svg.fonttype": "none", "text.parse_math": False, "path.simplify_threshold": 0.3}):
+        canvas: Any = FigureCanvasSVG(figure)
+        canvas.print_svg(page, metadata={"Date": None})
+    return page.getvalue().decode()
+
+
+def plain(figure: Figure) -> None:
+    """Let no text of a figure be read as a formula but the labels that matplotlib writes itself."""
+    for text in figure.findobj(Text):
+        if not text.get_text().startswith("$\\mathdefault"):
+            text.set_parse_math(False)
+
+
 def write(picture: Axes | Figure, file: Path | IO[bytes], suffix: str, *, dpi: int) -> None:
     """Write a picture in the format of a file name's suffix, without the date."""
     figure = picture.get_figure(root=True) if isinstance(picture, Axes) else picture
     assert figure is not None
+    plain(figure)
     undated = {".svg": {"Date": None}, ".png": {"Software": None}, ".pdf": {"CreationDate": None}}
     kind = suffix.removeprefix(".") or None
     with mpl.rc_context(_STYLE):

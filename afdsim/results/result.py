@@ -18,6 +18,7 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING, Any, Literal
 
 from afdsim import __version__
@@ -36,12 +37,17 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from afdsim.results.page import Report
+
 Metric = Literal["ttft", "prefill_queue", "tpot", "itl", "e2el", "queue"]
 
 FRAMES = ("requests", "tokens", "gpus", "links", "blame")
 FIGURES = ("tpot_histogram", "tpot_cdf", "itl_histogram", "causes")
 FIRST_TOKEN = ("ttft_histogram", "ttft_cdf")
 """Figures of runs with prefill."""
+
+REPORT, SEEDS = "report.html", "seeds"
+"""The page of a run folder, and the folder of further seeds in it."""
 
 _PACKAGES = ("numpy", "simpy")
 """Packages that could move a figure: the streams and the order of events."""
@@ -183,19 +189,29 @@ class Result:
         """Figures of this run: ``result.plot.tpot_histogram()``."""
         return Plots(self)
 
-    def save(self, folder: str | Path, *, force: bool = False, log: Iterable[str] = ()) -> Path:
-        """Write the run folder and return its path; `log` are further lines of ``run.log``."""
+    def report(self) -> Report:
+        """Return the report of this run as one HTML page: a notebook shows it, ``.save("report.html")`` writes it."""
+        return report([self])
+
+    def save(self, folder: str | Path, *, force: bool = False, log: Iterable[str] = (), pictures: bool = True) -> Path:
+        """Write the run folder and return its path; `log` are further lines of ``run.log``.
+
+        Without `pictures` it has no figures and no report; `Result.load` reads it all the same.
+        """
         folder = Path(folder)
         check_folder(folder, self.scenario, force=force)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("manifest.json", "seeds.json"):
-            (folder / name).unlink(missing_ok=True)
+        _clear(folder)
         for name, text in self._texts().items():
             write_text(folder / name, text)
         for name in FRAMES:
             if len((frame := getattr(self, name)).columns):
                 write_frame(frame, folder, name)
-        self._draw(folder / "figures")
+        if pictures and _drawable():
+            self._draw(folder / "figures")
+            write_report(folder / REPORT, self.report)
+        else:
+            (folder / REPORT).unlink(missing_ok=True)  # of an earlier run
         write_text(folder / "run.log", _log(self.manifest, log))
         # last, so that a folder with a manifest is a whole one
         write_text(folder / "manifest.json", to_json(self._rest()))
@@ -218,11 +234,6 @@ class Result:
     def _draw(self, folder: Path) -> None:
         from afdsim.results import plot_parts
 
-        try:
-            import matplotlib as mpl  # noqa: F401 - plot draws with it
-        except ImportError:
-            warnings.warn("no figures: matplotlib is missing; pip install 'afdsim[report]'", stacklevel=3)
-            return
         folder.mkdir(exist_ok=True)
         for name in (*FIGURES, *(FIRST_TOKEN if self.run.prefilled else ())):
             axes = getattr(self.plot, name)()
@@ -249,14 +260,20 @@ class Result:
         lines = [f"Result of {self.manifest.scenario}, seed {self.seed}"]
         lines += [f"  {name:<26}{value}" for name, value in self._headlines()]
         return "\n".join(
-            [*lines, f"  {'more':<26}.summary .requests .tokens .gpus .links .blame .hist() .plot .save()"]
+            [*lines, f"  {'more':<26}.summary .requests .tokens .gpus .links .blame .hist() .plot .report() .save()"]
         )
 
     def _repr_html_(self) -> str:
         from html import escape
 
         body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self._headlines())
-        return f"<table><caption>{escape(self.manifest.scenario)}, seed {self.seed}</caption>{body}</table>"
+        head = f"<table><caption>{escape(self.manifest.scenario)}, seed {self.seed}</caption>{body}</table>"
+        try:
+            from afdsim.results.report import excerpt
+
+            return head + excerpt(self)
+        except ImportError:
+            return head  # without matplotlib or jinja2
 
     def _headlines(self) -> Iterator[tuple[str, str]]:
         own = self.summary["afdsim"]
@@ -355,10 +372,41 @@ def pooled(results: Sequence[Result]) -> dict[str, Any]:
     return found
 
 
-def save_seeds(results: Sequence[Result], folder: Path) -> None:
-    """Write ``seeds.json``: the pooled summary and every seed's own, beside the folder's first seed."""
-    each = {str(result.seed): result.summary for result in results}
-    write_text(folder / "seeds.json", to_json({"pooled": pooled(results), "seeds": each}))
+def report(results: Sequence[Result]) -> Report:
+    """Return the report of runs that differ in their seed only, as one HTML page."""
+    from afdsim.results.report import report as written
+
+    name = results[0].scenario.name
+    return written({name: results}, {name: pooled(results)})
+
+
+def write_report(path: Path, made: Callable[[], Report]) -> None:
+    """Write a report beside what it is about; without jinja2 there is none, and one warning says so."""
+    try:
+        import jinja2  # noqa: F401 - pages are made with it
+    except ImportError:
+        path.unlink(missing_ok=True)
+        warnings.warn("no report: jinja2 is missing; pip install 'afdsim[report]'", stacklevel=3)
+        return
+    write_text(path, str(made()))
+
+
+def _drawable() -> bool:
+    """Whether pictures can be drawn; else one warning says that there are none."""
+    try:
+        import matplotlib as mpl  # noqa: F401 - plot draws with it
+    except ImportError:
+        warnings.warn("no figures: matplotlib is missing; pip install 'afdsim[report]'", stacklevel=4)
+        return False
+    return True
+
+
+def _clear(folder: Path) -> None:
+    """Take away what would be another run's: the mark of a whole folder, and further seeds."""
+    for name in ("manifest.json", "seeds.json"):
+        (folder / name).unlink(missing_ok=True)
+    for manifest in (folder / SEEDS).glob("*/manifest.json"):
+        rmtree(manifest.parent)
 
 
 # the run folder -----------------------------------------------------------------------------------------------------

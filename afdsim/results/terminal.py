@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from afdsim import __version__
 from afdsim.engine.books import CAUSES
-from afdsim.results import blaming, caching, classed, conversed, metrics, mixed, outages
+from afdsim.results import blaming, caching, classed, conversed, metrics, mixed, outages, spread
 from afdsim.results.bottleneck import ROUND_TRIP
 from afdsim.results.header import (
     deployment_lines,
@@ -32,15 +32,6 @@ if TYPE_CHECKING:
 
 _BAR = 48
 
-_COLUMNS = ("mean", "p50", "p90", "p95", "p99", "p99.9", "max")
-_OF_PREFILL = (("ttft", "TTFT (ms)", 1e3), ("prefill_queue", "Prefill wait (ms)", 1e3))
-_LATENCIES = (
-    ("tpot", "TPOT (ms)", 1e3),
-    ("itl", "ITL (ms)", 1e3),
-    ("queue", "Queue wait (ms)", 1e3),
-    ("e2el", "E2EL (s)", 1.0),
-)
-"""Metric, its label, what a second is in the unit shown; with prefill behind those of it."""
 _CAUSES = tuple(cause.replace("_", " ") for cause in CAUSES)
 
 
@@ -122,22 +113,15 @@ class _Page:
 
     def latencies(self) -> list[str]:
         """Return the table of percentiles, with the definitions below."""
-        samples = {metric: self._pooled(metric) for metric, _, _ in self._latencies}
+        runs = [each.run for each in self.runs]
         drafts = any(part.deployment.mtp is not None for part in self.runs[0].scenario.parts)
-        rows = [
-            [f"{label} per step" if drafts and metric == "itl" else label, *_cells(samples[metric], scale)]
-            for metric, label, scale in self._latencies
-            if samples[metric].count
-        ]
+        rows = spread.rows(runs, drafts=drafts)
         if not rows:
             return ["No request finished in the window: there is no latency to show."]
-        lines = table(["Metric", *_COLUMNS], rows, self.ink)
-        lines += _too_few(rows)
-        gaps = "ITL = every step of every request, of one token or more" if drafts else "ITL = every single gap"
-        text = f"(last - first token)/(n - 1) per request; {gaps} (vLLM's definitions)"
-        source = "comes with the end of its prompt" if self._mixed else "comes from prefill"
-        first = [f" TTFT = first token - arrival; the first token {source}"] if self.prefilled else []
-        return [*lines, *first, *hanging(" TPOT = ", text)]
+        lines = table(["Metric", *spread.COLUMNS], rows, self.ink)
+        lines += hanging(" n/a: ", lacking) if (lacking := spread.too_few(rows)) else []
+        *first, tpot = spread.definitions(runs[0], drafts=drafts)
+        return [*lines, *(f" {each}" for each in first), *hanging(" TPOT = ", tpot.removeprefix("TPOT = "))]
 
     @property
     def prefilled(self) -> bool:
@@ -147,11 +131,6 @@ class _Page:
     @property
     def _mixed(self) -> bool:
         return self.runs[0].run.mixed is not None
-
-    @property
-    def _latencies(self) -> tuple[tuple[str, str, float], ...]:
-        first = _OF_PREFILL[:1] if self._mixed else _OF_PREFILL  # there is one wait, of the queue
-        return (*(first if self.prefilled else ()), *_LATENCIES)
 
     def throughput(self) -> list[str]:
         """Say tokens per second in all, per GPU, per user, and what they cost; or why that is not known."""
@@ -201,7 +180,7 @@ class _Page:
     def histogram(self) -> list[str]:
         """Draw the TPOT of the requests, with the limit; the ITL where that says more."""
         found = {name: each for name in _TITLES if (each := self._pooled(name)).count}
-        if "itl" in found and _averaged_away(found.get("tpot")):
+        if "itl" in found and spread.averaged_away(found.get("tpot")):
             return [*self._histogram("tpot", found), "", *self._histogram("itl", found)]
         return self._histogram(next(iter(found), ""), found)
 
@@ -277,7 +256,7 @@ class _Page:
                 show_count(each["completed"]),
                 f"{each['tgs']:,.0f}" if "tgs" in each else "n/a",
                 *(f"{each[key]:,.4g}" if key in each else "n/a" for key in _OF_CELLS.values()),
-                *(f"{each['busy'][pool]:.1%}" if pool in each["busy"] else _NONE for pool in pools),
+                *(f"{each['busy'][pool]:.1%}" if pool in each["busy"] else spread.NONE for pool in pools),
             ]
             for number, each in enumerate(cells)
         ]
@@ -365,12 +344,7 @@ class _Page:
 
     def _pooled(self, metric: str) -> metrics.Samples:
         """Return the samples of all seeds together, in seconds."""
-        import numpy as np
-
-        parts = [each.samples(metric) for each in self.runs]  # type: ignore[arg-type]
-        values = np.concatenate([part.values for part in parts])
-        weights = [part.weights for part in parts if part.weights is not None]
-        return metrics.Samples(values, np.concatenate(weights) if weights else None)
+        return spread.pooled([each.run for each in self.runs], metric)
 
 
 _TITLES = {"tpot": "TPOT per request (ms)", "itl": "ITL, every gap (ms)"}
@@ -382,42 +356,6 @@ def _bracketed(name: str, interval: Sequence[float] | None) -> str:
 
 def _rate(value: float) -> str:
     return show_rate(value, "").rstrip()
-
-
-def _averaged_away(tpot: metrics.Samples | None) -> bool:
-    """Whether the TPOTs of all requests lie within 1 %: equal requests in a full batch share every step."""
-    if tpot is None:
-        return False
-    low, middle, high = metrics.percentiles(tpot, (0.5, 50, 99.5)).tolist()
-    return bool(high - low < 0.01 * middle)
-
-
-def _cells(samples: metrics.Samples, scale: float) -> list[str]:
-    """Statistics in the unit shown; n/a where a percentile has fewer than ten samples beyond it."""
-    found = {name: value * scale for name, value in metrics.describe(samples).items()}
-    digits = _digits(found["mean"])
-    return [_NONE if _needs(name, samples.count) else f"{found[name]:,.{digits}f}" for name in _COLUMNS]
-
-
-def _digits(mean: float) -> int:
-    """Return the decimals that show four digits of values about `mean`, of small ones three."""
-    return 1 if mean == 0 else max(0, min(2, 3 - math.floor(math.log10(mean)))) if mean >= 1 else 3
-
-
-_NONE = "n/a"
-
-
-def _needs(name: str, count: int) -> bool:
-    return name.startswith("p") and not metrics.enough(count, float(name[1:]))
-
-
-def _too_few(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Say what the percentiles that are n/a would need."""
-    lacking = [name for column, name in enumerate(_COLUMNS, start=1) if any(row[column] == _NONE for row in rows)]
-    if not lacking:
-        return []
-    needs = ", ".join(f"{name} needs >= {show_count(1000 / (100 - float(name[1:])))}" for name in lacking)
-    return hanging(" n/a: ", f"{needs} requests")
 
 
 def _bars(samples: metrics.Samples, limit: float | None, ink: Ink) -> list[str]:
@@ -561,4 +499,4 @@ def _bound(name: str, ms: float) -> str:
 
 def _four(value: float) -> str:
     """Four digits, of small values three."""
-    return f"{value:,.{_digits(value)}f}"
+    return f"{value:,.{spread.digits(value)}f}"

@@ -11,7 +11,8 @@ import pytest
 from afdsim.errors import ScenarioError
 from afdsim.results import metrics
 from afdsim.results.intervals import Interval, over_seeds
-from afdsim.results.result import Result, check_folder, pooled, save_seeds, to_json
+from afdsim.results.result import Result, check_folder, pooled, to_json
+from afdsim.results.seeds import load_seeds, save_seeds
 from afdsim.results.steady import Load
 from afdsim.results.summary import summary
 from afdsim.results.terminal import terminal
@@ -87,7 +88,7 @@ def test_a_result_at_a_prompt_is_its_headline_figures(result):
 
     assert first == "Result of small, seed 0"
     assert lines[0].split() == ["GPUs", str(result.summary["afdsim"]["gpus"])]
-    assert lines[-1].endswith(".summary .requests .tokens .gpus .links .blame .hist() .plot .save()")
+    assert lines[-1].endswith(".summary .requests .tokens .gpus .links .blame .hist() .plot .report() .save()")
     assert len(lines) < 14
 
 
@@ -155,7 +156,7 @@ def test_a_run_folder_holds_what_it_promises(result, tmp_path):
     drawn = ("tpot_histogram", "tpot_cdf", "itl_histogram", "causes")
     figures = {f"figures/{name}.{kind}" for name in drawn for kind in ("svg", "png")}
     frames = {f"{name}.parquet" for name in ("requests", "tokens", "gpus", "links")}
-    texts = {"result.json", "manifest.json", "scenario.yaml", "scenario.resolved.yaml", "run.log"}
+    texts = {"result.json", "manifest.json", "scenario.yaml", "scenario.resolved.yaml", "run.log", "report.html"}
     assert files == figures | frames | texts
     assert json.loads((tmp_path / "run/result.json").read_text(encoding="utf-8")) == result.summary
     assert "wall time: 1 s" in (tmp_path / "run/run.log").read_text(encoding="utf-8")
@@ -305,6 +306,18 @@ def test_seeds_are_saved_beside_the_first(small, tmp_path):
     saved = json.loads((folder / "seeds.json").read_text(encoding="utf-8"))
     assert saved["pooled"] == pooled(runs)
     assert saved["seeds"]["2"] == runs[1].summary
+
+
+def test_all_seeds_of_a_folder_read_back(small, tmp_path):
+    several = small.vary("run.seeds", [7, 2])
+    runs = [synthetic.result(several, seed) for seed in (7, 2)]
+    folder = runs[0].save(tmp_path / "run", pictures=False)
+    save_seeds(runs, folder)
+
+    assert [each.summary for each in load_seeds(folder)] == [each.summary for each in runs]
+    assert not (folder / "report.html").exists()
+    runs[0].save(folder, pictures=False)
+    assert [each.seed for each in load_seeds(folder)] == [7]
 
 
 def test_of_several_seeds_the_gravest_load_counts_and_rates_are_over_the_seeds(small):
