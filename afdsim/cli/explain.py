@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from afdsim.cli.completion import model_names, scenario_names
 from afdsim.cli.tables import AS_JSON, PRECISION, asked_formats, asked_precision, block, columns, listed
 from afdsim.errors import CapacityError, CatalogError, ScenarioError
 from afdsim.units import show_bytes, show_time
@@ -33,9 +34,9 @@ def register(group: click.Group) -> None:
 
 
 @click.command()
-@click.argument("scenario", metavar="[SCENARIO]", nargs=-1)
+@click.argument("scenario", metavar="[SCENARIO]", nargs=-1, shell_complete=scenario_names)
 @click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Change one value; repeat.")
-@click.option("--model", help="Name or config.json, instead of a scenario.")
+@click.option("--model", shell_complete=model_names, help="Name or config.json, instead of a scenario.")
 @click.option("--gpu", help="Name of the GPU.")
 @click.option("--batch", type=click.IntRange(min=1), help="Sequences per GPU.")
 @click.option("--context", type=click.IntRange(min=1), help="Tokens that each sequence reads.")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from afdsim import __version__
-from afdsim.cli import bench, capacity, check, compare, cost, explain, init, lists, plan, resize, sweep
+from afdsim.cli import bench, capacity, check, compare, completion, cost, explain, init, lists, plan, resize, sweep
 from afdsim.cli.scenarios import SCENARIO, SET, STRICT, load_noted, warn
 from afdsim.errors import AfdsimError, ScenarioError, SimulationError, StoppedEarly
 
@@ -356,20 +356,11 @@ def _bar() -> Iterator[Progress]:
         yield lambda done, text: bar.update(task, completed=done, description=text)
 
 
-@main.command()
-def schema() -> None:
-    """Print the JSON schema of scenarios, for editors."""
-    import json
-
-    from afdsim.scenario.document import schema as described
-
-    click.echo(json.dumps(described(), indent=2))
-
-
 bench.register(main)
 capacity.register(main)
 check.register(main)
 compare.register(main)
+completion.register(main)
 cost.register(main)
 explain.register(main)
 init.register(main)

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from afdsim.cli.completion import scenario_names
+
 if TYPE_CHECKING:
     from afdsim.scenario.document import Scenario
 
-SCENARIO = click.argument("scenario", metavar="SCENARIO")
+SCENARIO = click.argument("scenario", metavar="SCENARIO", shell_complete=scenario_names)
 SET = click.option(
     "--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Change one value, e.g. run.seeds='[1, 2]'; repeat."
 )

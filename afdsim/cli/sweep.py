@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from afdsim.cli.completion import sweep_names
 from afdsim.cli.executors import DASK, WORKERS, cores, opened
 from afdsim.cli.scenarios import STRICT
 from afdsim.errors import AfdsimError, ScenarioError
@@ -92,7 +93,7 @@ def register(group: click.Group) -> None:
 
 
 @click.command()
-@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path), shell_complete=sweep_names)
 @click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Change one value of the base; repeat.")
 @WORKERS
 @DASK

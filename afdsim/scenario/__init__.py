@@ -14,6 +14,7 @@ routing       a router in front of several cells
 divisions     what does not divide over GPUs, and the nearest degrees that do
 words         words of other tools: ours, or that it is not modelled
 complaints    what is wrong with a file, where, and the way out
+jsonschema    the tree as a JSON schema, for editors and the docs
 streams       random numbers by seed, kind and step
 document      the scenario: loading, varying, its key
 requests      what a workload asks for, as arrivals and laws of lengths

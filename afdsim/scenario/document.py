@@ -30,6 +30,7 @@ from afdsim.scenario import (
     conversing,
     divisions,
     failing,
+    jsonschema,
     leaves,
     prefilling,
     routing,
@@ -344,12 +345,14 @@ def _json_keys(path: Path) -> Collection[str]:
     return keys.keys() if isinstance(keys, dict) else ()
 
 
-def schema() -> dict[str, Any]:
-    """Return the JSON schema of scenario files, for editors.
+def schema(*, extending: bool = False) -> dict[str, Any]:
+    """Return the JSON schema of scenario files.
 
-    Nothing is required in it, because a file may inherit any key with ``extends``.
+    Nothing is required in it, because a file may inherit any key with ``extends``. With `extending`, any key may be
+    null too, as where it takes that of the base out: the schema that editors want.
     """
-    return complaints.described(Scenario)
+    described = jsonschema.described(Scenario)
+    return jsonschema.lenient(described) if extending else described
 
 
 def _extended(document: Document, seen: tuple[Path, ...]) -> Document:
