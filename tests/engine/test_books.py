@@ -71,6 +71,7 @@ def ledger(units: int = 1, exchanges: int = 1, edges: tuple[float, ...] = (0.0, 
     return Ledger(
         *(times, past, list(times), list(times), row, run, list(edges), slices, [0] * units),
         *(list(range(0, width + 1, len(COLUMNS))), *blame),
+        Watch(np.full(1, FINEST), np.zeros((0, units))),
     )
 
 
