@@ -113,8 +113,7 @@ def _roofline(coefficients: Path | None) -> Roofline:
 
 
 def _explain_scenario(name: str, *, overrides: tuple[str, ...], **asked: Any) -> _Explained:
-    from afdsim.cluster.deployment import Afd
-    from afdsim.cost.anatomy import explain_afd, explain_colocated
+    from afdsim.cost.anatomy import explain_deployment
     from afdsim.engine.lowering import deployment
     from afdsim.results.remarks import lacking, of_model, of_trace
     from afdsim.scenario.document import load
@@ -135,11 +134,7 @@ def _explain_scenario(name: str, *, overrides: tuple[str, ...], **asked: Any) ->
     context = asked["context"] or _mean_context(source)
     batch = asked["batch"] or found.micro_batch_slots[0]
     cost = _roofline(asked["coefficients"])
-    taken_apart = (
-        explain_afd(found, batch=batch, context=context, cost=cost)
-        if isinstance(found, Afd)
-        else explain_colocated(found, batch=batch, context=context, cost=cost)
-    )
+    taken_apart = explain_deployment(found, batch=batch, context=context, cost=cost)
     notes = [*of_trace(scenario, source), *of_model(found.llm), *lacking(found)]
     if scenario.mixed is not None:
         notes.append(
