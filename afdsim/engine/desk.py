@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from afdsim.engine import culprits, prefixes, seats, sessions
+from afdsim.engine import books, culprits, prefixes, seats, sessions
 from afdsim.engine.blank import machine, memory
-from afdsim.engine.books import AWAY, BLOCK, BUSY, DOWN, NO_WORK, WAIT_PEER, Ledger, Trace, clear, forget, settle, watched
+from afdsim.engine.books import AWAY, BLOCK, BUSY, DOWN, NO_WORK, WAIT_PEER, Ledger, Trace, clear, forget, settle
 from afdsim.engine.capacity import fits, too_long
 from afdsim.engine.cell import Cell
 from afdsim.engine.faults import Failing
@@ -515,7 +515,7 @@ class Desk:
             blame=blame,
             columns=culprits.columns(self.cell),
             samples=taken(self.memory.samples),
-            watch=watched(self.memory.ledger, self.ends),
+            watch=books.watched(self.memory.ledger, self.ends),
             own=np.minimum(np.divide(own, longest, out=np.ones_like(own), where=longest > 0), 1.0),
             traffic=traffic,
             steps_run=steps,

@@ -22,6 +22,7 @@ from afdsim.engine.books import (
     close,
     settle,
 )
+from afdsim.engine.watch import FINEST, Watch
 
 ALWAYS = 0.0
 """A window that opens at once."""
