@@ -59,7 +59,7 @@ def machine(cell: Cell, asked: Asked) -> Machine:
 
 
 def memory(cell: Cell, asked: Asked, edges: Array, *, watched: bool = False) -> Memory:
-    """Everything that changes, blank; the books have slices between `edges`, `watched` ones also know who was busy when."""
+    """Everything that changes, blank; the books have slices between `edges`, if `watched` also who was busy when."""
     step, wiring, tables = cell.schedule, cell.wiring, cell.tables
     units, lanes = step.units, cell.seated * cell.micro_batches
     zeros, whole = np.zeros, counts

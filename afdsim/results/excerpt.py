@@ -152,7 +152,7 @@ class _Excerpt:
         schedule = self.cell.schedule
         pool = next(part for part in schedule.pools if unit in part)
         turns, ended = schedule.of(pool, resource), None
-        track = self._names.unit(unit) + PARTS[resource]
+        track = self._name(unit) + PARTS[resource]
         for which in range(2):
             at = np.array([schedule.at[number] + unit - pool.start for number in turns], dtype=int)
             start, finish = self.sample.start[which, at], self.sample.finish[which, at]
@@ -194,7 +194,7 @@ class _Excerpt:
 
     def _messages(self, unit: int) -> Iterator[Span]:
         """Messages on their way to a unit, one exchange after the other."""
-        track, had = f"→ {self._names.unit(unit)}", NEVER
+        track, had = f"→ {self._name(unit)}", NEVER
         for which in range(2):
             for number, x in self.cell.schedule.exchanges.items():
                 turn = self.cell.schedule.turns[number]
@@ -222,9 +222,10 @@ class _Excerpt:
         early = self.sample.early[which, at] if self.sample.early.size else 0.0
         return dict(zip(turn.senders, (self.sample.finish[which, at] - early).tolist(), strict=True))
 
-    @cached_property
-    def _names(self) -> Names:
-        return Names(cell=self.cell)
+    def _name(self, unit: int) -> str:
+        """``attention[0]``, ``colocated[1]``, or ``attention[0].gpu[3]``, as the frames of GPUs have it."""
+        pool = next(pool.name for pool in self.cell.pools if unit in pool.units)
+        return Names(cell=self.cell).unit(unit).replace("instance", pool)
 
     @cached_property
     def _away(self) -> set[int]:

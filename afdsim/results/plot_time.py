@@ -38,19 +38,21 @@ def utilization(run: One, ax: Axes | None = None) -> Axes:
     if not len(found.utilization):
         return _utilization_of_ranks(found.gpus, ax)
     grid, names, width = _over_time(found.utilization)
-    ax = new_axes(ax, width=8.0, height=max(2.6, min(1.9 + 0.17 * len(names), 7.5)))
+    ax = new_axes(ax, width=8.0, height=max(2.8, min(2.0 + 0.12 * len(names), 7.5)))
     image = _heat(ax, grid, extent=(0.0, grid.shape[1] * width, len(names) - 0.5, -0.5))
     _name_rows(ax, names)
     _mark_window(ax, found.window)
     until = float(np.max(found.utilization["end_s"]))
-    ax.set(xlabel="simulated time (s)", xlim=(0.0, until), title="Busy share of every GPU")
-    if len(names) < len(set(zip(*(np.asarray(found.utilization[each]).tolist() for each in GPU), strict=True))):
-        ax.set_title("Busy share of the GPUs of every instance")
+    several = len(found.gpus["pool"]) > len(names)
+    ax.set_title(f"Busy share of {'the GPUs of every instance' if several else 'every GPU'}", pad=12)
+    ax.set(xlabel="simulated time (s)", xlim=(0.0, until))
     ax.figure.colorbar(image, ax=ax, label="busy (%)")
     legend_below(ax)
     return ax
 
 
+FAR: Final = 4
+"""Times the most requests from which a limit would press them against the axis."""
 GPU: Final = ("pool", "instance", "rank")
 
 
@@ -138,25 +140,24 @@ def _busy_grid(gpus: Columns) -> tuple[Floats, list[str]]:
 
 
 def queue(run: One, ax: Axes | None = None, *, points: int = 800) -> Axes:
-    """Draw sequences in flight and requests that wait over simulated time; bands: what they reach between two points.
+    """Draw sequences in flight and requests that wait over simulated time: means, and bands from the least to the most.
 
     In flight is from admission to decode to the last token, waiting from arrival to admission (with prefill, also while
-    it computes the prompt). The line above is what fits `max_num_seqs` of all ranks.
+    it computes the prompt). The dashed line is `max_num_seqs` of all ranks. Those with whom a closed loop begins never
+    waited.
     """
     ax, found = new_axes(ax), one_run(run)
-    moves, until = _moves(found.requests), _last(found)
+    moves, until, most = _moves(found), _last(found), 1.0
     for (name, (times, changes)), colour in zip(moves.items(), (COLOURS[0], COLOURS[1]), strict=True):
-        grid, low, high = _levels(times, changes, until, points)
-        ax.fill_between(grid, low, high, step="post", color=colour, alpha=0.35, linewidth=0)
-        ax.step(grid, high, where="post", color=colour, linewidth=1.2, label=name)
+        edges, low, mean, high = _levels(times, changes, until, points)
+        ax.fill_between(edges, [*low, low[-1]], [*high, high[-1]], step="post", color=colour, alpha=0.3, linewidth=0)
+        ax.stairs(mean, edges, color=colour, linewidth=1.3, label=name, baseline=None)
+        most = max(most, float(high.max()))
     if found.slots:
-        ax.axhline(
-            found.slots,
-            color="#404040",
-            linewidth=1.2,
-            linestyle="--",
-            label=f"max_num_seqs of all ranks: {found.slots:,}",
-        )
+        far = found.slots > FAR * most
+        label = f"max_num_seqs: {found.slots:,}{', far above' if far else ''}"
+        line = {"color": "#404040", "linewidth": 1.2, "linestyle": "--", "label": label}
+        ax.plot([0.0, until], [math.nan if far else found.slots] * 2, **line)
     ax.axvspan(*found.window, color="#F2F2F2", zorder=0, label=WINDOW)
     ax.set(xlabel="simulated time (s)", ylabel="requests (count)", title="Queue and batch", ylim=(0, None))
     ax.set_xlim(0.0, until)
@@ -168,14 +169,16 @@ Moves: TypeAlias = tuple[Floats, Floats]
 """When a number changes, and by how much."""
 
 
-def _moves(requests: Columns) -> dict[str, Moves]:
+def _moves(run: Run) -> dict[str, Moves]:
     """When requests begin and cease to be in flight, and to wait."""
+    requests = run.requests
     arrival, admitted, finish = (metrics.column(requests, f"{name}_s") for name in ("arrival", "admitted", "finish"))
     lost = metrics.column(requests, "lost_s") if "lost_s" in requests else np.full(len(finish), np.nan)
     left = np.where(np.isnan(finish), lost, finish)
-    refused = np.asarray(requests["status"]) == "refused"
+    waits = np.asarray(requests["status"]) != "refused"
+    waits &= (arrival > 0.0) | (run.load is not None)
     called = np.where(np.isnan(admitted), left, admitted)  # of one token: prefill has done it all
-    return {"in flight": _change(admitted, left), "waiting": _change(arrival[~refused], called[~refused])}
+    return {"in flight": _change(admitted, left), "waiting": _change(arrival[waits], called[waits])}
 
 
 def _change(begin: Floats, end: Floats) -> Moves:
@@ -186,20 +189,16 @@ def _change(begin: Floats, end: Floats) -> Moves:
     return times[kept][order], changes[kept][order]
 
 
-def _levels(times: Floats, changes: Floats, until: float, points: int) -> tuple[Floats, Floats, Floats]:
-    """Times from 0 to the end, and the least and the most of a number from each until the next."""
-    moments, last = np.unique(times, return_index=False), np.searchsorted(times, np.unique(times), side="right") - 1
-    level = np.concatenate([[0.0], np.cumsum(changes)[last]])
-    grid = np.linspace(0.0, until, points + 1)
-    first, behind = (
-        np.searchsorted(moments, grid[:-1], side="right"),
-        np.searchsorted(moments, grid[1:], side="right"),
-    )
-    low, high = (
-        np.array([ends(level[i : j + 1]) for i, j in zip(first.tolist(), behind.tolist(), strict=True)])
-        for ends in (np.min, np.max)
-    )
-    return grid, np.append(low, low[-1]), np.append(high, high[-1])
+def _levels(times: Floats, changes: Floats, until: float, points: int) -> tuple[Floats, Floats, Floats, Floats]:
+    """Edges from 0 to the end, and the least, the mean and the most of a number between them."""
+    moments, last = np.unique(times[::-1], return_index=True)
+    level = np.concatenate([[0.0], np.cumsum(changes)[len(times) - 1 - last]])
+    edges = np.linspace(0.0, until, points + 1)
+    first = np.searchsorted(moments, edges, side="right").tolist()
+    low, high = (np.array([ends(level[i : j + 1]) for i, j in pairwise(first)]) for ends in (np.min, np.max))
+    breaks = np.concatenate([[min(0.0, *moments[:1])], moments, [max(until, *moments[-1:])]])
+    area = np.concatenate([[0.0], np.cumsum(level * np.diff(breaks))])
+    return edges, low, np.diff(np.interp(edges, breaks, area)) / np.diff(edges), high
 
 
 def _last(run: Run) -> float:
