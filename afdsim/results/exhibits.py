@@ -16,6 +16,7 @@ from afdsim.results import blaming, metrics, plot, plot_accounts, plot_sweep, sp
 from afdsim.results.header import short
 from afdsim.results.inline import Names, inline, stairs
 from afdsim.results.metrics import Columns, Run
+from afdsim.results.operators import operators
 from afdsim.results.page import Figure, Table, of_frame, table
 from afdsim.scenario.document import Scenario
 
@@ -396,9 +397,10 @@ def _cost(subject: Subject) -> Exhibit | None:
 
 
 def _roofline(subject: Subject) -> Exhibit | None:
-    found: Any = getattr(subject.first, "operators", None) if subject.alone else None
-    if found is None or not len(found):
+    if not subject.alone:
         return None
+    found: Any = getattr(subject.first, "operators", None)
+    found = operators(subject.first.scenario, subject.first.run) if found is None else found
     each: Columns = {str(name): np.asarray(found[name]) for name in found}
     share = each["seconds"] * each["per_step"]
     share = share / share.sum()

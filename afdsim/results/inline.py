@@ -98,7 +98,8 @@ def _settle(figure: Figure) -> None:
             if axis.get_scale() == "log":
                 axis.set_major_formatter("{x:,g}")
         for text in axes.texts:
-            if text.get_bbox_patch() is not None or axes.images:
+            inside = (text.get_ha(), text.get_va()) == ("center", "center")
+            if inside or text.get_bbox_patch() is not None or axes.images or text.get_color() == "white":
                 text.set_color({"black": "#010101", "white": "#fefefe"}.get(str(text.get_color()), text.get_color()))
 
 
@@ -258,7 +259,7 @@ def _cells(axes: Axes) -> Iterator[Spot]:
         left, right, low, high = image.get_extent()
         rows, columns = grid.shape
         stride = max(1, -(-rows * columns // MOST))
-        labels = dict(zip(axes.get_yticks(), (text.get_text() for text in axes.get_yticklabels()), strict=False))
+        ticks = list(zip(axes.get_yticks().tolist(), axes.get_yticklabels(), strict=False))
         wide, tall = (right - left) / columns, (high - low) / rows
         for row, first in np.ndindex(rows, -(-columns // stride)):
             part = grid[rows - 1 - row if low > high else row, first * stride : (first + 1) * stride]
@@ -266,8 +267,8 @@ def _cells(axes: Axes) -> Iterator[Spot]:
                 continue
             x = (left + first * stride * wide, min(left + (first + 1) * stride * wide, max(left, right)))
             y = (low + row * tall, low + (row + 1) * tall)
-            who = labels.get(round(sum(y) / 2, 6), f"{axes.get_ylabel()} {sum(y) / 2:g}".strip())
-            told = f"{who}, {_valued(sum(x) / 2, axes.get_xlabel())}: {np.nanmean(part):.3g} %"
+            _, who = min(ticks, key=lambda tick: abs(tick[0] - (y[0] + y[1]) / 2))
+            told = f"{who.get_text()}, {_valued(sum(x) / 2, axes.get_xlabel())}: {np.nanmean(part):.3g} %"
             yield from _spot(_boxed(axes, x, y), told)
 
 
