@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from afdsim.engine.books import CAUSES
-from afdsim.results import blaming, metrics, plot, plot_accounts, plot_sweep, spread
+from afdsim.results import blaming, metrics, plot, plot_accounts, plot_sweep, plot_time, spread
 from afdsim.results.header import short
 from afdsim.results.inline import Names, inline, stairs
 from afdsim.results.metrics import Columns, Run
 from afdsim.results.operators import operators
-from afdsim.results.page import Figure, Table, of_frame, table
+from afdsim.results.page import Figure, Table, table
 from afdsim.scenario.document import Scenario
 
 if TYPE_CHECKING:
@@ -267,8 +267,7 @@ def _blame(subject: Subject) -> Exhibit | None:
 
 
 def _utilization(subject: Subject) -> Exhibit | None:
-    draw = getattr(subject.first.plot, "utilization", None) if subject.alone else None
-    if draw is None:
+    if not subject.alone:
         return None
     run = subject.first.run
     seconds = np.stack([np.asarray(run.gpus[cause], float) for cause in CAUSES])
@@ -276,39 +275,60 @@ def _utilization(subject: Subject) -> Exhibit | None:
     ends = [f"{pool} {busy[pools == pool].min():.1f} to {busy[pools == pool].max():.1f}%" for pool in run.pools]
     columns = (np.asarray(run.gpus[name]).tolist() for name in ("pool", "instance", "rank"))
     rows = zip(*columns, (f"{share:.2f}" for share in busy.tolist()), strict=True)
-    sentence = f"Busy shares of single GPUs over the window: {', '.join(ends)}."
-    return Exhibit(
-        axes=draw(), sentence=sentence, table=table(["pool", "instance", "rank", "busy (%)"], rows), wide=True
-    )
+    sentence = f"Busy shares of single GPUs over the window of the metrics: {', '.join(ends)}."
+    axes = plot_time.utilization(subject.first)
+    found = table(["pool", "instance", "rank", "busy in the window (%)"], rows)
+    return Exhibit(axes=axes, sentence=sentence, table=found, wide=True)
 
 
 # over time ----------------------------------------------------------------------------------------------------------
 
 
-def _gantt(subject: Subject) -> Exhibit | None:
-    """A few layers of the pipeline, if the run has noted them."""
-    draw = getattr(subject.first.plot, "gantt", None) if subject.alone else None
-    spans = getattr(subject.first, "pipeline", None)
-    if draw is None or spans is None or not len(spans):
+def _pipeline(subject: Subject) -> Exhibit | None:
+    """Three layers of a step, if somebody watched."""
+    spans = subject.first.run.pipeline if subject.alone else {}
+    if not len(spans):
         return None
-    cause, seconds = np.asarray(spans["cause"]), np.asarray(spans["end_s"] - spans["start_s"], float)
-    lost = {each: metrics.ratio(float(seconds[cause == each].sum()), float(seconds.sum())) for each in CAUSES}
-    worst = max(CAUSES[1:], key=lost.__getitem__)
-    idle = 1 - lost["busy"]
-    sentence = (
-        f"In the layers shown the tracks stand still {idle:.0%} of the time, most of it for {worst.replace('_', ' ')}."
+    cause = np.asarray(spans["cause"])
+    seconds = np.asarray(spans["end_s"], float) - np.asarray(spans["start_s"], float)
+    lost = {each: float(seconds[cause == each].sum()) for each in CAUSES[1:]}
+    worst = max(lost, key=lost.__getitem__)
+    share = metrics.ratio(lost[worst], sum(lost.values()))
+    sentence = f"In the layers shown {share:.0%} of the bubbles are {worst.replace('_', ' ')}."
+    rows = zip(*(_cells(name, spans) for name in _SPAN), strict=True)
+    return Exhibit(
+        axes=plot_time.gantt(subject.first), sentence=sentence, table=table([*_SPAN.values()], rows), wide=True
     )
-    return Exhibit(axes=draw(), sentence=sentence, table=of_frame(spans), wide=True)
+
+
+_SPAN: Final = {
+    "track": "track",
+    "start_s": "begin (ms)",
+    "end_s": "end (ms)",
+    "layer": "layer",
+    "micro_batch": "micro-batch",
+    "what": "what",
+    "cause": "cause",
+}
+
+
+def _cells(name: str, spans: Columns) -> list[Any]:
+    """A column of spans, times in ms after the first."""
+    if not name.endswith("_s"):
+        return [
+            str(each).replace("_", " ") if isinstance(each, str) else each for each in np.asarray(spans[name]).tolist()
+        ]
+    zero = float(np.min(np.asarray(spans["start_s"], float)))
+    return [f"{1e3 * (each - zero):.4f}" for each in np.asarray(spans[name], float).tolist()]
 
 
 def _queue(subject: Subject) -> Exhibit | None:
-    draw = getattr(subject.first.plot, "queue", None) if subject.alone else None
     waits = subject.samples("queue").get("") if subject.alone else None
-    if draw is None or waits is None:
+    if waits is None:
         return None
     late, most = metrics.mean(waits), float(waits.values.max())
     sentence = f"A request waits {1e3 * late:,.4g} ms for its seat on average, and {1e3 * most:,.4g} ms at most."
-    axes = draw()
+    axes = plot_time.queue(subject.first, points=200)
     return Exhibit(axes=axes, sentence=sentence, table=_series(axes))
 
 
@@ -436,7 +456,7 @@ DRAWN: Final[Mapping[str, Mapping[str, Draw]]] = {
         "tpot-tail": _cdf("tpot", tail=True),
         "itl-histogram": _itl,
     },
-    "gpu-time": {"causes": _causes, "blame": _blame, "utilization": _utilization, "pipeline": _gantt},
+    "gpu-time": {"causes": _causes, "blame": _blame, "utilization": _utilization, "pipeline": _pipeline},
     "over-time": {"queue": _queue, "throughput": _throughput},
     "economy": {"speed": _speed, "cost": _cost, "roofline": _roofline},
 }

@@ -35,6 +35,9 @@ THEME: Final = {
 MOST: Final = 900
 """Rectangles of a picture that have values on hover; of more only the largest."""
 
+BINS: Final = 200
+"""Bins of a picture that have values on hover; of more every so many."""
+
 COLUMNS: Final = 48
 """Places across the axes at which curves are read."""
 
@@ -195,7 +198,8 @@ def _bins(axes: Axes) -> Iterator[Spot]:
         for value, ends in zip(values, pairwise(edges), strict=True):
             bins.setdefault(ends, {})[name] = value
     name, unit = _quantity(axes.get_xlabel())
-    for ends, found in bins.items():
+    stride = -(-len(bins) // BINS)
+    for ends, found in list(bins.items())[stride // 2 :: stride] if stride > 1 else bins.items():
         told = ", ".join(f"{each} {_valued(value, axes.get_ylabel())}".strip() for each, value in found.items())
         where = f"{name} {ends[0]:,.5g} to {ends[1]:,.5g}{unit}"
         yield from _spot(_boxed(axes, ends), f"{where}: {told}")
