@@ -23,6 +23,7 @@ from afdsim import __version__
 from afdsim.cli import bench, capacity, check, compare, completion, cost, explain, init, lists, plan, resize, sweep
 from afdsim.cli.scenarios import SCENARIO, SET, STRICT, load_noted, warn
 from afdsim.errors import AfdsimError, ScenarioError, SimulationError, StoppedEarly
+from afdsim.units import file_name, printable
 
 if TYPE_CHECKING:
     from afdsim.results.result import Result
@@ -91,8 +92,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: object, *
 
 
 def _complain(text: str) -> None:
-    for line in text.splitlines():
-        click.echo(line, err=True)
+    click.echo(printable(text), err=True)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -282,7 +282,7 @@ def _write_trace(result: Result, recorder: Recorder, folder: Path | None) -> Non
     from afdsim.results import chrome, timeline
 
     drawn = timeline.draw(result, recorder)
-    path = Path(f"{result.scenario.name}.trace.json.gz") if folder is None else folder / "trace.json.gz"
+    path = Path(f"{file_name(result.scenario.name)}.trace.json.gz") if folder is None else folder / "trace.json.gz"
     try:
         chrome.write(drawn, path)
         if folder is not None:
@@ -350,7 +350,7 @@ def _bar() -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=1.0)
         yield lambda done, text: bar.update(task, completed=done, description=text)

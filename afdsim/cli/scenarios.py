@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from afdsim.cli.completion import scenario_names
+from afdsim.units import printable
 
 if TYPE_CHECKING:
     from afdsim.scenario.document import Scenario
@@ -42,4 +43,4 @@ def _hold_to_its_length(scenario: Scenario) -> None:
 
 def warn(text: str) -> None:
     """Tell something on stderr."""
-    click.echo(f"{click.style('warning', fg='yellow')}: {text}", err=True)
+    click.echo(f"{click.style('warning', fg='yellow')}: {printable(text)}", err=True)

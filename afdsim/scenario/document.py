@@ -29,6 +29,7 @@ from afdsim.scenario import (
     complaints,
     conversing,
     divisions,
+    extents,
     failing,
     jsonschema,
     leaves,
@@ -51,7 +52,7 @@ class Scenario(Part):
     """Everything that a run needs: model, cluster, workload, and how to simulate them."""
 
     version: Annotated[int, leaves.Version()] = 1
-    name: Annotated[str, leaves.Text()] = "scenario"
+    name: Annotated[str, leaves.Name()] = "scenario"
     model: Annotated[str, leaves.ModelName()]
     precision: tree.Precision = tree.Precision()
     deployment: tree.Deployment
@@ -86,6 +87,7 @@ class Scenario(Part):
 
     def faults(self) -> Iterator[Fault]:
         """Check what no single part can know."""
+        yield from extents.arrivals(self.workload)
         yield from self._misfits(self.deployment)
         yield from divisions.faults(self.model, self.deployment, self._misfits)
         if self.mixed is None:
@@ -112,6 +114,7 @@ class Scenario(Part):
         if self.failures is not None:
             found = failing.misfits(self.failures, pools, deployment.type)
             yield from ((f"failures.{path}", text) for path, text in found)
+        yield from extents.misfits(deployment, self.model, per_gpu=self.run.granularity == "gpu")
         yield from self._apart()
         arrival = self.workload.arrival
         alone = self.workload.sessions is None and self.servers is None  # who thinks or has no answer yet takes no slot
