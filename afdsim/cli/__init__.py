@@ -1,8 +1,8 @@
 """The command line: it parses, calls, and alone prints.
 
 completion afdsim completion, and the names that a shell completes
-folders    folders of answers, and what is told on the way to them
 scenarios  what the commands about scenarios share: options, loading, warnings
+folders    folders of answers, and what is told on the way to them
 bench      afdsim bench
 capacity   afdsim capacity
 compare    afdsim compare
@@ -12,6 +12,7 @@ explain    afdsim explain, validate, calibrate
 executors  who runs many simulations: processes, or a Dask cluster
 sweep      afdsim sweep
 plan       afdsim plan
+report     afdsim report
 resize     afdsim resize
 init       afdsim init, schema
 lists      afdsim list

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from afdsim.cli.scenarios import warn
 from afdsim.errors import ScenarioError, SimulationError
 
 
@@ -19,16 +20,30 @@ def check_folder(folder: Path, holds: str, what: str, *, force: bool) -> None:
         raise ScenarioError(f"{folder} exists and holds no {what}; -o or --force")
 
 
-def save(write: Callable[[Path], Iterable[Path] | Path], folder: Path) -> None:
-    """Have an answer written, and tell where it is; with the scenarios that it comes with."""
+def save(write: Callable[[Path], Iterable[Path] | Path], folder: Path, *, page: bool = True) -> None:
+    """Have an answer written, and a page about it, and tell where they are; with the scenarios that it comes with."""
     try:
         written = write(folder)
+        if page:
+            report(folder)
     except OSError as error:
         raise SimulationError(f"{folder}: cannot be written: {error.strerror or error}") from None
     except ImportError:
         raise SimulationError("figures need matplotlib: pip install 'afdsim[report]'") from None
     files = () if isinstance(written, Path) else written
     click.echo("\n".join([f"saved {folder}", *(f"  afdsim run {file}" for file in files)]), err=True)
+
+
+def report(folder: Path) -> bool:
+    """Write the page about what a folder holds; False where what draws it is not installed."""
+    from afdsim.studies import reporting
+
+    try:
+        reporting.write(folder)
+    except SimulationError as error:
+        warn(str(error))
+        return False
+    return True
 
 
 def trying(text: str) -> None:

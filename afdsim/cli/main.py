@@ -20,7 +20,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from afdsim import __version__
-from afdsim.cli import bench, capacity, check, compare, completion, cost, explain, init, lists, plan, resize, sweep
+from afdsim.cli import (
+    bench,
+    capacity,
+    check,
+    compare,
+    completion,
+    cost,
+    explain,
+    init,
+    lists,
+    plan,
+    report,
+    resize,
+    sweep,
+)
 from afdsim.cli.scenarios import SCENARIO, SET, STRICT, load_noted, warn
 from afdsim.errors import AfdsimError, ScenarioError, SimulationError, StoppedEarly
 from afdsim.units import file_name, printable
@@ -366,5 +380,6 @@ explain.register(main)
 init.register(main)
 lists.register(main)
 plan.register(main)
+report.register(main)
 resize.register(main)
 sweep.register(main)

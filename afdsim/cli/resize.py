@@ -80,7 +80,7 @@ def resize(  # noqa: PLR0917 - click passes one argument per option
         commands = () if folder else _commands(found, scenario, fixed)
         click.echo("\n".join((*_text(found), *commands)))
     if folder is not None:
-        save(found.save, folder)
+        save(found.save, folder, page=False)
 
 
 def _note(source: Scenario) -> None:

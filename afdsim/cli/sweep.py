@@ -5,17 +5,16 @@ Registered by `cli`; like there, every command imports what it needs.
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
@@ -27,6 +26,7 @@ from afdsim.errors import AfdsimError, ScenarioError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from afdsim.studies import telling
     from afdsim.studies.grid import Grid
     from afdsim.studies.sweeps import Sweep
 
@@ -41,9 +41,6 @@ SHOWN = 100
 WIDTH = 96
 """Characters of a line on the terminal, where the axes allow it."""
 
-BUSY = ("pools.attention.busy", "pools.ffn.busy")
-"""Columns that pictures read beside the figures and those of verdicts."""
-
 NOTES = "notes.txt"
 """File beside the shards with what the base rests on."""
 
@@ -51,40 +48,6 @@ OF_BASE = " (of the base; an axis may change that)"
 
 REASONS = 5
 """Reasons of failures that are told."""
-
-
-class Figure(NamedTuple):
-    """A column that the terminal shows."""
-
-    title: str
-    look: str
-    scale: float = 1.0
-
-    def text(self, value: float) -> str:
-        """Return a value as it is written."""
-        return "n/a" if math.isnan(value) else format(self.scale * value, self.look)
-
-
-FIGURES = {
-    "tgs": Figure("tok/s/GPU", ",.0f"),
-    "tokens_per_s_per_user": Figure("tok/s/user", ".1f"),
-    "mean_tpot_ms": Figure("TPOT ms", ".2f"),
-    "p99_tpot_ms": Figure("p99 ms", ".2f"),
-    "usd_per_1m_output_tokens": Figure("USD/1M", ".3f"),
-}
-"""Columns that the terminal shows of every sweep."""
-
-LIMITED = {
-    (statistic, metric): (f"{'median' if statistic == 'p50' else statistic}_{metric}_ms", look)
-    for statistic in ("mean", "p50", "p90", "p95", "p99")
-    for metric, look in {
-        "ttft": Figure(f"{statistic} TTFT ms", ",.1f"),
-        "tpot": Figure(f"{statistic} TPOT ms", ".2f"),
-        "e2el": Figure(f"{statistic} E2EL s", ",.3f", 1e-3),
-        "queue": Figure(f"{statistic} queue ms", ",.2f"),
-    }.items()
-}
-"""Columns that it shows where an SLA limits them."""
 
 
 def register(group: click.Group) -> None:
@@ -152,22 +115,22 @@ def _execute(run: Sweep, pool: Executor, folder: Path, *, quiet: bool) -> None:
     """Run the points into the shards of the folder, and show the table, the winner and where the pictures are."""
     from afdsim.results import result
     from afdsim.scenario import yamlfile
-    from afdsim.studies import ranking, sweeps
+    from afdsim.studies import ranking, sweeps, telling
 
     folder.mkdir(parents=True, exist_ok=True)
     result.write_text(folder / "sweep.yaml", yamlfile.dump(run.grid.described()))
     _tell(_of_base(run.grid), folder)
     with nullcontext() if quiet else sweeps.bar() as report:
         sweeps.write(run.rows(pool, report), run.grid.paths, folder, run.grid.units)
-    columns = (*FIGURES, *(name for name, _ in LIMITED.values()), "sla.percentile", "notes", *ranking.USED, *BUSY)
-    frame = sweeps.read(folder, columns)
-    figures = FIGURES | _limited(frame)
+    frame = sweeps.read(folder, telling.COLUMNS)
+    figures = telling.FIGURES | telling.limited(frame)
     found = ranking.ranked(frame, run.grid.paths, figures)
     figures = {name: figure for name, figure in figures.items() if name in found}
     click.echo("\n".join([*_table(found, run.grid, figures), *_left(found, folder), *_order(found)]))
-    click.echo("\n".join(_wrapped(_best(found, run.grid, figures))))
+    click.echo("\n".join(_wrapped(telling.best(found, _axes(run.grid), figures))))
     reasons = [*_failures(frame["error"].dropna(), run.tally.total), *_too_long(frame, run.grid)]
     reasons += _pictures(frame, run.grid, folder)
+    _report(frame, folder)
     click.echo(
         "\n".join([f"{run.tally.total:,} rows in {folder} ({run.tally.before:,} from before)", *reasons]), err=True
     )
@@ -230,16 +193,33 @@ def _pictures(frame: pd.DataFrame, points: Grid, folder: Path) -> list[str]:
         drawn = {"pareto": plot.pareto(frame)}
     except ImportError:
         return ["no pictures: they need matplotlib: pip install 'afdsim[report]'"]
+    from afdsim.studies import telling
+
     numbers = [path for path in points.paths if frame[path].dtype.kind in "if"]
     if len(numbers) == len(points.axes) == 1:
         drawn["curves"] = plot.ratio(frame, x=numbers[0])
         if points.units:
-            drawn["curves"].set_xlabel(_headings(points)[0])
+            drawn["curves"].set_xlabel(telling.headings(_axes(points))[0])
     (folder / "figures").mkdir(exist_ok=True)
     for name, axes in drawn.items():
         for suffix in ("svg", "png"):
             plot.save(axes, folder / "figures" / f"{name}.{suffix}")
     return []
+
+
+def _report(frame: pd.DataFrame, folder: Path) -> None:
+    """Write the page of the sweep into `folder`, but not of a table too large to draw."""
+    from afdsim.cli.folders import report
+
+    if len(frame) <= MANY:
+        report(folder)
+
+
+def _axes(points: Grid) -> telling.Axes:
+    """Return what is varied, for words about it."""
+    from afdsim.studies.telling import Axes
+
+    return Axes(name=points.base.name, paths=points.paths, units=points.units)
 
 
 def _free_folder(folder: Path, points: Grid, *, force: bool) -> Path:
@@ -313,29 +293,18 @@ def _way_on(stopped: BaseException, run: Sweep) -> str:
     return f"{what}:\n  {command}"
 
 
-def _limited(frame: pd.DataFrame) -> dict[str, Figure]:
-    """Return the figures that an SLA limits and that are not shown anyway."""
-    statistics, nearest = (
-        set(frame[name].dropna()) if name in frame else set() for name in ("sla.percentile", "sla.metric")
-    )
-    return {
-        name: figure
-        for (statistic, metric), (name, figure) in LIMITED.items()
-        if statistic in statistics and (metric in nearest or f"sla.limits.{metric}.limit_ms" in frame)
-        if name not in FIGURES
-    }
-
-
-def _table(found: pd.DataFrame, points: Grid, figures: dict[str, Figure]) -> list[str]:
+def _table(found: pd.DataFrame, points: Grid, figures: dict[str, telling.Figure]) -> list[str]:
     """Return the main figures of every point, averaged over its seeds, the best first; wide heads on two lines."""
+    from afdsim.studies import telling
+
     loads = ["load"] if "load" in found else []
-    heads = [*_headings(points), *(figure.title for figure in figures.values()), *loads, "SLA"]
-    named = not figures.keys() <= FIGURES.keys()
+    heads = [*telling.headings(_axes(points)), *(figure.title for figure in figures.values()), *loads, "SLA"]
+    named = not figures.keys() <= telling.FIGURES.keys()
     rows = []
     for row in found[:SHOWN].to_dict("records"):
         shown = (figure.text(row[name]) for name, figure in figures.items())
-        axes = (_cell(row[path]) for path in points.paths)
-        rows.append([*axes, *shown, *(row[name] for name in loads), _sla(row, named=named)])
+        axes = (telling.cell(row[path]) for path in points.paths)
+        rows.append([*axes, *shown, *(row[name] for name in loads), telling.standing(row, named=named)])
     lines = _drawn(heads, rows)
     return lines if max(map(len, lines)) <= WIDTH else _drawn(list(map(_two_lines, heads)), rows)
 
@@ -364,21 +333,6 @@ def _two_lines(head: str) -> str:
     return "\n".join(min(parts, key=lambda pair: max(map(len, pair)))) if parts else head
 
 
-def _sla(row: dict[Hashable, Any], *, named: bool) -> str:
-    """Say how a point stands to its SLA; of a missed one, with `named`, which metrics are beyond their limits."""
-    match row["standing"]:
-        case "error":
-            return "error"
-        case "met":
-            return "marginal" if row["marginal"] else "met"
-        case "n/a" if row["limited"]:
-            return "n/a"
-        case "missed" if named:
-            return f"missed ({row['missed']})"
-        case _:
-            return "missed" if row["limited"] else "-"
-
-
 def _left(found: pd.DataFrame, folder: Path) -> list[str]:
     """Say how many points are not shown, and where they are."""
     left = len(found) - SHOWN
@@ -404,41 +358,3 @@ def _order(found: pd.DataFrame) -> list[str]:
     }
     order = ", then ".join(parts[each] for each in dict.fromkeys(found["standing"]))
     return _wrapped(f"Order: {order}; each by falling tok/s/GPU")
-
-
-def _best(found: pd.DataFrame, points: Grid, figures: dict[str, Figure]) -> str:
-    """Name the winner, or say that there is none."""
-    if found.iloc[0]["standing"] == "error":
-        return f"no best: all {len(found):,} points fail"
-    counts = Counter(found["standing"])
-    tally = ", ".join(f"{counts[each]:,} {each}".replace(" ", "\xa0") for each in dict.fromkeys(found["standing"]))
-    best = found.iloc[0]
-    if best["standing"] not in {"met", "no SLA"}:
-        if not found["limited"].any():
-            return f"no best: no point is known to carry its load ({tally})"
-        return f"none of {len(found):,} points meets the SLA ({tally})"
-    what = "best under the SLA" if best["standing"] == "met" else "best, no SLA being given"
-    marginal = " (marginal)" if best["marginal"] else ""
-    heads = zip(_headings(points), points.paths, strict=True)
-    where = [f"{head} = {_cell(best[path])}".replace(" ", "\xa0") for head, path in heads]
-    shown = [f"{figure.text(best[name])} {figure.title}".replace(" ", "\xa0") for name, figure in figures.items()]
-    return f"{what}{marginal}: {', '.join(where) or points.base.name}: {', '.join(shown)} ({tally})"
-
-
-def _headings(points: Grid) -> list[str]:
-    """Return of every path the shortest end that no other path has, with its unit."""
-    parts = [path.removesuffix(".value").split(".") for path in points.paths]
-    ends = [[".".join(each[-length:]) for length in range(1, 1 + len(each))] for each in parts]
-    counts = Counter(end for each in ends for end in each)
-    found = [
-        next((end for end in each if counts[end] == 1), path) for each, path in zip(ends, points.paths, strict=True)
-    ]
-    units = (points.units.get(path) for path in points.paths)
-    return [f"{end} ({unit})" if unit else end for end, unit in zip(found, units, strict=True)]
-
-
-def _cell(value: object) -> str:
-    """Return a value of an axis as it is written."""
-    if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.15g}"
-    return "-" if value is None else str(value)

@@ -5,6 +5,7 @@ points        the outcome of a point, cached under its key
 pool          fresh Python processes as an executor
 sweeps        every point of a grid as a frame or a folder
 ranking       points of a sweep, the best under the SLA first
+telling       a sweep in words: figures, axes, standings, the best point
 steadying     the same arrivals for longer, until a load is steady
 differences   one figure of two deployments, with its interval
 tuning        the best way to run one deployment, by a quick search
@@ -27,6 +28,8 @@ sizes         sizes of one deployment, by instances and cells
 resizing      the smallest change of a deployment when its workload moves
 planner       which deployment to buy, by simulation
 comparison    deployments side by side
+pages         sweeps, comparisons, plans and searches for capacity as pages
+reporting     what a folder holds, as a page
 validation    published figures against ours
 pairs         the AFD pairs of the theory, simulated
 bench         speed of the engines

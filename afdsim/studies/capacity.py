@@ -202,14 +202,16 @@ class Capacity:
         return pd.DataFrame(rows)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``capacity.json`` and the picture of what was seen; return the folder."""
+        """Write ``capacity.json``, ``capacity.csv`` with every point and the picture of these; return the folder."""
         from afdsim.results import plot_parts, plot_plan
         from afdsim.results.result import to_json, write_text
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "capacity.json", to_json(self.to_dict()))
-        axes = plot_plan.capacity(self.frame())
+        frame = self.frame()
+        write_text(folder / "capacity.csv", frame.to_csv(index=False))
+        axes = plot_plan.capacity(frame)
         for suffix in ("svg", "png"):
             plot_parts.save(axes, folder / f"capacity.{suffix}")
         return folder
@@ -219,6 +221,7 @@ class Capacity:
         own = self.best.summary["afdsim"] if self.best else {}
         told = ("tgs", "tgs_ci", "tokens_per_s_per_user", "usd_per_1m_output_tokens")
         return {
+            "scenario": self.scenario.name,
             "max_num_seqs" if self.closed else "request_rate": self.answer,
             "interval": list(self.interval),
             "gpus": self.points[0].summary["afdsim"]["gpus"],

@@ -24,6 +24,7 @@ from afdsim.results.header import WIDTH, deployment_lines, model_line, prefill_l
 from afdsim.results.ink import Ink, table
 from afdsim.results.metrics import shown_in
 from afdsim.results.result import Result, pooled, to_json, write_text
+from afdsim.results.seeds import save_seeds
 from afdsim.scenario.document import Scenario, Source, load
 from afdsim.scenario.tree import Afd
 from afdsim.simulation import simulate
@@ -58,6 +59,9 @@ _DEAR = ("dearer", "cheaper", "dear")
 
 _HANG = 24
 """Columns of a name beside which its lines still hang."""
+
+RUNS = "runs"
+"""Folder of the runs beside a comparison, numbered from 1."""
 
 PAGE = 60
 """Lines of a comparison that a prompt shows."""
@@ -244,15 +248,20 @@ class Comparison:
             for each in self.differences
         ]
         found = {"deployments": self.summaries, "differences": changes, "verdict": list(self.verdict)}
+        found |= {"advice": list(self.advice), "shared": list(self.shared), "notes": list(self.notes)}
         searched = {name: each.to_dict() for name, each in self.tuned.items()}
         return found | ({"tuning": searched} if searched else {})
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``compare.json``, ``compare.txt`` and the figures; return the folder."""
+        """Write ``compare.json``, ``compare.txt``, the figures and a run folder for every deployment in ``runs/``."""
         folder = Path(folder)
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         write_text(folder / "compare.json", to_json(self.to_dict()))
         write_text(folder / "compare.txt", self.text() + "\n")
+        for number, results in enumerate(self.runs.values(), start=1):
+            own = folder / RUNS / str(number)
+            results[0].save(own, force=True, pictures=False)
+            save_seeds(results, own)
         from afdsim.results import plot, plot_parts
 
         for name, draw in (("tpot_cdf", plot.tpot_cdf), ("causes", plot.causes)):

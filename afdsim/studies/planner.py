@@ -139,6 +139,8 @@ class Plan:
         write_text(folder / "plan.json", to_json(self.to_dict()))
         frame = self.frame()
         write_text(folder / "plan.csv", frame.to_csv(index=False))
+        if self.front:
+            write_text(folder / "front.csv", self.front_frame().to_csv(index=False))
         files = [_written(folder / name, scenario) for name, scenario in self.winners()]
         pictures = {"plan": drawn(frame), **({"front": front(self.front_frame())} if self.front else {})}
         for name, suffix in product(pictures, ("svg", "png")):
@@ -161,9 +163,13 @@ class Plan:
         """The same as plain data."""
         lost = {name: None if found is None else found.to_dict() for name, found in self.families.items()}
         return {
+            "model": catalog.llm(self.questions[0].model).name,
+            "asked": self.asked(),
             "objective": self.objective,
             "budget": dict(self.budget),
             "best": self.best and self.best.to_dict(),
+            **({"short": self.best.short} if self.best else {"why": self.why()}),
+            "winners": [name for name, _ in self.winners()],
             "runner_up": self.runner_up and self.runner_up.to_dict(),
             "families": lost,
             "front": [choice.to_dict() for choice in self.front],
