@@ -138,16 +138,20 @@ _TITLES: Final = {"tpot": "Time per output token, by request", "ttft": "Time to 
 
 def _middles(samples: Mapping[str, metrics.Samples], metric: str) -> str:
     """Say where half and nearly all of the requests are."""
-    parts = []
+    parts = {}
     for name, each in samples.items():
         middle, high = (1e3 * metrics.percentiles(each, (50, 99))).tolist()
         ends = f"at most {middle:,.4g} ms, and 99% at most {high:,.4g} ms"
-        parts.append(f"{f'{name}: ' if name else ''}half of the requests have a {metric.upper()} of {ends}")
-    return _sentence("; ".join(parts))
+        parts[name] = f"half of the requests have a {metric.upper()} of {ends}"
+    return _sentence(parts)
 
 
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+def _sentence(parts: Mapping[str, str]) -> str:
+    """Return what is said of every deployment as one sentence: once where it is the same of all, else by name."""
+    if len(set(parts.values())) == 1:
+        text = next(iter(parts.values()))
+        return f"{text[:1].upper()}{text[1:]}{' in every run' if len(parts) > 1 else ''}."
+    return "; ".join(f"{name}: {text}" for name, text in parts.items()) + "."
 
 
 def _bins(axes: Axes) -> Table:
@@ -178,17 +182,16 @@ def _cdf(metric: str, *, tail: bool = False) -> Draw:
 
 def _inside(samples: Mapping[str, metrics.Samples], limit: tuple[str, float] | None, metric: str) -> str:
     """Say which share of the requests is inside the limit, or within what nine of ten are."""
-    parts = []
+    parts = {}
     for name, each in samples.items():
         if limit is None:
             ninth = 1e3 * metrics.percentiles(each, (90,))[0]
-            text = f"nine of ten requests have a {metric.upper()} of at most {ninth:,.4g} ms"
+            parts[name] = f"nine of ten requests have a {metric.upper()} of at most {ninth:,.4g} ms"
         else:
             share = np.count_nonzero(1e3 * each.values <= limit[1]) / each.count
-            text = f"{_share(share)} requests have a {metric.upper()} of at most {limit[1]:,.6g} ms"
-        parts.append(f"{name}: {text}" if name else text)
-    also = "" if limit is None else f"; the SLA asks it of {'their' if limit[0] == 'mean' else 'the'} {limit[0]}"
-    return _sentence("; ".join(parts) + also)
+            parts[name] = f"{_share(share)} requests have a {metric.upper()} of at most {limit[1]:,.6g} ms"
+    said = _sentence(parts)
+    return said if limit is None else f"{said} The SLA asks that of their {limit[0]}."
 
 
 def _share(share: float) -> str:
@@ -198,13 +201,13 @@ def _share(share: float) -> str:
 
 
 def _ends(samples: Mapping[str, metrics.Samples], metric: str) -> str:
-    parts = []
+    parts = {}
     for name, each in samples.items():
         one = next(percent for percent in (99.9, 99, 90) if metrics.enough(each.count, percent) or percent == 90)
         high = 1e3 * metrics.percentiles(each, (one,))[0]
         slow = f"one request in {100 / (100 - one):,.0f} has a {metric.upper()} above {high:,.4g} ms"
-        parts.append(f"{f'{name}: ' if name else ''}{slow}, the slowest {1e3 * float(each.values.max()):,.4g} ms")
-    return _sentence("; ".join(parts))
+        parts[name] = f"{slow}, the slowest {1e3 * float(each.values.max()):,.4g} ms"
+    return _sentence(parts)
 
 
 _PERCENTS: Final = (0.1, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
@@ -237,14 +240,19 @@ def _causes(subject: Subject) -> Exhibit:
     parts, rows = [], []
     for name, summary in subject.summaries.items():
         for pool, own in summary["afdsim"]["pools"].items():
-            who = pool if subject.alone else f"{name} {pool}"
             shares = {cause: float(own.get(cause, 0.0)) for cause in CAUSES}
-            rows.append([f"{who} ({own['gpus']} {own['gpu']})", *(f"{100 * share:.2f}" for share in shares.values())])
+            who = (
+                f"{pool} ({own['gpus']} {own['gpu']})"
+                if subject.alone
+                else f"{name}: {pool} ({own['gpus']} {own['gpu']})"
+            )
+            rows.append([who, *(f"{100 * share:.2f}" for share in shares.values())])
             worst = max(CAUSES[1:], key=shares.__getitem__)
             most = f", {shares[worst]:.1%} {worst.replace('_', ' ')}" if shares[worst] >= 0.005 else ""
-            parts.append(f"{who} GPUs are {shares['busy']:.1%} busy{most}")
+            parts.append(f"{'' if subject.alone else f'{name} '}{pool} {shares['busy']:.1%} busy{most}")
     head = ["pool", *(f"{cause.replace('_', ' ')} (%)" for cause in CAUSES)]
-    return Exhibit(axes=plot.causes(subject.columns), sentence=_sentence("; ".join(parts)), table=table(head, rows))
+    sentence = f"Of the time of GPUs: {'; '.join(parts)}."
+    return Exhibit(axes=plot.causes(subject.columns), sentence=sentence, table=table(head, rows))
 
 
 def _blame(subject: Subject) -> Exhibit | None:
@@ -289,16 +297,23 @@ def _pipeline(subject: Subject) -> Exhibit | None:
     spans = subject.first.run.pipeline if subject.alone else {}
     if not len(spans):
         return None
-    cause = np.asarray(spans["cause"])
-    seconds = np.asarray(spans["end_s"], float) - np.asarray(spans["start_s"], float)
-    lost = {each: float(seconds[cause == each].sum()) for each in CAUSES[1:]}
-    worst = max(lost, key=lost.__getitem__)
-    share = metrics.ratio(lost[worst], sum(lost.values()))
-    sentence = f"In the layers shown {share:.0%} of the bubbles are {worst.replace('_', ' ')}."
     rows = zip(*(_cells(name, spans) for name in _SPAN), strict=True)
-    return Exhibit(
-        axes=plot_time.gantt(subject.first), sentence=sentence, table=table([*_SPAN.values()], rows), wide=True
-    )
+    found = table([*_SPAN.values()], rows)
+    return Exhibit(axes=plot_time.gantt(subject.first), sentence=_bubbles(spans), table=found, wide=True)
+
+
+def _bubbles(spans: Columns) -> str:
+    """Say which track stands still most, and what most bubbles are."""
+    cause, track = np.asarray(spans["cause"]), np.asarray(spans["track"])
+    begin, end = (np.asarray(spans[name], float) for name in ("start_s", "end_s"))
+    lost = {each: float((end - begin)[cause == each].sum()) for each in CAUSES[1:]}
+    idle = {each: float((end - begin)[(track == each) & (cause != "busy")].sum()) for each in sorted(set(track))}
+    most, worst = max(idle, key=idle.__getitem__), max(lost, key=lost.__getitem__)
+    if not lost[worst]:
+        return "In the layers shown nobody stands still."
+    share, of = metrics.ratio(idle[most], float(end.max() - begin.min())), lost[worst] / sum(lost.values())
+    why = f"{of:.0%} of all bubbles are {worst.replace('_', ' ')}"
+    return f"In the layers shown {most} stands still most, {share:.0%} of the time; {why}."
 
 
 _SPAN: Final = {
@@ -430,9 +445,7 @@ def _roofline(subject: Subject) -> Exhibit | None:
     longest = int(np.argmax(share))
     bound = f", bound by {each['bound'][longest]}" if "bound" in each else ""
     sentence = f"The longest operator, {each['name'][longest]}, takes {share[longest]:.0%} of the kernels' time{bound}."
-    return Exhibit(
-        axes=plot_accounts.roofline(found), sentence=sentence, table=_operators(each, share), names=names, wide=True
-    )
+    return Exhibit(axes=plot_accounts.roofline(found), sentence=sentence, table=_operators(each, share), names=names)
 
 
 def _operators(each: Columns, share: Any) -> Table:

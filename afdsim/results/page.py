@@ -37,7 +37,14 @@ class Table:
     def numeric(self) -> tuple[bool, ...]:
         """Which columns hold numbers, or texts that begin with one."""
         columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.head)
-        return tuple(at > 0 and all(_is_number(cell) for cell in column) for at, column in enumerate(columns))
+        return tuple(
+            any(map(_is_number, column)) and all(_is_number(cell) is not False for cell in column) for column in columns
+        )
+
+    @property
+    def tall(self) -> bool:
+        """Whether it has a box of its own to scroll in."""
+        return len(self.rows) > 30
 
     @property
     def sortable(self) -> bool:
@@ -180,11 +187,15 @@ def shown(cell: Cell) -> str:
     return f"{cell:,.0f}" if abs(cell) >= 1e4 else f"{cell:,.4g}" if abs(cell) >= 1e-3 else f"{cell:.3g}"
 
 
-_NUMBER: Final = re.compile(r"^[$<>≤≥+]?\s*(-?[\d,]*\.?\d+(?:e[-+]?\d+)?)")
+_NUMBER: Final = re.compile(r"^[$<>+]?(-?[\d,]*\.?\d+(?:e[-+]?\d+)?)(?:%|\s?[a-zµ]+(?:/[a-z]+)?)?(?: to .*)?$")
+_NOTHING: Final = frozenset({"", "n/a", "-", None})
 
 
-def _is_number(cell: Cell) -> bool:
-    return not isinstance(cell, str) or cell in {"", "n/a", "-"} or _NUMBER.match(cell) is not None
+def _is_number(cell: Cell) -> bool | None:
+    """Whether a cell is a number, or begins with one before its unit; None where there is nothing in it."""
+    if cell in _NOTHING:
+        return None
+    return not isinstance(cell, str) or _NUMBER.match(cell) is not None
 
 
 def _key(cell: Cell) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from afdsim import __version__
@@ -232,8 +232,8 @@ def _lost(subject: Subject) -> Iterator[str]:
     if (bound := own.get("bottleneck")) is not None:
         step = f" of the {bound['step_ms']:,.4g} ms step" if bound.get("step_ms") else ""
         yield f"What bounds a step: {bound['name']}, {bound['ms']:,.4g} ms{step}."
-    yield from (f"{line}." for line in _joined(blaming.marginal(own.get("marginal", ()))))
-    for line in _joined(blaming.lines(own["blame"])) if "blame" in own else ():
+    yield from (f"{line}." for line in joined(blaming.marginal(own.get("marginal", ()))))
+    for line in joined(blaming.lines(own["blame"])) if "blame" in own else ():
         head, colon, rest = line.partition(": ")
         said = f"{_WAITED[head]} (share of all GPU time, GPU-seconds)" if head in _WAITED else head
         yield f"{said[:1].upper()}{said[1:]}{colon}{rest}."
@@ -245,7 +245,7 @@ _WAITED: Final = {
 }
 
 
-def _joined(lines: Iterator[str]) -> list[str]:
+def joined(lines: Iterable[str]) -> list[str]:
     """Return sentences that were wrapped for a terminal in one line each."""
     found: list[str] = []
     for line in lines:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +14,7 @@ import numpy as np
 from afdsim.results import plot_plan, plot_sweep
 from afdsim.results.exhibits import Exhibit, Subject, framed
 from afdsim.results.page import Badge, Figure, Page, Section, Table, of_frame, table
-from afdsim.results.report import footer
+from afdsim.results.report import footer, joined
 from afdsim.results.report import page as page_of
 from afdsim.studies import ranking, telling
 from afdsim.studies.choosing import WORDS
@@ -31,6 +33,10 @@ def _again(text: str, command: str) -> Section:
     return Section(name="again", title="Reproduce", text=(text,), code=command)
 
 
+def _noted(note: str) -> str:
+    return f"{note[:1].upper()}{note[1:]}."
+
+
 # sweeps -------------------------------------------------------------------------------------------------------------
 
 
@@ -39,13 +45,13 @@ def sweep(frame: pd.DataFrame, axes: telling.Axes, notes: Sequence[str]) -> Page
     figures = telling.FIGURES | telling.limited(frame)
     found = ranking.ranked(frame, axes.paths, figures)
     figures = {name: figure for name, figure in figures.items() if name in found}
-    answer = telling.best(found, axes, figures).replace("\xa0", " ")
+    answer = _worded(telling.best(found, axes, figures))
     pictures = tuple(_pictures(frame, found, axes))
     sections = [
         Section(name="pictures", title="Pictures", figures=pictures),
         Section(name="points", title="Points", tables=(_points(found, axes, figures),)),
         Section(name="failed", title="What failed", tables=tuple(_failed(frame))),
-        Section(name="rests-on", title="What the figures rest on", points=tuple(f"{note}." for note in notes)),
+        Section(name="rests-on", title="What the figures rest on", points=tuple(map(_noted, notes))),
     ]
     kept = [each for each in sections if each.figures or each.tables or each.points]
     counts = f"{len(found):,} points, {len(frame):,} runs; varied: {', '.join(axes.paths) or 'nothing'}"
@@ -60,6 +66,12 @@ def sweep(frame: pd.DataFrame, axes: telling.Axes, notes: Sequence[str]) -> Page
         sections=(*kept, again),
         footer=footer(),
     )
+
+
+def _worded(best: str) -> str:
+    """Return the sentence about the best point as a page has it: what a number is before its unit."""
+    text = re.sub(r"([\d.,]+) ([^,:(]+) (ms|s)(?=[,. ])", r"\2 \1 \3", best.replace("\xa0", " "))
+    return re.sub(r"([\d.]+) USD/1M", r"$\1 per 1M tokens", text)
 
 
 def _points(found: pd.DataFrame, axes: telling.Axes, figures: Mapping[str, telling.Figure]) -> Table:
@@ -100,7 +112,7 @@ def _pictures(frame: pd.DataFrame, found: pd.DataFrame, axes: telling.Axes) -> I
                 yield framed(f"axis-{number}", _through(part, path, axes))
 
 
-def _equal(column: pd.Series[Any], value: object) -> Any:
+def _equal(column: pd.Series[Any], value: Any) -> Any:
     return (column.eq(value) | (column.isna() & (value != value))).to_numpy(bool)  # noqa: PLR0124 - NaN is not itself
 
 
@@ -115,7 +127,7 @@ def _pareto(frame: pd.DataFrame, axes: telling.Axes) -> Exhibit:
     at = [(float(row["tokens_per_s_per_user"]), float(row["tgs"])) for row in rows]
     picture = plot_sweep.pareto(frame)
     front = _frontier(frame)
-    texts = [[where[place], *at[place]] for place in front]
+    texts: list[list[Any]] = [[where[place], *at[place]] for place in front]
     ends = [at[place] for place in front[:: max(1, len(front) - 1)]]
     told = " to ".join(f"{tgs:,.0f} tok/s/GPU at {speed:.1f} tok/s per user" for speed, tgs in ends[:2])
     sentence = (
@@ -147,10 +159,18 @@ def _through(part: pd.DataFrame, path: str, axes: telling.Axes) -> Exhibit:
     head = telling.headings(axes)[list(axes.paths).index(path)]
     picture.set_xlabel(head)
     means = part.groupby(path)[["tgs", "mean_tpot_ms"]].mean()
-    top = means["tgs"].idxmax()
-    all_else = ", all else as in the best point" if len(axes.paths) > 1 else ""
-    sentence = f"Most tokens per GPU at {head} {telling.cell(top)}, {means['tgs'].max():,.0f} tok/s{all_else}."
-    rows = [[telling.cell(value), *row] for value, row in zip(means.index, means.to_numpy().tolist(), strict=True)]
+    low, *_, high = (
+        [telling.cell(value), *row] for value, row in zip(means.index, means.to_numpy().tolist(), strict=True)
+    )
+    top = f", with the most, {means['tgs'].max():,.0f}, at {telling.cell(means['tgs'].idxmax())}"
+    sentence = (
+        f"From {low[0]} to {high[0]} tokens per GPU go from {low[1]:,.0f} to {high[1]:,.0f}{top}; "
+        f"the mean TPOT goes from {low[2]:.4g} to {high[2]:.4g} ms."
+    )
+    sentence += " All else is as in the best point." if len(axes.paths) > 1 else ""
+    rows: list[list[Any]] = [
+        [telling.cell(value), *row] for value, row in zip(means.index, means.to_numpy().tolist(), strict=True)
+    ]
     found = table([head, "tok/s/GPU", "mean TPOT (ms)"], rows)
     return Exhibit(axes=picture, sentence=sentence, table=found, title=f"Throughput and latency by {head}")
 
@@ -165,16 +185,15 @@ def comparison(found: Comparison, advice: Sequence[str]) -> Page:
     verdict = list(found.verdict)
     first, *rest = verdict or ["There is no figure to compare."]
     own = Section(
-        name="differences",
-        title="Differences",
-        tables=(_differences(found),),
-        points=(*rest, *advice),
-        text=found.shared,
+        name="differences", title="Differences", tables=(_differences(found),), points=tuple(advice), text=tuple(rest)
     )
     summary, *sections = whole.sections
     sections = [each for each in sections if each.name != "again"]
-    again = _again("Both under the workload, SLA and seeds of the first.", f"afdsim compare {' '.join(_files(found))}")
-    return replace(whole, kind="comparison", answer=first, sections=(own, summary, *sections, again))
+    _, *shared = joined(found.shared)
+    same = Section(name="same", title=f"What all have from {next(iter(found.runs))}", points=tuple(shared))
+    again = _again("From the folder of this comparison.", f"afdsim compare {' '.join(_files(found))}")
+    summary = replace(summary, tables=summary.tables[1:])
+    return replace(whole, kind="comparison", answer=first, sections=(own, summary, *sections, same, again))
 
 
 def _files(found: Comparison) -> list[str]:
@@ -292,13 +311,15 @@ def _plan_pictures(layouts: pd.DataFrame, front: pd.DataFrame | None) -> Iterato
         fast = max(front.to_dict("records"), key=lambda row: row["tokens_per_s_per_user"])
         speed = f"{fast['tokens_per_s_per_user']:.1f} tok/s at {fast['tgs']:,.0f} tok/s/GPU"
         sentence = f"The fastest, {fast['deployment']}, gives a user {speed}."
-        yield framed("front", Exhibit(axes=plot_plan.front(front), sentence=sentence, table=of_frame(_layouts(front))))
+        yield framed(
+            "front", Exhibit(axes=plot_plan.front(front), sentence=sentence, table=of_frame(_layouts(front)), wide=True)
+        )
 
 
 def _layouts(frame: pd.DataFrame) -> pd.DataFrame:
     """Columns of layouts that a reader looks for, under names without underscores."""
     kept = frame[[name for name in _OF_LAYOUT if name in frame]]
-    return kept.rename(columns=dict(_OF_LAYOUT)).replace({np.nan: None})
+    return kept.rename(columns=dict(_OF_LAYOUT)).astype(object).where(kept.notna().to_numpy(), "")
 
 
 _OF_LAYOUT: Final = {
@@ -340,7 +361,7 @@ def capacity(found: Mapping[str, Any], points: pd.DataFrame) -> Page:
             axes=plot_plan.capacity(held), sentence=sentence, table=of_frame(points), title="What it carries", wide=True
         )
         figures = (framed("capacity", exhibit),)
-    options = " ".join(f"--set '{option}'" for option in found["options"])
+    options = " ".join(f"--set {shlex.quote(option)}" for option in found["options"])
     return Page(
         kind="capacity",
         title=found["scenario"],
@@ -349,11 +370,11 @@ def capacity(found: Mapping[str, Any], points: pd.DataFrame) -> Page:
         sections=(
             Section(name="points", title="What was simulated", figures=figures),
             *(
-                [Section(name="notes", title="Notes", points=tuple(f"{note}." for note in found["notes"]))]
+                [Section(name="notes", title="Notes", points=tuple(map(_noted, found["notes"])))]
                 if found["notes"]
                 else []
             ),
-            _again("The run of the answer.", f"afdsim run SCENARIO {options}"),
+            _again("The run of the answer.", f"afdsim run {shlex.quote(found['scenario'])} {options}"),
         ),
         footer=footer(),
     )
