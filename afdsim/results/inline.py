@@ -122,6 +122,7 @@ def _tidy(drawing: str, name: str) -> str:
     text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
     text = _PLACED.sub(lambda found: f'{found[1]}="{_shorter(found[2])}"', text)
     text = re.sub(r'style="[^"]*"', lambda found: _styled(found[0]), text)
+    text = re.sub(r'\bfill="(#[0-9a-f]{6})"', lambda found: _styled(f'style="fill: {found[1]}"'), text)
     return re.sub(r">\s+<", "><", text).strip()
 
 
@@ -158,6 +159,12 @@ def _spots(axes: Axes, names: Names) -> Iterator[Spot]:
     yield from _marks(axes, names)
 
 
+def _label(axes: Axes, which: str) -> str:
+    """Label of an axis; an inset has that of the axes that it lies in."""
+    inside = [each for each in axes.figure.axes if axes in each.child_axes]
+    return next((text for each in (axes, *inside) if (text := str(getattr(each, f"get_{which}label")()))), "")
+
+
 def _quantity(label: str) -> tuple[str, str]:
     """Name and unit of an axis label such as "GPU time (%)"; what follows a semicolon is a remark."""
     found = re.match(r"(.*) \((.*)\)$", label.partition(";")[0])
@@ -171,7 +178,7 @@ def _valued(value: float, label: str) -> str:
 
 def _series(label: object) -> str:
     """What a legend calls a series, less its percentiles; nothing where matplotlib named it."""
-    text = str(label)
+    text = str(label or "")
     return "" if text.startswith("_") else text.partition(": p50")[0]
 
 
@@ -197,10 +204,10 @@ def _bins(axes: Axes) -> Iterator[Spot]:
     for values, edges, name in stairs(axes):
         for value, ends in zip(values, pairwise(edges), strict=True):
             bins.setdefault(ends, {})[name] = value
-    name, unit = _quantity(axes.get_xlabel())
+    name, unit = _quantity(_label(axes, "x"))
     stride = -(-len(bins) // BINS)
     for ends, found in list(bins.items())[stride // 2 :: stride] if stride > 1 else bins.items():
-        told = ", ".join(f"{each} {_valued(value, axes.get_ylabel())}".strip() for each, value in found.items())
+        told = ", ".join(f"{each} {_valued(value, _label(axes, 'y'))}".strip() for each, value in found.items())
         where = f"{name} {ends[0]:,.5g} to {ends[1]:,.5g}{unit}"
         yield from _spot(_boxed(axes, ends), f"{where}: {told}")
 
@@ -233,7 +240,7 @@ def _bars(axes: Axes) -> Iterator[Spot]:
             series = _series(bars.get_label()) or looks.get((bar.get_facecolor()[:3], bool(bar.get_hatch())), "")
             who = ", ".join(filter(None, (row, series)))
             ends = f"{left:,.4g} to {right:,.4g}, " if spans else ""
-            told = f"{f'{who}: ' if who else ''}{ends}{_valued(bar.get_width(), axes.get_xlabel())}"
+            told = f"{f'{who}: ' if who else ''}{ends}{_valued(bar.get_width(), _label(axes, 'x'))}"
             yield from _spot(_boxed(axes, (left, right), (low, high)), told)
 
 
@@ -272,7 +279,7 @@ def _cells(axes: Axes) -> Iterator[Spot]:
             x = (left + first * stride * wide, min(left + (first + 1) * stride * wide, max(left, right)))
             y = (low + row * tall, low + (row + 1) * tall)
             _, who = min(ticks, key=lambda tick: abs(tick[0] - (y[0] + y[1]) / 2))
-            told = f"{who.get_text()}, {_valued(sum(x) / 2, axes.get_xlabel())}: {np.nanmean(part):.3g} %"
+            told = f"{who.get_text()}, {_valued(sum(x) / 2, _label(axes, 'x'))}: {np.nanmean(part):.3g} %"
             yield from _spot(_boxed(axes, x, y), told)
 
 
@@ -281,7 +288,7 @@ def _curves(axes: Axes) -> Iterator[Spot]:
     curves = [line for line in axes.lines if _length(line) > 2 and line.get_marker() in {"None", "", None}]
     if not curves:
         return
-    name, unit = _quantity(axes.get_xlabel())
+    name, unit = _quantity(_label(axes, "x"))
     left, right = axes.get_xlim()
     log = axes.get_xscale() == "log"
     edges = np.geomspace(left, right, COLUMNS + 1) if log else np.linspace(left, right, COLUMNS + 1)
@@ -289,7 +296,7 @@ def _curves(axes: Axes) -> Iterator[Spot]:
         middle = (low * high) ** 0.5 if log else (low + high) / 2
         read = {_series(line.get_label()): _at(line, middle) for line in curves}
         told = ", ".join(
-            f"{each} {_valued(value, axes.get_ylabel())}".strip() for each, value in read.items() if value is not None
+            f"{each} {_valued(value, _label(axes, 'y'))}".strip() for each, value in read.items() if value is not None
         )
         if told:
             yield from _spot(_boxed(axes, (low, high)), f"{name} {middle:,.4g}{unit}: {told}")
@@ -329,8 +336,8 @@ def _marks(axes: Axes, names: Names) -> Iterator[Spot]:
     for places, series, transform in groups:
         for (x, y), (across, up) in zip(places.tolist(), transform.transform(places).tolist(), strict=True):
             who = names.get((x, y), series)
-            told = f"{_valued(x, axes.get_xlabel())}, {_valued(y, axes.get_ylabel())}"
-            told = told if axes.get_ylabel() else _valued(x, axes.get_xlabel())
+            told = f"{_valued(x, _label(axes, 'x'))}, {_valued(y, _label(axes, 'y'))}"
+            told = told if _label(axes, "y") else _valued(x, _label(axes, "x"))
             if np.isfinite([across, up]).all() and (across, up) not in seen:
                 seen.add((across, up))
                 yield Spot((across - 4, up - 4, across + 4, up + 4), f"{who}: {told}" if who else told)

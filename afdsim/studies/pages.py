@@ -70,7 +70,7 @@ def sweep(frame: pd.DataFrame, axes: telling.Axes, notes: Sequence[str]) -> Page
 
 def _worded(best: str) -> str:
     """Return the sentence about the best point as a page has it: what a number is before its unit."""
-    text = re.sub(r"([\d.,]+) ([^,:(]+) (ms|s)(?=[,. ])", r"\2 \1 \3", best.replace("\xa0", " "))
+    text = re.sub(r"(\d[\d.,]*) ([^,:(]+) (ms|s)(?=[,. ])", r"\2 \1 \3", best.replace("\xa0", " "))
     return re.sub(r"([\d.]+) USD/1M", r"$\1 per 1M tokens", text)
 
 
@@ -304,9 +304,7 @@ def _plan_pictures(layouts: pd.DataFrame, front: pd.DataFrame | None) -> Iterato
         sentence = f"Of {len(layouts):,} layouts {len(known):,} may meet what was asked, and {tried:,} had to be tried."
         counts = layouts.groupby(["family", "standing"]).size().reset_index(name="layouts")
         picture = plot_plan.plan(layouts)
-        yield framed(
-            "layouts-tried", Exhibit(axes=picture, sentence=sentence, table=of_frame(counts), wide=front is None)
-        )
+        yield framed("layouts-tried", Exhibit(axes=picture, sentence=sentence, table=of_frame(counts), wide=True))
     if front is not None and len(front):
         fast = max(front.to_dict("records"), key=lambda row: row["tokens_per_s_per_user"])
         speed = f"{fast['tokens_per_s_per_user']:.1f} tok/s at {fast['tgs']:,.0f} tok/s/GPU"
