@@ -71,6 +71,7 @@ def sweep(frame: pd.DataFrame, axes: telling.Axes, notes: Sequence[str]) -> Page
 def _worded(best: str) -> str:
     """Return the sentence about the best point as a page has it: what a number is before its unit."""
     text = re.sub(r"(\d[\d.,]*) ([^,:(]+) (ms|s)(?=[,. ])", r"\2 \1 \3", best.replace("\xa0", " "))
+    text = re.sub(r", n/a [^,(]+(?=,| \()", "", text)
     return re.sub(r"([\d.]+) USD/1M", r"$\1 per 1M tokens", text)
 
 
@@ -88,10 +89,14 @@ def _points(found: pd.DataFrame, axes: telling.Axes, figures: Mapping[str, telli
 
 
 def _failed(frame: pd.DataFrame) -> Iterator[Table]:
-    counts = Counter(frame["error"].dropna())
+    counts = Counter(_PATH.sub(r"\1", str(reason)) for reason in frame["error"].dropna())
     if counts:
         rows = [(reason, count) for reason, count in counts.most_common(REASONS)]
         yield table(["reason", "runs"], rows, f"{counts.total():,} of {len(frame):,} runs failed.")
+
+
+_PATH: Final = re.compile(r"\S*[/\\]([^/\\\s]+:\d+:\d+: )")
+"""A place in a file, whose folder is of one machine only."""
 
 
 def _pictures(frame: pd.DataFrame, found: pd.DataFrame, axes: telling.Axes) -> Iterator[Figure]:
@@ -349,15 +354,14 @@ def capacity(found: Mapping[str, Any], points: pd.DataFrame) -> Page:
         if value
         else f"{found['scenario']} carries nothing.{why}"
     )
+    carried = int((points["found"] == "carried").sum())
     held = points.dropna(subset=["value_ms"]) if "value_ms" in points else points[:0]
     figures: tuple[Figure, ...] = ()
     if len(held):
-        sentence = (
-            f"{int((points['found'] == 'carried').sum())} of {len(points)} points that were simulated are carried."
-        )
-        exhibit = Exhibit(
-            axes=plot_plan.capacity(held), sentence=sentence, table=of_frame(points), title="What it carries", wide=True
-        )
+        sentence = f"{carried} of {len(points)} points that were simulated are carried."
+        kept = points[[name for name in _OF_POINT if name in points]].rename(columns=dict(_OF_POINT))
+        picture = plot_plan.capacity(held)
+        exhibit = Exhibit(axes=picture, sentence=sentence, table=of_frame(kept), title="What it carries", wide=True)
         figures = (framed("capacity", exhibit),)
     options = " ".join(f"--set {shlex.quote(option)}" for option in found["options"])
     return Page(
@@ -376,3 +380,14 @@ def capacity(found: Mapping[str, Any], points: pd.DataFrame) -> Page:
         ),
         footer=footer(),
     )
+
+
+_OF_POINT: Final = {
+    "request_rate": "req/s",
+    "max_num_seqs": "sequences of a rank",
+    "found": "found",
+    "metric": "limited",
+    "value_ms": "value (ms)",
+    "limit_ms": "limit (ms)",
+    "tgs": "tok/s/GPU",
+}
