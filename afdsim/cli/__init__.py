@@ -2,6 +2,7 @@
 
 completion afdsim completion, and the names that a shell completes
 folders    folders of answers, and what is told on the way to them
+stopping   Ctrl-C and SIGTERM: a message, an exit code, and what is kept
 scenarios  what the commands about scenarios share: options, loading, warnings
 bench      afdsim bench
 capacity   afdsim capacity
