@@ -1,6 +1,7 @@
 """The command line: it parses, calls, and alone prints.
 
 completion afdsim completion, and the names that a shell completes
+stopping   Ctrl-C and SIGTERM: a message, an exit code, and what is kept
 scenarios  what the commands about scenarios share: options, loading, warnings
 folders    folders of answers, and what is told on the way to them
 bench      afdsim bench

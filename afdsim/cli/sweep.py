@@ -21,6 +21,7 @@ import click
 from afdsim.cli.completion import sweep_names
 from afdsim.cli.executors import DASK, WORKERS, cores, opened
 from afdsim.cli.scenarios import STRICT
+from afdsim.cli.stopping import code
 from afdsim.errors import AfdsimError, ScenarioError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from afdsim.studies.grid import Grid
     from afdsim.studies.sweeps import Sweep
 
-FAILED, INTERRUPTED = 1, 130
+FAILED = 1
 
 MANY = 10_000
 """Simulations that need --yes."""
@@ -106,7 +107,7 @@ def sweep(  # noqa: PLR0917 - click passes one argument per option
             _execute(run, pool, folder, quiet=quiet)
     except (KeyboardInterrupt, sweeps.StoppedError) as stopped:
         click.echo(_way_on(stopped, run), err=True)
-        ctx.exit(INTERRUPTED)
+        ctx.exit(code(stopped) if isinstance(stopped, KeyboardInterrupt) else FAILED)
     if run.tally.failed:
         ctx.exit(FAILED)
 
