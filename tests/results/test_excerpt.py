@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -92,7 +93,7 @@ def test_a_gather_begins_when_its_messages_are_there(kind):
     there = [end for _, end, *_ in found["→ ffn[0]"]]
     gathers = found["ffn[0] gather"]
 
-    for before, gather in zip(gathers, gathers[1:], strict=False):
+    for before, gather in pairwise(gathers):
         assert gather[0] == before[1] or gather[0] in there
 
 
