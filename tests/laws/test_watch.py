@@ -60,7 +60,7 @@ def test_both_engines_see_the_same(scenario):
 
 
 @pytest.mark.parametrize("engine", ["kernel", "processes"])
-@fewer(3)
+@fewer(5)
 @given(ANY)
 def test_watching_changes_nothing_else(engine, scenario):
     seen, blind = record(scenario, engine), record(scenario, engine, watched=False)
