@@ -29,7 +29,9 @@ from afdsim.scenario import (
     complaints,
     conversing,
     divisions,
+    extents,
     failing,
+    jsonschema,
     leaves,
     prefilling,
     routing,
@@ -50,7 +52,7 @@ class Scenario(Part):
     """Everything that a run needs: model, cluster, workload, and how to simulate them."""
 
     version: Annotated[int, leaves.Version()] = 1
-    name: Annotated[str, leaves.Text()] = "scenario"
+    name: Annotated[str, leaves.Name()] = "scenario"
     model: Annotated[str, leaves.ModelName()]
     precision: tree.Precision = tree.Precision()
     deployment: tree.Deployment
@@ -85,6 +87,7 @@ class Scenario(Part):
 
     def faults(self) -> Iterator[Fault]:
         """Check what no single part can know."""
+        yield from extents.arrivals(self.workload)
         yield from self._misfits(self.deployment)
         yield from divisions.faults(self.model, self.deployment, self._misfits)
         if self.mixed is None:
@@ -111,6 +114,7 @@ class Scenario(Part):
         if self.failures is not None:
             found = failing.misfits(self.failures, pools, deployment.type)
             yield from ((f"failures.{path}", text) for path, text in found)
+        yield from extents.misfits(deployment, self.model, per_gpu=self.run.granularity == "gpu")
         yield from self._apart()
         arrival = self.workload.arrival
         alone = self.workload.sessions is None and self.servers is None  # who thinks or has no answer yet takes no slot
@@ -344,12 +348,14 @@ def _json_keys(path: Path) -> Collection[str]:
     return keys.keys() if isinstance(keys, dict) else ()
 
 
-def schema() -> dict[str, Any]:
-    """Return the JSON schema of scenario files, for editors.
+def schema(*, extending: bool = False) -> dict[str, Any]:
+    """Return the JSON schema of scenario files.
 
-    Nothing is required in it, because a file may inherit any key with ``extends``.
+    Nothing is required in it, because a file may inherit any key with ``extends``. With `extending`, any key may be
+    null too, as where it takes that of the base out: the schema that editors want.
     """
-    return complaints.described(Scenario)
+    described = jsonschema.described(Scenario)
+    return jsonschema.lenient(described) if extending else described
 
 
 def _extended(document: Document, seen: tuple[Path, ...]) -> Document:

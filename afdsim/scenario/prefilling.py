@@ -13,7 +13,7 @@ from afdsim.cluster import degrees
 from afdsim.scenario import asked
 from afdsim.scenario.caching import KvCache
 from afdsim.scenario.leaves import Choice, Flag, got
-from afdsim.scenario.part import Fault, Length, Part
+from afdsim.scenario.part import Count, Fault, Length, Part
 from afdsim.scenario.tree import Afd, Colocated, Deployment, Gpu, Share
 
 MODES = ("servers", "mixed")
@@ -36,11 +36,11 @@ class Mixed(Part):
 class PrefillParallelism(Part):
     """How the GPUs of one prefill instance share the work; dp x tp are the GPUs of the instance."""
 
-    dp: Length
+    dp: Count
     """Data parallel ranks, each with its own prompts; more than one needs experts spread over all GPUs."""
-    tp: Length
+    tp: Count
     """GPUs that split the heads of one rank."""
-    ep: Length
+    ep: Count
     """Groups that hold different experts: with several ranks all GPUs, with one rank a divisor of them."""
 
 
@@ -49,8 +49,8 @@ class Prefill(Part):
 
     mode: Annotated[Literal["servers"], Choice(MODES)] = "servers"
     gpu: Gpu
-    instances: Length
-    gpus_per_instance: Length = 8
+    instances: Count
+    gpus_per_instance: Count = 8
     parallelism: PrefillParallelism
     """Default: one rank, whose heads and widths are split over all GPUs of the instance."""
     max_batched_tokens: Length = 8192
