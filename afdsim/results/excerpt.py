@@ -73,7 +73,7 @@ def _middle(record: Record) -> Sample | None:
 
 
 def _empties(record: Record, cell: Cell, step: int) -> tuple[Array, Array]:
-    """The same of a step and the one behind it, of which nobody knows where the run ended before it did."""
+    """Units that held no request in a step, and in the one behind it (where the run ended in that: as before)."""
     first, second = (_empty(record, cell, each) for each in (step, step + 1))
     return first, first if second.all() else second
 
@@ -205,6 +205,7 @@ class _Excerpt:
         elif unit in self._away:
             places = [("down", begin, until)]
         elif x != UNCUT:
+            # gaps that look back at the step before the sample lie before the window
             first, last = self._senders(max(which - earlier, 0), x)
             first, last = (min(until, max(begin, cut)) for cut in (last if before == between else first, last))
             places = [(CAUSES[before], begin, first), (CAUSES[between], first, last), ("network", last, until)]
