@@ -168,14 +168,16 @@ def settle(ledger: Ledger, unit: int) -> None:
 
 
 def watched(ledger: Ledger, ends: float) -> Watch | None:
-    """Busy seconds of a run over time until it ended; None where nobody looked, or it goes on."""
+    """Busy seconds of a run over time, the latest row of every unit stretched to its end; None where nobody looked.
+
+    Nor while it goes on.
+    """
     if not len(ledger.watch.busy) or ends == float("inf"):
         return None
     watch = Watch(ledger.watch.width.copy(), ledger.watch.busy.copy())
     for unit, (begin, end, busy) in enumerate(zip(ledger.begin, ledger.end, ledger.row[:, BUSY], strict=True)):
-        until = min(end, ends)
-        if until > begin:
-            note(watch, unit, (begin, until), busy * ((until - begin) / (end - begin)))
+        if end > begin:
+            note(watch, unit, (begin, ends), busy * ((ends - begin) / (end - begin)))
     while ends > len(watch.busy) * watch.width[0]:
         coarsen(watch)
     return watch._replace(busy=watch.busy[: int(np.ceil(ends / watch.width[0]))])

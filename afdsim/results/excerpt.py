@@ -50,14 +50,15 @@ def pipeline(record: Record, cell: Cell) -> dict[str, Array]:
     """Return who did what in three layers in the middle of the model, as columns of `Span`; nothing if not watched.
 
     Of a step near the middle of the window and at most two units (instances, or ranks at GPU granularity) of every
-    pool; whatever else these did meanwhile is there too, cut where the three layers begin and end. Messages are on
+    pool; whatever else these did meanwhile is there too, cut where the three layers begin and end. A model of three
+    layers or fewer is shown from the last boundary of a step to that of the next. Messages are on
     their way from the end of the last sender's operation (all-to-all: of the unit's own) until the unit has them all,
     one exchange after the other. Of a run with failures only FFN units that are away are `down`.
     """
     sample = None if record.watch is None else _middle(record)
     if sample is None:
         return {}
-    found = list(_Excerpt(cell=cell, sample=sample, empty=_empty(record, cell, sample.step), record=record).spans())
+    found = list(_Excerpt(cell=cell, sample=sample, empty=_empties(record, cell, sample.step), record=record).spans())
     return {name: np.array([getattr(span, name) for span in found]) for name in Span._fields}
 
 
@@ -69,6 +70,12 @@ def _middle(record: Record) -> Sample | None:
     places = inside or range(len(spans))
     nearest = min(places, key=lambda place: abs(sum(spans[place]) - begin - end), default=None)
     return None if nearest is None else record.samples[nearest]
+
+
+def _empties(record: Record, cell: Cell, step: int) -> tuple[Array, Array]:
+    """Units that held no request in a step, and in the one behind it (where the run ended in that: as before)."""
+    first, second = (_empty(record, cell, each) for each in (step, step + 1))
+    return first, first if second.all() else second
 
 
 def _empty(record: Record, cell: Cell, step: int) -> Array:
@@ -87,7 +94,7 @@ class _Excerpt:
 
     cell: Cell
     sample: Sample
-    empty: Array
+    empty: tuple[Array, Array]
     record: Record
 
     def spans(self) -> Iterator[Span]:
@@ -112,12 +119,18 @@ class _Excerpt:
     @cached_property
     def _layers(self) -> range:
         count = 1 + max(turn.layer for turn in self.cell.schedule.turns if isinstance(turn, Compute))
-        first = max(0, (count - LAYERS) // 2)
+        first = max(0, (count - LAYERS + 1) // 2)
         return range(first, min(first + LAYERS, count))
 
     @cached_property
     def _window(self) -> Window:
-        """From the first operation of the layers until the last has ended and its messages are there."""
+        """From the first operation of the layers until the last has ended and its messages are there.
+
+        Of a model that has no others: from the last boundary to the next one, as nobody knows the step before.
+        """
+        if self._layers.start == 0:
+            begin, end = (float(self.sample.start[which, self._boundaries].max()) for which in range(2))
+            return begin, end
         begin, end = np.inf, NEVER
         for number, turn in enumerate(self.cell.schedule.turns):
             if isinstance(turn, Boundary) or turn.layer not in self._layers:
@@ -129,6 +142,13 @@ class _Excerpt:
                 begin = min(begin, float(self.sample.start[0, at].min()))
                 end = max(end, float(self.sample.finish[0, at].max()))
         return begin, end
+
+    @cached_property
+    def _boundaries(self) -> list[int]:
+        """Where boundaries stand in a trace."""
+        turns = enumerate(self.cell.schedule.turns)
+        at = [self._at(number) for number, turn in turns if isinstance(turn, Boundary)]
+        return [place for each in at for place in range(each.start, each.stop)]
 
     def _at(self, number: int) -> slice:
         """Where the units of an operation stand in a trace."""
@@ -151,20 +171,20 @@ class _Excerpt:
         """Operations of a resource of a unit, and, of its compute, the gaps between them."""
         schedule = self.cell.schedule
         pool = next(part for part in schedule.pools if unit in part)
-        turns, ended = schedule.of(pool, resource), None
+        turns, ended = schedule.of(pool, resource), self._window[0]
         track = self._name(unit) + PARTS[resource]
         for which in range(2):
             at = np.array([schedule.at[number] + unit - pool.start for number in turns], dtype=int)
             start, finish = self.sample.start[which, at], self.sample.finish[which, at]
             for place in np.lexsort((finish, start)).tolist():
                 begin, end = float(start[place]), float(finish[place])
-                if begin >= self._window[1] and (ended is None or ended >= self._window[1]):
+                if ended >= self._window[1]:
                     return
                 if end > self._window[0]:
-                    if resource == COMPUTE and ended is not None:
+                    if resource == COMPUTE:
                         yield from self._gap((which, turns[place]), unit, track, (ended, begin))
                     yield from self._work((which, turns[place]), unit, track, (begin, end))
-                ended = end
+                ended = max(ended, end)
 
     def _work(self, at: tuple[int, int], unit: int, track: str, span: Window) -> Iterator[Span]:
         turn, step = self.cell.schedule.turns[at[1]], self.sample.step + at[0]
@@ -180,12 +200,13 @@ class _Excerpt:
         turn = self.cell.schedule.turns[number]
         _, x, earlier, before, between = self.cell.schedule.booked(number)
         places = [("wait_peer", begin, until)]
-        if unit < self.cell.seated and self.empty[unit]:
+        if unit < self.cell.seated and self.empty[which][unit]:
             places = [("no_work", begin, until)]
         elif unit in self._away:
             places = [("down", begin, until)]
         elif x != UNCUT:
-            first, last = self._senders(which - earlier, x) if which >= earlier else (begin, begin)
+            # gaps that look back at the step before the sample lie before the window
+            first, last = self._senders(max(which - earlier, 0), x)
             first, last = (min(until, max(begin, cut)) for cut in (last if before == between else first, last))
             places = [(CAUSES[before], begin, first), (CAUSES[between], first, last), ("network", last, until)]
         layer = turn.layer if isinstance(turn, Compute) else -1

@@ -139,7 +139,7 @@ def _busy_grid(gpus: Columns) -> tuple[Floats, list[str]]:
 # queue and batch ----------------------------------------------------------------------------------------------------
 
 
-def queue(run: One, ax: Axes | None = None, *, points: int = 800) -> Axes:
+def queue(run: One, ax: Axes | None = None, *, points: int = 400) -> Axes:
     """Draw sequences in flight and requests that wait over simulated time: means, and bands from the least to the most.
 
     In flight is from admission to decode to the last token, waiting from arrival to admission (with prefill, also while
@@ -156,8 +156,8 @@ def queue(run: One, ax: Axes | None = None, *, points: int = 800) -> Axes:
     if found.slots:
         far = found.slots > FAR * most
         label = f"max_num_seqs: {found.slots:,}{', far above' if far else ''}"
-        line = {"color": "#404040", "linewidth": 1.2, "linestyle": "--", "label": label}
-        ax.plot([0.0, until], [math.nan if far else found.slots] * 2, **line)
+        level = [math.nan if far else found.slots] * 2
+        ax.plot([0.0, until], level, color="#404040", linewidth=1.2, linestyle="--", label=label)
     ax.axvspan(*found.window, color="#F2F2F2", zorder=0, label=WINDOW)
     ax.set(xlabel="simulated time (s)", ylabel="requests (count)", title="Queue and batch", ylim=(0, None))
     ax.set_xlim(0.0, until)
