@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from afdsim import __version__
-from afdsim.results import blaming, metrics, plot, spread
+from afdsim.results import blaming, caching, conversed, metrics, mixed, outages, plot, spread
 from afdsim.results.exhibits import Subject, Told, figures
 from afdsim.results.header import deployment_lines, prefill_lines, router_line, short
 from afdsim.results.inline import THEME, inline
@@ -157,6 +158,7 @@ def _sections(subject: Subject) -> Iterator[Section]:
         if found[name]:
             text = tuple(_lost(subject)) if name == "gpu-time" and subject.alone else ()
             yield Section(name=name, title=title, figures=found[name], points=text)
+    yield from _happened(subject)
     yield from _rests(subject)
     yield from _resolved(subject)
 
@@ -254,6 +256,48 @@ def joined(lines: Iterable[str]) -> list[str]:
         else:
             found.append(line.strip())
     return found
+
+
+def _happened(subject: Subject) -> Iterator[Section]:
+    """Say what crashed, who was preempted, what sessions there were and what every cell did, where there is any."""
+    own = subject.summary["afdsim"] if subject.alone else {}
+    texts: list[str] = []
+    if (found := own.get("failures")) is not None:
+        texts += outages.sentences(found, own.get("lost", 0))
+    for key, sentences in _EVENTS.items():
+        texts += sentences(own[key]) if own.get(key) else []
+    cells = tuple(_cells(own["cells"])) if own.get("cells") else ()
+    if texts or cells:
+        points = tuple(f"{text[:1].upper()}{text[1:]}." for text in texts)
+        yield Section(name="happened", title="What else happened", points=points, tables=cells)
+
+
+_EVENTS: Final[Mapping[str, Callable[[Mapping[str, Any]], Iterable[str]]]] = {
+    "prefill": mixed.sentences,
+    "kv_cache": caching.sentences,
+    "sessions": conversed.sentences,
+}
+"""What a summary may hold, and how it is said."""
+
+
+def _cells(cells: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    """The cells behind a router."""
+    pools = list(dict.fromkeys(pool for each in cells for pool in each["busy"]))
+    rows = [
+        [number, *(each.get(key) for key in _OF_CELL), *(100 * each["busy"].get(pool, math.nan) for pool in pools)]
+        for number, each in enumerate(cells)
+    ]
+    yield table(["cell", *_OF_CELL.values(), *(f"{pool} busy (%)" for pool in pools)], rows)
+
+
+_OF_CELL: Final = {
+    "completed": "finished",
+    "tgs": "tok/s/GPU",
+    "mean_tpot_ms": "TPOT (ms)",
+    "p99_tpot_ms": "p99 TPOT (ms)",
+    "mean_queue_ms": "queue (ms)",
+    "p99_queue_ms": "p99 queue (ms)",
+}
 
 
 def _rests(subject: Subject) -> Iterator[Section]:

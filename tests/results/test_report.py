@@ -207,6 +207,22 @@ def test_figures_that_a_run_has_no_data_for_are_left_out(small, html):
     assert not any(name.startswith("ttft") for name in whole)
 
 
+def test_cells_behind_a_router_have_a_row_each():
+    arrivals = "workload.arrival={process: poisson, request_rate: 1000 req/s}"
+    asked = [
+        arrivals,
+        "workload.num_requests=null",
+        "workload.duration=4 s",
+        "router={policy: round_robin, replicas: 2}",
+    ]
+    read = Read(str(simulate(load("small", overrides=asked)).report()))
+
+    assert "What else happened" in read.text("section", "h2")
+    assert [cell for cell in read.text("tr", "th", "button") + read.text("tr", "th") if cell == "p99 queue (ms)"]
+    (answer,) = read.text("header", "p")[-1:]
+    assert answer.startswith("2 x 1A1F on 32 H800 gives ")
+
+
 def test_several_seeds_are_pooled(small):
     read = Read(str(of_seeds([synthetic.result(small, seed) for seed in (0, 1)])))
 
