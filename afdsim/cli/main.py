@@ -7,6 +7,7 @@ Only click is imported here; every command imports what it needs, so that ``afds
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -38,7 +39,7 @@ from afdsim.cli import (
 from afdsim.cli.scenarios import SCENARIO, SET, STRICT, load_noted, warn
 from afdsim.cli.stopping import StoppedError, between_steps, code, noticed
 from afdsim.errors import AfdsimError, ScenarioError, SimulationError, StoppedEarly
-from afdsim.units import file_name, printable
+from afdsim.units import clip, file_name, printable
 
 if TYPE_CHECKING:
     from afdsim.results.result import Result
@@ -89,6 +90,9 @@ def _explained(error: BaseException, asked: Sequence[int]) -> int | None:
         case _ if asked:
             _complain("interrupted; nothing was saved")
             return 128 + asked[0]
+        case OSError(errno=errno.ENAMETOOLONG):
+            _complain(f"{clip(str(error.filename))}: a file name is at most 255 bytes long")
+            return BAD_INPUT
         case OSError():
             return _output_lost(error)
     return None
