@@ -74,7 +74,7 @@ def terminal(
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
-_CONTENT = "result.json, scenario.yaml, requests, tokens, gpus, links, blame, figures/"
+_CONTENT = "report.html, result.json, scenario.yaml, frames, figures/"
 
 
 _OF_CELLS = {
