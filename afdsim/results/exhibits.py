@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
@@ -127,10 +128,21 @@ def _histogram(metric: str) -> Draw:
     def draw(subject: Subject) -> Exhibit | None:
         if not (samples := subject.samples(metric)):
             return None
-        axes = getattr(plot, f"{metric}_histogram")(subject.columns)
-        return Exhibit(axes=axes, sentence=_middles(samples, metric), table=_bins(axes), title=_TITLES[metric])
+        axes, off = near(getattr(plot, f"{metric}_histogram"), subject, metric)
+        sentence = _middles(samples, metric) + off
+        return Exhibit(axes=axes, sentence=sentence, table=_bins(axes), title=_TITLES[metric])
 
     return draw
+
+
+def near(draw: Callable[..., Axes], subject: Subject, metric: str) -> tuple[Axes, str]:
+    """Draw a latency without its limit where that is so far off that the values would be a spike; say so."""
+    axes = draw(subject.columns)
+    limit = subject.limit_ms(metric)
+    if limit is None or not axes.child_axes:
+        return axes, ""
+    bare = {name: [replace(run, sla=None) for run in seeds] for name, seeds in subject.columns.items()}
+    return draw(bare), f" The SLA of {limit[1]:,.6g} ms is far off this picture."
 
 
 _TITLES: Final = {"tpot": "Time per output token, by request", "ttft": "Time to first token, by request"}
@@ -156,8 +168,7 @@ def _sentence(parts: Mapping[str, str]) -> str:
 
 def _bins(axes: Axes) -> Table:
     """Return the bins of a histogram with the share of every series."""
-    inset: Any = axes.child_axes[0] if axes.child_axes else axes
-    found = list(stairs(inset))
+    found = list(stairs(axes))
     edges = found[0][1]
     head = ["from (ms)", "to (ms)", *(f"{name or 'share'} (%)" for _, _, name in found)]
     shares = zip(*(values for values, _, _ in found), strict=True)
@@ -170,8 +181,12 @@ def _cdf(metric: str, *, tail: bool = False) -> Draw:
         samples = subject.samples(metric)
         if not samples or (tail and min(each.count for each in samples.values()) < 100):
             return None
-        axes = getattr(plot, f"{metric}_cdf")(subject.columns, tail=tail)
-        sentence = _ends(samples, metric) if tail else _inside(samples, subject.limit_ms(metric), metric)
+        if tail:
+            axes, off = near(partial(getattr(plot, f"{metric}_cdf"), tail=True), subject, metric)
+            sentence = _ends(samples, metric) + off
+        else:
+            axes = getattr(plot, f"{metric}_cdf")(subject.columns)
+            sentence = _inside(samples, subject.limit_ms(metric), metric)
         title = (
             f"{metric.upper()}: the slowest requests" if tail else f"{metric.upper()}: share of requests within a time"
         )

@@ -32,6 +32,8 @@ class Table:
     note: str = ""
     cut: int = 0
     """Rows that were left out."""
+    alive: bool = True
+    """Whether it stands on a page with the script that sorts."""
 
     @property
     def numeric(self) -> tuple[bool, ...]:
@@ -48,8 +50,8 @@ class Table:
 
     @property
     def sortable(self) -> bool:
-        """Whether an order of the rows means anything."""
-        return len(self.rows) > 2
+        """Whether its head has buttons: where an order of the rows means anything, on a page with the script."""
+        return self.alive and len(self.rows) > 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

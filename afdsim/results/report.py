@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from afdsim import __version__
 from afdsim.results import blaming, caching, conversed, metrics, mixed, outages, plot, spread
-from afdsim.results.exhibits import Subject, Told, figures
+from afdsim.results.exhibits import Subject, Told, figures, near
 from afdsim.results.header import deployment_lines, prefill_lines, router_line, short
 from afdsim.results.inline import THEME, inline
 from afdsim.results.page import Badge, Page, Report, Section, Table, render, table, table_html
@@ -92,6 +92,8 @@ def _limits(own: Mapping[str, Any], seeds: int) -> Iterator[Badge]:
         low, high = limit.get("ci_ms", (None, None))
         within = "" if low is None or high is None else f", 95% CI {low * scale:,.4g} to {high * scale:,.4g}"
         over = f", mean of {seeds} seeds" if seeds > 1 else ""
+        if limit["verdict"] == "FAIL" and limit.get("value_ms", math.inf) <= limit["limit_ms"]:
+            over += "; an SLA is met by a stable load only"
         what = f"SLA {sla['percentile']} {metric.upper()}"
         yield Badge(
             what=what, word=limit["verdict"], why=f"{value} of {limit['limit_ms'] * scale:,.6g} {unit}{within}{over}"
@@ -340,8 +342,12 @@ def _resolved(subject: Subject) -> Iterator[Section]:
 def excerpt(told: Told) -> str:
     """Return the percentiles of a run as HTML, and below them the histogram of its TPOT where that can be drawn."""
     rows = spread.rows([told.run])
-    found = table_html(Table(head=("Metric", *spread.COLUMNS), rows=tuple(map(tuple, rows)))) if rows else ""
+    found = (
+        table_html(Table(head=("Metric", *spread.COLUMNS), rows=tuple(map(tuple, rows)), alive=False)) if rows else ""
+    )
     if not spread.pooled([told.run], "tpot").count:
         return found
     style = "max-width:520px;background:#fff;" + ";".join(f"{name}:{colour}" for colour, name in THEME.items())
-    return f'{found}<div style="{style}">{inline(plot.tpot_histogram(told), "tpot", "TPOT per request")}</div>'
+    axes, off = near(plot.tpot_histogram, Subject(runs={"": [told]}, summaries={"": told.summary}), "tpot")
+    picture = inline(axes, "tpot", "TPOT per request")
+    return f'{found}<div style="{style}">{picture}</div><p>{off}</p>'
