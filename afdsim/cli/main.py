@@ -79,23 +79,21 @@ def _explained(error: BaseException, asked: Sequence[int]) -> int | None:
     """
     match error:
         case StoppedError():
-            _complain(f"interrupted; {error}")
-            return error.code
+            text, found = f"interrupted; {error}", error.code
         case KeyboardInterrupt():
-            _complain("interrupted; nothing was saved")
-            return code(error)
+            text, found = "interrupted; nothing was saved", code(error)
         case AfdsimError():
-            _complain(str(error))
-            return FAILED if isinstance(error, SimulationError) else BAD_INPUT
+            text, found = str(error), FAILED if isinstance(error, SimulationError) else BAD_INPUT
         case _ if asked:
-            _complain("interrupted; nothing was saved")
-            return 128 + asked[0]
+            text, found = "interrupted; nothing was saved", 128 + asked[0]
         case OSError(errno=errno.ENAMETOOLONG):
-            _complain(f"{clip(str(error.filename))}: a file name is at most 255 bytes long")
-            return BAD_INPUT
+            text, found = f"{clip(str(error.filename))}: a file name is at most 255 bytes long", BAD_INPUT
         case OSError():
             return _output_lost(error)
-    return None
+        case _:
+            return None
+    _complain(text)
+    return found
 
 
 def _output_lost(error: OSError) -> int:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from afdsim.results import metrics
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
-    from afdsim.results.plot import Simulated
+
+class Simulated(Protocol):
+    """What all figures together need of a result; `afdsim.Result` is one."""
+
+    @property
+    def run(self) -> metrics.Run:
+        """Its columns."""
+
+    @property
+    def operators(self) -> pd.DataFrame:
+        """What one layer computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +89,21 @@ class Plots:
         from afdsim.results import plot_time
 
         return plot_time.gantt(self.result, ax)
+
+    def blame(self, ax: Axes | None = None, *, most: int = 10) -> Axes:
+        """Draw whom the GPUs waited for, the worst first."""
+        from afdsim.results import plot_accounts
+
+        return plot_accounts.blame(self.result, ax, most=most)
+
+    def cost(self, ax: Axes | None = None) -> Axes:
+        """Draw what a million output tokens cost, and how much of it is waiting."""
+        from afdsim.results import plot_accounts
+
+        return plot_accounts.cost(self.result, ax)
+
+    def roofline(self, ax: Axes | None = None) -> Axes:
+        """Draw what every operator of a step reaches, under the roofs of its GPU."""
+        from afdsim.results import plot_accounts
+
+        return plot_accounts.roofline(self.result.operators, ax)

@@ -188,6 +188,13 @@ class Result:
         """
         return _frame(self.run.pipeline)
 
+    @cached_property
+    def operators(self) -> pd.DataFrame:
+        """One row per operator of the usual layer and of a boundary: its work, its seconds and what bounds it."""
+        from afdsim.results.operators import operators
+
+        return _frame(operators(self.scenario, self.run))
+
     def samples(self, metric: Metric) -> metrics.Samples:
         """Seconds of every counted request (of every gap for "itl")."""
         found = metrics.latencies(self.run)
