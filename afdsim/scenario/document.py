@@ -50,20 +50,35 @@ class Scenario(Part):
     """Everything that a run needs: model, cluster, workload, and how to simulate them."""
 
     version: Annotated[int, leaves.Version()] = 1
+    """Version of the format."""
     name: Annotated[str, leaves.Text()] = "scenario"
+    """Name of the scenario in reports and folders; default: that of its file."""
     model: Annotated[str, leaves.ModelName()]
+    """Model: a name of `afdsim list models`, or the path of a Hugging Face config.json or of its folder."""
     precision: tree.Precision = tree.Precision()
+    """Number formats."""
     deployment: tree.Deployment
+    """How the model is laid out on GPUs; `type` chooses the kind."""
     prefill: prefilling.Asked | None = None
+    """Who computes prompts; default: nobody, their KV cache is there when a request is admitted."""
     network: tree.Network = tree.Network()
+    """What moves tokens between instances."""
     variation: tree.Variation = tree.Variation()
+    """Jitter, spikes, stragglers and skewed experts."""
     workload: asked.Workload
+    """What is asked: arrivals and lengths."""
     kv_cache: caching.KvCache | None = None
+    """Blocks of the KV cache; default: a block is one token, and all that a request may need is reserved."""
     sla: asked.Sla | None = None
+    """Limits; default: none, so that there is no verdict."""
     failures: failing.Failures | None = None
+    """Crashes and repairs; default: nothing fails."""
     router: routing.Router | None = None
+    """Several cells behind a router; default: one."""
     cost: Mapping[tree.Gpu, Annotated[float, leaves.Amount("price", positive=False)]] = Field(default_factory=dict)
+    """Price of a GPU and hour by name of the GPU; default: the price of the catalog, where it has one."""
     run: tree.Run = tree.Run()
+    """How to simulate."""
 
     _document: Document = PrivateAttr(default_factory=lambda: Document(data={}))
     _inside: str = PrivateAttr("")
