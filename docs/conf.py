@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-import afdsim  # noqa: E402
-
 import generate  # noqa: E402
 import repository  # noqa: E402
+
+import afdsim  # noqa: E402
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 project = "afdsim"
 author = "the afdsim authors"
 release = version = afdsim.__version__
-copyright = ""  # noqa: A001 - Sphinx's name
+copyright = ""
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "reference/*.head.md"]
+exclude_patterns = ["_build", "**/*.head.md", "*.head.md"]
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", ".*")]  # types of other packages: their sites are not fetched
 default_role = "code"
@@ -51,10 +51,7 @@ pygments_style = "default"
 def setup(app: Sphinx) -> None:
     """Make the pages that come from code and from other documents."""
     repository.copy()
-    for name, text in generate.pages().items():
-        page = HERE / name
-        if page.read_text(encoding="utf-8") != text:
-            page.write_text(text, encoding="utf-8")
+    generate.write()
     pages = repository.homes()
 
     def read(_: Sphinx, name: str, content: list[str]) -> None:

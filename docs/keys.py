@@ -10,13 +10,14 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
+from pydantic.fields import FieldInfo
+from ruamel.yaml import YAML
+
 from afdsim import units
 from afdsim.scenario import leaves
 from afdsim.scenario.complaints import described
 from afdsim.scenario.document import Scenario, load, shipped
 from afdsim.scenario.part import Part
-from pydantic.fields import FieldInfo
-from ruamel.yaml import YAML
 
 HERE = Path(__file__).parent
 TAGS = ("type", "process", "distribution", "mode")
@@ -248,7 +249,8 @@ def _text(section: Section, links: Mapping[type[Part], str], shown: Mapping[tupl
     common = _common([each for each in found.values() if each is not None])
     rows = [_row(key, links, _command(found[key.name], common)) for key in section.keys]
     about = " ".join((section.part.__doc__ or "").split()).replace("``", "`")
-    also = f" The same map stands at {', '.join(f'`{path}`' for path in section.elsewhere)}." if section.elsewhere else ""
+    places = ", ".join(f"`{path}`" for path in section.elsewhere)
+    also = f" The same map stands at {places}." if places else ""
     after = f"\n\nExamples after `--set {shlex.quote(' '.join(common))}`." if common else ""
     head = "| key | meaning | values | default | example |\n|---|---|---|---|---|"
     return f"## {section.title}\n\n{about}{also}{after}\n\n{head}\n" + "\n".join(rows)

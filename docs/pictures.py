@@ -32,7 +32,7 @@ def pipeline() -> Axes:
 def cell() -> Axes:
     """Who sends to whom in 2A2F: every attention instance to every FFN instance, GPU i to GPU i, and back."""
     from matplotlib.figure import Figure
-    from matplotlib.patches import FancyBboxPatch
+    from matplotlib.patches import FancyBboxPatch, Rectangle
 
     ax = Figure(figsize=(9.0, 4.3), layout="constrained").subplots()
     ax.set(xlim=(0, 18), ylim=(0, 8.6))
@@ -47,7 +47,7 @@ def cell() -> Axes:
         ax.text(x + 2.7, y + 2.55, name, ha="center", va="center", weight="bold", color=colour)
         ax.text(x + 2.7, y + 1.65, inside, ha="center", va="center", fontsize=8.5)
         for nic in range(8):
-            ax.add_patch(FancyBboxPatch((x + 0.25 + 0.65 * nic, y + 0.15), 0.4, 0.4, boxstyle="square,pad=0", fc=colour, ec="none"))
+            ax.add_patch(Rectangle((x + 0.25 + 0.65 * nic, y + 0.15), 0.4, 0.4, fc=colour, ec="none"))
         ax.text(x + 2.7, y + 0.85, "NICs, one per GPU", ha="center", va="center", fontsize=7.5)
     for start in (6.3, 2.1):
         for end in (6.3, 2.1):

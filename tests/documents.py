@@ -18,7 +18,7 @@ from afdsim.scenario.document import load
 REPOSITORY = Path(__file__).parent.parent
 DOCS = REPOSITORY / "docs"
 FENCE = re.compile(r"^(?P<mark>`{3,})(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=mark) *$", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"^\$ (.*(?:\\\n.*)*)\n?", re.MULTILINE)
+COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n?", re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 ALIKE = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -67,6 +67,7 @@ class Reader:
     def follow(self, block):
         where = f"{name(self.path)}:{block.line}"
         if (file := block.word("file")) is not None:
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
             Path(file).write_text(block.body, encoding="utf-8")
         match block.language:
             case "console":

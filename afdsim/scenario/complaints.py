@@ -229,7 +229,9 @@ def _docstrings(root: Model) -> dict[tuple[str, str], str]:
     """Return (class, attribute) -> docstring of every part in the modules of the tree, those it inherits included."""
     every = {each for part in _below_root(root) for each in part.__mro__ if each.__module__.startswith(_OURS)}
     own = {each: _own_docstrings(each) for each in every}
-    return {(part.__name__, name): text for part in every for each in part.__mro__[::-1] for name, text in own.get(each, ())}
+    return {
+        (part.__name__, name): text for part in every for each in part.__mro__[::-1] for name, text in own.get(each, ())
+    }
 
 
 def _own_docstrings(part: type) -> tuple[tuple[str, str], ...]:
