@@ -12,6 +12,7 @@ from afdsim.results.plot import (
     tpot_histogram,
     utilization,
 )
+from afdsim.results.plot_accounts import blame, cost, roofline
 from afdsim.results.plot_parts import COLOURS, colours, save
 from afdsim.results.plot_plan import plan
 from afdsim.results.plot_sweep import frontier, pareto, ratio
@@ -21,14 +22,17 @@ __all__ = [
     "CAUSE_HATCHES",
     "COLOURS",
     "Simulated",
+    "blame",
     "causes",
     "colours",
+    "cost",
     "frontier",
     "gantt",
     "itl_histogram",
     "pareto",
     "plan",
     "ratio",
+    "roofline",
     "save",
     "throughput",
     "tpot_cdf",

@@ -314,6 +314,16 @@ def _digits(value: float, digits: int) -> str:
     return f"{value:,.{max(0, digits - whole)}f}"
 
 
+def printable(text: str) -> str:
+    """Return `text` with what a terminal would obey, as escapes; line ends stay."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
+
+
+def file_name(text: str) -> str:
+    """Return a name as the stem of a file in whatever folder: letters, digits, `.`, `_` and `-`, no dot in front."""
+    return re.sub(r"[^\w.-]", "_", text, flags=re.ASCII)[:100].lstrip(".") or "_"
+
+
 def clip(text: str) -> str:
     """Return `text`, cut where it would fill the screen."""
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -22,7 +22,7 @@ author = "the afdsim authors"
 release = version = afdsim.__version__
 copyright = ""
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]  # docstrings are prose: no napoleon, which reads "a: b" as a type
 exclude_patterns = ["_build", "**/*.head.md", "*.head.md"]
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", ".*")]  # types of other packages: their sites are not fetched
@@ -33,10 +33,10 @@ suppress_warnings = ["config.cache"]
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
+autodoc_default_options = {"exclude-members": "__init__, __new__"}
 autodoc_class_signature = "separated"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
-napoleon_google_docstring = False
 
 html_theme = "furo"
 html_title = f"afdsim {release}"

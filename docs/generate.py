@@ -56,25 +56,34 @@ def validation() -> str:
     sources = list(dict.fromkeys(each.case.source for each in verdicts))
     classes = medians(verdicts)
     short = [
-        f"| [{each.kind}](#{each.kind.lower().replace(' ', '-')}) | {each.cases} "
+        f"| [{_headed(each.kind)}](#{each.kind.lower().replace(' ', '-')}) | {each.cases} "
         f"| {each.error:.1%} | {each.worst:.1%} |"
         for each in classes
     ]
     tables = [_judged(each.kind, [v for v in verdicts if v.case.kind == each.kind], sources) for each in classes]
     listed = "\n".join(f"{number}. {source}" for number, source in enumerate(sources, start=1))
     head = (HERE / "validation.head.md").read_text(encoding="utf-8").rstrip()
-    summary = "| class | figures | median error | worst |\n|---|---|---|---|\n" + "\n".join(short)
+    summary = "| class | figures | median error | worst |\n|---|---:|---:|---:|\n" + "\n".join(short)
     return f"{head.replace('TABLE', summary)}\n\n" + "\n\n".join(tables) + f"\n\n## Sources\n\n{listed}\n"
 
 
 def _judged(kind: str, verdicts: Sequence[Verdict], sources: Sequence[str]) -> str:
     rows = [
         f"| {each.case.id} | {each.case.unit} | {_three(each.predicted)} | {_three(each.case.measured)} "
-        f"| {each.error:+.1%} | {sources.index(each.case.source) + 1} | {each.case.note} |"
+        f"| {_signed(each.error)} | {sources.index(each.case.source) + 1} | {each.case.note} |"
         for each in verdicts
     ]
-    head = "| case | unit | predicted | measured | error | source | remark |\n|---|---|---|---|---|---|---|"
-    return f"## {kind[0].upper()}{kind[1:]}\n\n{head}\n" + "\n".join(rows)
+    head = "| case | unit | predicted | measured | error | source | remark |\n|---|---|---:|---:|---:|---:|---|"
+    return f"## {_headed(kind)}\n\n{head}\n" + "\n".join(rows)
+
+
+def _headed(kind: str) -> str:
+    """Return a class of figures as a heading writes it."""
+    return f"{kind[0].upper()}{kind[1:]}".replace("Afd", "AFD")
+
+
+def _signed(share: float) -> str:
+    return f"{share:+.1%}".replace("-0.0%", "0.0%")
 
 
 def _three(value: float) -> str:

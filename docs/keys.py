@@ -15,8 +15,7 @@ from ruamel.yaml import YAML
 
 from afdsim import units
 from afdsim.scenario import leaves
-from afdsim.scenario.complaints import described
-from afdsim.scenario.document import Scenario, load, shipped
+from afdsim.scenario.document import Scenario, load, schema, shipped
 from afdsim.scenario.part import Part
 
 HERE = Path(__file__).parent
@@ -67,9 +66,9 @@ class Section:
 
 def sections() -> tuple[Section, ...]:
     """Return every map of a scenario, in the order of the tree."""
-    schema = described(Scenario)
-    texts = {name: part.get("properties", {}) for name, part in schema["$defs"].items()}
-    texts["Scenario"] = schema["properties"]
+    tree = schema()
+    texts = {name: part.get("properties", {}) for name, part in tree["$defs"].items()}
+    texts["Scenario"] = tree["properties"]
     places: dict[type[Part], list[str]] = {}
     _visit(Scenario, "", places)
     return tuple(_section(part, paths, texts[part.__name__]) for part, paths in places.items())
@@ -139,10 +138,11 @@ def _leaf(leaf: leaves._Leaf) -> str:
     match leaf:
         case leaves.Amount(quantity, positive):
             return f"{quantity} {'>' if positive else '≥'} 0, e.g. `{units.usual(quantity)}`"
-        case leaves.Whole(low):
-            return f"whole number ≥ {low}"
-        case leaves.Real(low, high, positive):
-            most = "" if high == float("inf") else f" and ≤ {high:g}"
+        case leaves.Whole(low, high):
+            most = "" if high >= 2**63 - 1 else f" and ≤ {high:,}"
+            return f"whole number ≥ {low}{most}"
+        case leaves.Real(low, high, positive, reach):
+            most = "" if min(high, reach[1]) >= 1e9 else f" and ≤ {min(high, reach[1]):g}"
             return f"number {'>' if positive else '≥'} {low:g}{most}"
         case leaves.Choice(known):
             return ", ".join(f"`{word}`" for word in known)

@@ -68,6 +68,14 @@ def test_commands_stand_where_they_are_run(path):
     assert idle == []
 
 
+@pytest.mark.parametrize("path", PAGES, ids=documents.name)
+def test_a_file_to_write_is_named_in_the_text(path):
+    text = documents.FENCE.sub("", path.read_text(encoding="utf-8"))
+    files = [block.word("file") for block in documents.blocks(path) if block.word("file")]
+
+    assert [file for file in files if f"`{file}`" not in text] == []
+
+
 @pytest.mark.parametrize("path", LINKED, ids=documents.name)
 def test_links_lead_to_files_and_headings_that_exist(path):
     astray = []

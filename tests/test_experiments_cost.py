@@ -19,12 +19,12 @@ def experiment(repository, monkeypatch):
 
     def imported(folder, name):
         monkeypatch.syspath_prepend(str(repository / "experiments" / folder))
-        for stale in ("run", "recipes", "tables", "figures", "deployments", "traces"):
+        for stale in ("run", "recipes", "tables", "figures", "deployments", "traces", "gpu"):
             monkeypatch.delitem(sys.modules, stale, raising=False)
         return __import__(name)
 
     yield imported
-    for stale in ("run", "recipes", "tables", "figures", "deployments", "traces"):
+    for stale in ("run", "recipes", "tables", "figures", "deployments", "traces", "gpu"):
         sys.modules.pop(stale, None)
 
 
@@ -136,3 +136,22 @@ def test_shipped_workloads_hold_the_laws_of_their_traces(experiment, shared):
             law = traces.lognormal(lengths)
 
             assert (given.mean, given.cv, given.max) == (round(law.mean), round(law.cv, 2), law.max)
+
+
+def test_kernels_timed_on_hopper_lie_near_the_shipped_coefficients(experiment, repository):
+    gpu = experiment("calibration", "gpu")
+    files = [repository / "experiments/calibration" / f"measured_{name}.csv" for name in ("h100", "h200")]
+    found = gpu.compared(files)
+    tuned = found.loc[(["H100", "H200"], ["gemm", "gemm (LM head)", "core_mfa", "core_gqa"], ["bf16"]), :]
+
+    assert len(tuned) == 8
+    assert tuned["median"].max() < 0.11
+    assert found.loc[("H200", "core_mla (bmm)", "bf16"), "median"] > 0.6, "three operations are no fused kernel"
+
+
+def test_coefficients_are_fitted_again_from_the_times_that_are_kept(experiment, repository):
+    gpu = experiment("calibration", "gpu")
+    rows = read_table(gpu.fits(repository / "experiments/calibration/measured_h200.csv"))
+
+    assert {row.kernel for row in rows} == {probe.kernel for probe in gpu.probes.probes((9, 0))}
+    assert {row.gpu for row in rows} == {"H200"}

@@ -1,6 +1,8 @@
 """The command line: it parses, calls, and alone prints.
 
+completion afdsim completion, and the names that a shell completes
 folders    folders of answers, and what is told on the way to them
+stopping   Ctrl-C and SIGTERM: a message, an exit code, and what is kept
 scenarios  what the commands about scenarios share: options, loading, warnings
 bench      afdsim bench
 capacity   afdsim capacity
@@ -12,8 +14,8 @@ executors  who runs many simulations: processes, or a Dask cluster
 sweep      afdsim sweep
 plan       afdsim plan
 resize     afdsim resize
-init       afdsim init
+init       afdsim init, schema
 lists      afdsim list
 check      afdsim check
-main       the command itself: run, schema; what the rest hangs on
+main       the command itself: run; what the rest hangs on
 """

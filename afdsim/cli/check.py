@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from afdsim.cli.completion import scenario_names
 from afdsim.cli.scenarios import SET, STRICT, load_noted, warn
 from afdsim.cli.tables import PRECISION, asked_formats, asked_precision
 from afdsim.errors import CapacityError, CatalogError, ScenarioError
@@ -23,7 +24,7 @@ def register(group: click.Group) -> None:
 
 
 @click.command()
-@click.argument("what", metavar="SCENARIO|MODEL")
+@click.argument("what", metavar="SCENARIO|MODEL", shell_complete=scenario_names)
 @SET
 @STRICT
 @PRECISION

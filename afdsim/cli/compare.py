@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from afdsim.cli.completion import scenario_names
 from afdsim.cli.folders import check_folder, save
 from afdsim.cli.scenarios import STRICT
 from afdsim.errors import ScenarioError
@@ -24,7 +25,7 @@ def register(group: click.Group) -> None:
 
 
 @click.command()
-@click.argument("scenarios", metavar="SCENARIO SCENARIO [...]", nargs=-1, required=True)
+@click.argument("scenarios", metavar="SCENARIO SCENARIO [...]", nargs=-1, required=True, shell_complete=scenario_names)
 @click.option(
     "--set",
     "overrides",

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from afdsim.cli.completion import model_names, scenario_names
 from afdsim.cli.tables import AS_JSON, PRECISION, asked_formats, asked_precision, block, columns, listed
 from afdsim.errors import CapacityError, CatalogError, ScenarioError
 from afdsim.units import show_bytes, show_time
 
 if TYPE_CHECKING:
     from afdsim.cost.anatomy import Anatomy, Part
+    from afdsim.cost.measure import Calibration
     from afdsim.cost.roofline import Roofline
     from afdsim.scenario.formats import Format
     from afdsim.studies.validation import Case, Verdict
@@ -33,9 +35,9 @@ def register(group: click.Group) -> None:
 
 
 @click.command()
-@click.argument("scenario", metavar="[SCENARIO]", nargs=-1)
+@click.argument("scenario", metavar="[SCENARIO]", nargs=-1, shell_complete=scenario_names)
 @click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Change one value; repeat.")
-@click.option("--model", help="Name or config.json, instead of a scenario.")
+@click.option("--model", shell_complete=model_names, help="Name or config.json, instead of a scenario.")
 @click.option("--gpu", help="Name of the GPU.")
 @click.option("--batch", type=click.IntRange(min=1), help="Sequences per GPU.")
 @click.option("--context", type=click.IntRange(min=1), help="Tokens that each sequence reads.")
@@ -113,8 +115,7 @@ def _roofline(coefficients: Path | None) -> Roofline:
 
 
 def _explain_scenario(name: str, *, overrides: tuple[str, ...], **asked: Any) -> _Explained:
-    from afdsim.cluster.deployment import Afd
-    from afdsim.cost.anatomy import explain_afd, explain_colocated
+    from afdsim.cost.anatomy import explain_deployment
     from afdsim.engine.lowering import deployment
     from afdsim.results.remarks import lacking, of_model, of_trace
     from afdsim.scenario.document import load
@@ -135,11 +136,7 @@ def _explain_scenario(name: str, *, overrides: tuple[str, ...], **asked: Any) ->
     context = asked["context"] or _mean_context(source)
     batch = asked["batch"] or found.micro_batch_slots[0]
     cost = _roofline(asked["coefficients"])
-    taken_apart = (
-        explain_afd(found, batch=batch, context=context, cost=cost)
-        if isinstance(found, Afd)
-        else explain_colocated(found, batch=batch, context=context, cost=cost)
-    )
+    taken_apart = explain_deployment(found, batch=batch, context=context, cost=cost)
     notes = [*of_trace(scenario, source), *of_model(found.llm), *lacking(found)]
     if scenario.mixed is not None:
         notes.append(
@@ -293,20 +290,45 @@ def _verdict_cells(verdict: Verdict, sources: list[str]) -> list[str]:
 
 @click.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("coefficients.csv"), show_default=True)
+@click.option("--times", type=click.Path(path_type=Path), help="Write every time, beside what the shipped table says.")
 @click.option("--gpu", help="Name for the GPU; default: the catalog's that the device's own name contains.")
 @click.option("--repeats", type=click.IntRange(min=3), default=20, show_default=True, help="Timed runs per shape.")
-def calibrate(output: Path, gpu: str | None, repeats: int) -> None:
+def calibrate(output: Path, times: Path | None, gpu: str | None, repeats: int) -> None:
     """Time operators at decode shapes on a local GPU and fit coefficients to them.
 
     Needs PyTorch (pip install 'afdsim[calibrate]') and a CUDA device. Writes the format of the shipped table, which
-    `afdsim.cost.roofline.read_table` reads: simulate(..., cost=Roofline(own=read_table(text))).
+    `afdsim.cost.roofline.read_table` reads: simulate(..., cost=Roofline(own=read_table(text))). PyTorch's kernels are
+    not those of a serving framework: what is printed tells how far the two are apart.
     """
     from afdsim.cost.fitting import to_csv
-    from afdsim.cost.measure import calibrated
+    from afdsim.cost.measure import calibrated, times_csv
 
-    lines = calibrated(gpu, repeats=repeats, progress=lambda text: click.echo(text, err=True))
+    found = calibrated(gpu, repeats=repeats, progress=lambda text: click.echo(text, err=True))
+    _write(output, to_csv(found.lines))
+    if times is not None:
+        _write(times, times_csv(found.timed, found.gpu))
+    for text in _calibration_lines(found):
+        click.echo(text)
+    click.echo(f"wrote {output}: {len(found.lines)} coefficients")
+
+
+def _write(path: Path, text: str) -> None:
     try:
-        output.write_text(to_csv(lines), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise CatalogError(f"{output}: cannot be written: {error.strerror or error}") from None
-    click.echo(f"wrote {output}: {len(lines)} coefficients")
+        raise CatalogError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def _calibration_lines(found: Calibration) -> list[str]:
+    """Return how far the shipped and the new coefficients are off what was timed, a line per kernel."""
+    from afdsim.cost.measure import by_kernel, shipped_errors
+
+    new = {(line["kernel"], line["dtype"]): line for line in found.lines}
+    rows = []
+    for (kernel, dtype), timed in by_kernel(found.timed).items():
+        shipped, line = shipped_errors(timed, found.gpu), new.get((kernel, dtype))
+        known = ("-", "-") if shipped is None else (f"{shipped.median:.0%}", f"{shipped.p90:.0%}")
+        own = ("-", "-") if line is None else tuple(f"{float(line[key]):.0%}" for key in ("median_error", "p90_error"))
+        rows.append((kernel, dtype, str(len(timed)), *known, *own))
+    head = ("kernel", "dtype", "shapes", "shipped, median", "p90", "fitted, median", "p90")
+    return block(f"Errors against the times of this {found.gpu.name}", head, rows)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from afdsim.cli.init import MODELINE
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -85,8 +87,9 @@ def _sweeps() -> Table:
 
 
 def _files(title: str, files: Mapping[str, Path]) -> Table:
-    """Return shipped files, each with what its first line says."""
+    """Return shipped files, each with what its first sentence says."""
     table = _table(title, "name", "", "what it is")
     for name, file in files.items():
-        table.add_row(name, file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip())
+        first = file.read_text(encoding="utf-8").removeprefix(MODELINE).partition("\n")[0]
+        table.add_row(name, first.removeprefix("#").strip())
     return table

@@ -1,6 +1,7 @@
 """The command line: parses, calls, prints. Results go to stdout, everything else to stderr.
 
-Exit codes: 0 fine, 1 the simulation failed, 2 bad input, 3 SLA not met (with ``--fail-on-sla``), 130 interrupted.
+Exit codes: 0 fine, 1 the simulation failed, 2 bad input, 3 SLA not met (with ``--fail-on-sla``), 130 and 143
+interrupted by Ctrl-C and SIGTERM.
 Only click is imported here; every command imports what it needs, so that ``afdsim --help`` stays quick.
 """
 
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
 import time
 import warnings
@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from afdsim import __version__
-from afdsim.cli import bench, capacity, check, compare, cost, explain, init, lists, plan, resize, sweep
+from afdsim.cli import bench, capacity, check, compare, completion, cost, explain, init, lists, plan, resize, sweep
 from afdsim.cli.scenarios import SCENARIO, SET, STRICT, load_noted, warn
+from afdsim.cli.stopping import StoppedError, between_steps, code, noticed
 from afdsim.errors import AfdsimError, ScenarioError, SimulationError, StoppedEarly
+from afdsim.units import file_name, printable
 
 if TYPE_CHECKING:
     from afdsim.results.result import Result
@@ -31,15 +33,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float, str], None]
 
-FAILED, BAD_INPUT, SLA_NOT_MET, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 130, 141
-
-
-class _InterruptedError(Exception):
-    """Ctrl-C, with what is kept, and the results that are there."""
-
-    def __init__(self, message: str, results: Sequence[Result] = ()) -> None:
-        super().__init__(message)
-        self.results = results
+FAILED, BAD_INPUT, SLA_NOT_MET, BROKEN_PIPE = 1, 2, 3, 141
 
 
 class _Commands(click.Group):
@@ -48,23 +42,42 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command line."""
         _tolerate_narrow_encodings()
-        try:
-            with warnings.catch_warnings():
-                warnings.showwarning = _show_warning
-                returned = super().invoke(ctx)
-                sys.stdout.flush()
-                return returned
-        except AfdsimError as error:
-            _complain(str(error))
-            ctx.exit(FAILED if isinstance(error, SimulationError) else BAD_INPUT)
-        except _InterruptedError as stopped:
-            _complain(f"interrupted; {stopped}")
-            ctx.exit(INTERRUPTED)
-        except KeyboardInterrupt:
+        with noticed() as asked:
+            try:
+                with warnings.catch_warnings():
+                    warnings.showwarning = _show_warning
+                    returned = super().invoke(ctx)
+                    sys.stdout.flush()
+                    return returned
+            except click.exceptions.Exit:
+                raise
+            except (Exception, KeyboardInterrupt) as error:
+                if (found := _explained(error, asked)) is None:
+                    raise
+                ctx.exit(found)
+
+
+def _explained(error: BaseException, asked: Sequence[int]) -> int | None:
+    """Say what a failure means, and return the exit code; None for what afdsim does not explain.
+
+    Where a signal has asked to stop, whatever was made of it by libraries on the way is that.
+    """
+    match error:
+        case StoppedError():
+            _complain(f"interrupted; {error}")
+            return error.code
+        case KeyboardInterrupt():
             _complain("interrupted; nothing was saved")
-            ctx.exit(INTERRUPTED)
-        except OSError as error:
-            ctx.exit(_output_lost(error))
+            return code(error)
+        case AfdsimError():
+            _complain(str(error))
+            return FAILED if isinstance(error, SimulationError) else BAD_INPUT
+        case _ if asked:
+            _complain("interrupted; nothing was saved")
+            return 128 + asked[0]
+        case OSError():
+            return _output_lost(error)
+    return None
 
 
 def _output_lost(error: OSError) -> int:
@@ -91,8 +104,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: object, *
 
 
 def _complain(text: str) -> None:
-    for line in text.splitlines():
-        click.echo(line, err=True)
+    click.echo(printable(text), err=True)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -150,7 +162,7 @@ def run(  # noqa: PLR0917 - click passes one argument per option
     recorder = None if trace is None else _recorder(trace)
     try:
         results = _simulate_seeds(loaded, folder=folder, force=force, quiet=quiet, recorder=recorder, marginal=marginal)
-    except _InterruptedError as stopped:
+    except StoppedError as stopped:
         if stopped.results and not as_json:
             _print_report(list(stopped.results), pooled(stopped.results), scenario, folder)
         raise
@@ -184,7 +196,7 @@ def _simulate_seeds(
     started, reached = time.perf_counter(), [0.0]
     results: list[Result] = []
     try:
-        with _progress(quiet) as progress, _stopping() as stopped:
+        with _progress(quiet) as progress, between_steps() as stopped:
             for seed in scenario.run.seeds:
                 reached[-1], report = 0.0, _noted(progress, reached, stopped)
                 results.append(_one_seed(scenario, seed, report, None if results else recorder))
@@ -192,9 +204,9 @@ def _simulate_seeds(
                     results[0] = _with_marginal(results[0], marginal)
                 _save(results, folder, force=force, wall=time.perf_counter() - started)
                 if stopped():
-                    raise _InterruptedError(_kept(results, folder, scenario.run.seeds, reached), results)
-    except KeyboardInterrupt:
-        raise _InterruptedError(_kept(results, folder, scenario.run.seeds, reached), results) from None
+                    raise StoppedError(_kept(results, folder, scenario.run.seeds, reached), results, stopped())
+    except KeyboardInterrupt as error:
+        raise StoppedError(_kept(results, folder, scenario.run.seeds, reached), results, code(error)) from None
     if not quiet:
         _print_wall_time(results, time.perf_counter() - started)
     return results
@@ -237,25 +249,7 @@ def _one_seed(scenario: Scenario, seed: int, progress: Progress | None, recorder
     return simulate(scenario, seed=seed, progress=progress, observer=recorder)
 
 
-@contextmanager
-def _stopping() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C end a run at its next whole step, so that what is complete is kept; a second one ends it at once."""
-    asked: list[int] = []
-
-    def ask(*_: object) -> None:
-        asked.append(1)
-        if len(asked) > 1:
-            raise KeyboardInterrupt
-        click.echo("stopping; Ctrl-C again to drop the run", err=True)
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _noted(progress: Progress | None, reached: list[float], stopped: Callable[[], bool]) -> Progress:
+def _noted(progress: Progress | None, reached: list[float], stopped: Callable[[], int]) -> Progress:
     """Pass progress on, note how far it is, and stop where that is asked for."""
 
     def report(done: float, text: str) -> None:
@@ -282,7 +276,7 @@ def _write_trace(result: Result, recorder: Recorder, folder: Path | None) -> Non
     from afdsim.results import chrome, timeline
 
     drawn = timeline.draw(result, recorder)
-    path = Path(f"{result.scenario.name}.trace.json.gz") if folder is None else folder / "trace.json.gz"
+    path = Path(f"{file_name(result.scenario.name)}.trace.json.gz") if folder is None else folder / "trace.json.gz"
     try:
         chrome.write(drawn, path)
         if folder is not None:
@@ -350,26 +344,17 @@ def _bar() -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=1.0)
         yield lambda done, text: bar.update(task, completed=done, description=text)
-
-
-@main.command()
-def schema() -> None:
-    """Print the JSON schema of scenarios, for editors."""
-    import json
-
-    from afdsim.scenario.document import schema as described
-
-    click.echo(json.dumps(described(), indent=2))
 
 
 bench.register(main)
 capacity.register(main)
 check.register(main)
 compare.register(main)
+completion.register(main)
 cost.register(main)
 explain.register(main)
 init.register(main)

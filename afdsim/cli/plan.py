@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from afdsim.cli.completion import model_names
 from afdsim.cli.executors import DASK, WORKERS, cores, opened
 from afdsim.cli.folders import check_folder, save, trying
 from afdsim.cli.tables import AS_JSON, block
@@ -28,7 +29,7 @@ def register(group: click.Group) -> None:
 
 
 @click.command()
-@click.option("--model", help="Name or config.json; default: that of the workload.")
+@click.option("--model", shell_complete=model_names, help="Name or config.json; default: that of the workload.")
 @click.option("--gpus", "budget", metavar="GPU:N[,GPU:N]", required=True, help="What there is, e.g. H800:64,H20:64.")
 @click.option("--context", "contexts", metavar="N[,N]", help="Tokens that a sequence holds on average; several: weigh.")
 @click.option("--workload", "workloads", metavar="SCENARIO", multiple=True, help="All but its deployment; repeat.")

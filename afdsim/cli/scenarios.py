@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from afdsim.cli.completion import scenario_names
+from afdsim.units import printable
+
 if TYPE_CHECKING:
     from afdsim.scenario.document import Scenario
 
-SCENARIO = click.argument("scenario", metavar="SCENARIO")
+SCENARIO = click.argument("scenario", metavar="SCENARIO", shell_complete=scenario_names)
 SET = click.option(
     "--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Change one value, e.g. run.seeds='[1, 2]'; repeat."
 )
@@ -40,4 +43,4 @@ def _hold_to_its_length(scenario: Scenario) -> None:
 
 def warn(text: str) -> None:
     """Tell something on stderr."""
-    click.echo(f"{click.style('warning', fg='yellow')}: {text}", err=True)
+    click.echo(f"{click.style('warning', fg='yellow')}: {printable(text)}", err=True)

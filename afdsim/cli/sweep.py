@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from afdsim.cli.completion import sweep_names
 from afdsim.cli.executors import DASK, WORKERS, cores, opened
 from afdsim.cli.scenarios import STRICT
+from afdsim.cli.stopping import code
 from afdsim.errors import AfdsimError, ScenarioError
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from afdsim.studies.grid import Grid
     from afdsim.studies.sweeps import Sweep
 
-FAILED, INTERRUPTED = 1, 130
+FAILED = 1
 
 MANY = 10_000
 """Simulations that need --yes."""
@@ -92,7 +94,7 @@ def register(group: click.Group) -> None:
 
 
 @click.command()
-@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path), shell_complete=sweep_names)
 @click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Change one value of the base; repeat.")
 @WORKERS
 @DASK
@@ -142,7 +144,7 @@ def sweep(  # noqa: PLR0917 - click passes one argument per option
             _execute(run, pool, folder, quiet=quiet)
     except (KeyboardInterrupt, sweeps.StoppedError) as stopped:
         click.echo(_way_on(stopped, run), err=True)
-        ctx.exit(INTERRUPTED)
+        ctx.exit(code(stopped) if isinstance(stopped, KeyboardInterrupt) else FAILED)
     if run.tally.failed:
         ctx.exit(FAILED)
 

@@ -11,6 +11,7 @@ stages        what each role of an AFD deployment computes and sends in a layer
 loads         of the busiest GPUs, a few for all layers
 envelope      what no schedule of a deployment can beat, by batch
 fitting       coefficients from measured kernels
+probes        kernels at the shapes of decoding, as PyTorch runs them
 measure       kernels timed on this machine's GPU
 anatomy       the time of a layer, taken apart
 theory        the closed-form cost analysis of the Step-3 paper

@@ -85,6 +85,10 @@ class Part:
     name: str
     stage: str
     """attention, ffn, gather, scatter or boundary."""
+    kernel: str
+    """Name of the kernel in the coefficient table."""
+    dtype: str
+    """Whose peak `peak` refers to."""
     gpu: str
     flops: float
     """Useful FLOPs of one GPU."""
@@ -188,6 +192,13 @@ def explain_colocated(engine: Colocated, *, batch: int, context: int, cost: Roof
     return explain(setting, _preferring(pool.kernels, cost or Roofline()))
 
 
+def explain_deployment(found: Afd | Colocated, *, batch: int, context: int, cost: Roofline | None = None) -> Anatomy:
+    """Return the anatomy of a layer of a deployment of either kind."""
+    if isinstance(found, Afd):
+        return explain_afd(found, batch=batch, context=context, cost=cost)
+    return explain_colocated(found, batch=batch, context=context, cost=cost)
+
+
 def _preferring(kernels: tuple[str, ...], cost: Roofline) -> Roofline:
     """Return `cost` with the kernel libraries of a pool before its own."""
     return replace(cost, backends=(*kernels, *cost.backends))
@@ -232,6 +243,8 @@ def _part(operator: Operator, gpu: Gpu, cost: Roofline) -> Part:
     return Part(
         name=operator.name,
         stage=operator.stage,
+        kernel=operator.kernel,
+        dtype=dtype,
         gpu=gpu.name,
         flops=float(operator.flops),
         bytes=float(operator.bytes),

@@ -16,14 +16,16 @@ pooling              the same of several seeds
 plot_axes            axes that show themselves, and how they are written
 plot_parts           axes, colours, legends, files of figures
 plot                 figures of runs
+header               what was simulated, as text
+blaming              whom the GPUs waited for, as text
+plot_accounts        what was lost and paid for: culprits, cost, roofline
 plot_sweep           figures of sweeps
-plot_plan     layouts of a plan, and the points of a search for capacity
+plot_plan            layouts of a plan, and the points of a search for capacity
 outcome              columns of a run, from its record
 cells                the cells behind a router as one run
 remarks              what a reader should know about a run
+operators            what one layer of a run computes, operator by operator
 result               the result: summary, frames, files
-header               what was simulated, as text
-blaming              whom the GPUs waited for, as text
 portrait             what a language model is and where it fits, as text
 ink                  styles, tables and sparklines
 classed              classes of requests, as text

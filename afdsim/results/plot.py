@@ -74,7 +74,7 @@ def _histogram(runs: Runs, metric: str, ax: Axes | None, *, bins: metrics.Bins) 
 def itl_histogram(run: One, ax: Axes | None = None, *, bins: metrics.Bins = 40) -> Axes:
     """Draw the share of all gaps between two tokens by length: jitter that a request's TPOT averages away."""
     ax = new_axes(ax)
-    gaps = metrics.latencies(_run(run))["itl"]
+    gaps = metrics.latencies(one_run(run))["itl"]
     edges, counts = metrics.hist(1e3 * gaps.values, gaps.weights, bins)
     ax.stairs(100 * counts / max(counts.sum(), 1.0), edges, fill=True, color=COLOURS[0], alpha=0.85)
     if gaps.count:
@@ -131,7 +131,7 @@ def _draw_cumulative(ax: Axes, samples: Mapping[str, Sequence[Floats]], tail: bo
 def throughput(run: One, ax: Axes | None = None, *, bins: int = 100) -> Axes:
     """Draw output tokens per second over simulated time, the window of the metrics shaded."""
     ax = new_axes(ax)
-    run = _run(run)
+    run = one_run(run)
     times = np.asarray(run.tokens["t_s"], float)
     whole = (min(0.0, run.window[0]), max(float(times.max(initial=0.0)), run.window[1]))
     edges, rates = metrics.throughput_over_time(run.tokens, whole, bins)
@@ -150,10 +150,9 @@ def throughput(run: One, ax: Axes | None = None, *, bins: int = 100) -> Axes:
 
 def causes(runs: Runs, ax: Axes | None = None) -> Axes:
     """Draw the GPU time of every pool by cause: bars that add up to 100 %; bubbles are hatched."""
-    named = _named(runs)
     bars = [
         (f"{name}\n{pool}".strip(), shares)
-        for name, seeds in named.items()
+        for name, seeds in named(runs).items()
         for pool, shares in metrics.causes(_joined(seeds)).items()
     ]
     ax = new_axes(ax, height=1.7 + 0.55 * len(bars))
@@ -177,7 +176,7 @@ def causes(runs: Runs, ax: Axes | None = None) -> Axes:
 
 def utilization(run: One, ax: Axes | None = None) -> Axes:
     """Draw the busy share of every GPU: a row per instance, a column per rank."""
-    grid, names = _busy_grid(_run(run).gpus)
+    grid, names = _busy_grid(one_run(run).gpus)
     ax = new_axes(ax, height=max(2.2, min(1.4 + 0.34 * len(names), 9.0)))
     image = ax.imshow(grid, vmin=0, vmax=100, cmap="cividis", aspect="auto", interpolation="nearest")
     if len(names) <= 24 and grid.shape[1] <= 16:
@@ -245,14 +244,16 @@ _GAP_HATCHES: Final = {
 # runs and their data --------------------------------------------------------------------------------------------------
 
 
-def _run(one: One) -> Run:
+def one_run(one: One) -> Run:
+    """Return the columns of one run."""
     return one if isinstance(one, Run) else one.run
 
 
-def _named(runs: Runs) -> dict[str, list[Run]]:
+def named(runs: Runs) -> dict[str, list[Run]]:
+    """Return the seeds of every deployment by its name; one run alone has none."""
     if not isinstance(runs, Mapping):
-        return {"": [_run(runs)]}
-    return {name: [_run(one) for one in _several(each)] for name, each in runs.items()}
+        return {"": [one_run(runs)]}
+    return {name: [one_run(one) for one in _several(each)] for name, each in runs.items()}
 
 
 def _several(each: One | Sequence[One]) -> Sequence[One]:
@@ -264,7 +265,7 @@ def _spans_ms(runs: Runs, metric: str) -> dict[str, list[Floats]]:
     none = metrics.Samples(np.zeros(0))
     return {
         name: [np.sort(1e3 * metrics.latencies(run).get(metric, none).values) for run in each]
-        for name, each in _named(runs).items()
+        for name, each in named(runs).items()
     }
 
 
@@ -274,7 +275,7 @@ def _joined(seeds: Sequence[Run]) -> dict[str, Any]:
 
 def _limit_ms(runs: Runs, metric: str) -> float | None:
     """Return the strictest limit of the runs."""
-    every = (run.sla for seeds in _named(runs).values() for run in seeds)
+    every = (run.sla for seeds in named(runs).values() for run in seeds)
     return min((1e3 * sla.limits[metric] for sla in every if sla is not None and metric in sla.limits), default=None)
 
 

@@ -12,8 +12,10 @@ failing       crashes and repairs: what fails, and what then happens
 prefilling    prefill servers in front of the deployment, and what does not fit them
 routing       a router in front of several cells
 divisions     what does not divide over GPUs, and the nearest degrees that do
+extents       how large a scenario may be as a whole
 words         words of other tools: ours, or that it is not modelled
 complaints    what is wrong with a file, where, and the way out
+jsonschema    the tree as a JSON schema, for editors and the docs
 streams       random numbers by seed, kind and step
 document      the scenario: loading, varying, its key
 requests      what a workload asks for, as arrivals and laws of lengths

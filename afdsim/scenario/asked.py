@@ -12,7 +12,7 @@ from pydantic import Field
 
 from afdsim import units
 from afdsim.scenario.leaves import Amount, Choice, Flag, Real, Text, got
-from afdsim.scenario.part import Fault, Length, Part, Sigma, Time
+from afdsim.scenario.part import Fault, Length, Part, Requests, Sigma, Time
 
 MOST_GROUPS = 100_000
 """Of prompts that begin alike."""
@@ -27,7 +27,7 @@ class ClosedLoop(Part):
     """A finished request is replaced at once."""
 
     process: Literal["closed_loop"]
-    concurrency: Length | None = None
+    concurrency: Requests | None = None
     """Requests in flight; default: all slots."""
 
 
@@ -53,9 +53,9 @@ class Gamma(Part):
     process: Literal["gamma"]
     request_rate: Rate
     """Mean rate."""
-    burstiness: Annotated[float, Real(positive=True)] | None = None
+    burstiness: Annotated[float, Real(positive=True, reach=(1e-4, 1e6))] | None = None
     """Shape of the gamma law."""
-    cv: Annotated[float, Real(positive=True)] | None = None
+    cv: Annotated[float, Real(positive=True, reach=(1e-3, 100.0))] | None = None
     """Coefficient of variation of the gaps, 1/sqrt(burstiness)."""
 
     @property
@@ -193,7 +193,7 @@ class LognormalLength(_Bounded):
     """Lognormal, rounded and clipped."""
 
     distribution: Literal["lognormal"]
-    mean: Annotated[float, Real(positive=True)]
+    mean: Annotated[float, Real(positive=True, reach=(1e-3, 1e8))]
     """Mean before clipping."""
     cv: Sigma
     """Standard deviation over mean."""
@@ -216,7 +216,7 @@ class Trace(Part):
     """Who wrote it; auto: told by the columns."""
     time_unit: Annotated[Literal["s", "ms", "us", "ns"], Choice(("s", "ms", "us", "ns"))] | None = None
     """What arrivals count in, for files whose columns do not tell."""
-    time_scale: Annotated[float, Real(positive=True)] = 1.0
+    time_scale: Annotated[float, Real(positive=True, reach=(1e-6, 1e6))] = 1.0
     """Stretches the gaps: 0.5 replays twice as fast."""
     start: Time = 0.0
     """Where to begin, counted from the first request."""
@@ -343,7 +343,7 @@ class Workload(Part):
     """Tokens of the prompt, in the KV cache before the first decode step."""
     output_len: Lengths | None = None
     """Tokens that a request generates, the first included."""
-    num_requests: Length | None = None
+    num_requests: Requests | None = None
     """Requests of an open loop, those that are counted of a closed one; with a trace: the first ones, default all.
     Turns of sessions are requests: sessions come until they have so many, the last one may be cut short."""
     duration: Annotated[float, Amount("time")] | None = None

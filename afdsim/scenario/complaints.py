@@ -1,4 +1,4 @@
-"""What to say about a scenario that does not fit the tree, and the tree as a JSON schema.
+"""What to say about a scenario that does not fit the tree.
 
 pydantic finds the faults; this module says them in the words of the file: position, dotted path, the limit, and the way
 out (the nearest key, or afdsim's word for a name that another tool uses).
@@ -6,9 +6,6 @@ out (the nearest key, or afdsim's word for a name that another tool uses).
 
 from __future__ import annotations
 
-import ast
-import inspect
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
@@ -24,9 +21,6 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 Model = type[BaseModel]
-
-_OURS = "afdsim.scenario."
-"""Modules whose classes are maps of a scenario."""
 
 _PLAIN: Mapping[str, str] = MappingProxyType(
     {
@@ -85,27 +79,6 @@ def no_such_key(root: Model, keys: Keys, data: Any = None) -> str | None:
             listed = f" (has: {', '.join(known)}){near}"
             return f"no such key {str(key)!r}{under}{_hint(keys[: depth + 1], root, data) or listed}"
     return None
-
-
-def described(root: Model) -> dict[str, Any]:
-    """Return the JSON schema of `root` with the docstrings of its attributes as descriptions."""
-    schema = root.model_json_schema()
-    texts = _docstrings(root)
-    for name, part in [(root.__name__, schema), *schema["$defs"].items()]:
-        part.pop("required", None)
-        for key, value in part.get("properties", {}).items():
-            if (name, key) in texts:
-                value["description"] = texts[name, key]
-    extends = {
-        "type": "string",
-        "description": "Scenario to inherit from: a file, relative to this one, or a shipped name.",
-    }
-    schema["properties"] = {"extends": extends, **schema["properties"]}
-    for key in ("input_len", "output_len"):
-        for part in ("Workload", "RequestClass"):
-            schema["$defs"][part]["properties"][key]["anyOf"].append({"type": "integer", "minimum": 1})
-    schema["$defs"]["Network"]["properties"]["nics_per_instance"]["anyOf"].append({"type": "integer", "minimum": 1})
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def _line(document: Document, keys: Keys, message: str, *, key: bool = False, under: Keys = ()) -> str:
@@ -190,7 +163,7 @@ def _known(root: Model, keys: Keys, data: Any = None) -> tuple[str, ...] | None:
         fields = [part.model_fields[str(key)].annotation for part in parts if str(key) in part.model_fields]
         if any(get_origin(field) in (dict, Mapping) for field in fields):
             return None
-        parts = [part for field in fields for part in _parts(field)]
+        parts = [part for field in fields for part in maps(field)]
     chosen = [part for part in parts if _is_kind(part, data)] or parts
     return tuple(dict.fromkeys(name for part in chosen for name in part.model_fields))
 
@@ -200,12 +173,12 @@ def _is_kind(part: Model, data: Any) -> bool:
     return isinstance(data, dict) and any(data.get(key) in words for key, words in tags)
 
 
-def _parts(annotation: Any) -> list[Model]:
+def maps(annotation: Any) -> list[Model]:
     """Return the maps that an annotation allows."""
     if get_origin(annotation) is Annotated:
-        return _parts(get_args(annotation)[0])
+        return maps(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType, tuple):
-        return [part for member in get_args(annotation) for part in _parts(member)]
+        return [part for member in get_args(annotation) for part in maps(member)]
     return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
 
 
@@ -213,37 +186,8 @@ def _paths(part: Model, prefix: str = "", *, optional: bool = True) -> Iterator[
     """Yield every path below a map; without `optional` none inside of maps that are absent unless given."""
     for name, field in part.model_fields.items():
         yield f"{prefix}{name}"
-        for below in _parts(field.annotation) if optional or field.default is not None else ():
+        for below in maps(field.annotation) if optional or field.default is not None else ():
             yield from _paths(below, f"{prefix}{name}.", optional=optional)
-
-
-def _below_root(part: Model) -> Iterator[Model]:
-    """Yield a map and all maps below it."""
-    yield part
-    for field in part.model_fields.values():
-        for below in _parts(field.annotation):
-            yield from _below_root(below)
-
-
-def _docstrings(root: Model) -> dict[tuple[str, str], str]:
-    """Return (class, attribute) -> docstring of every part in the modules of the tree, those it inherits included."""
-    every = {each for part in _below_root(root) for each in part.__mro__ if each.__module__.startswith(_OURS)}
-    own = {each: _own_docstrings(each) for each in every}
-    return {
-        (part.__name__, name): text for part in every for each in part.__mro__[::-1] for name, text in own.get(each, ())
-    }
-
-
-def _own_docstrings(part: type) -> tuple[tuple[str, str], ...]:
-    """Return (attribute, docstring) of a class as it is written."""
-    (node,) = ast.parse(inspect.getsource(part)).body
-    assert isinstance(node, ast.ClassDef)
-    found = []
-    for first, second in itertools.pairwise(node.body):
-        match first, second:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                found.append((name, " ".join(text.split())))
-    return tuple(found)
 
 
 def _bare(word: str) -> str:

@@ -29,7 +29,9 @@ from afdsim.scenario import (
     complaints,
     conversing,
     divisions,
+    extents,
     failing,
+    jsonschema,
     leaves,
     prefilling,
     routing,
@@ -51,7 +53,7 @@ class Scenario(Part):
 
     version: Annotated[int, leaves.Version()] = 1
     """Version of the format."""
-    name: Annotated[str, leaves.Text()] = "scenario"
+    name: Annotated[str, leaves.Name()] = "scenario"
     """Name of the scenario in reports and folders; default: that of its file."""
     model: Annotated[str, leaves.ModelName()]
     """Model: a name of `afdsim list models`, or the path of a Hugging Face config.json or of its folder."""
@@ -100,6 +102,7 @@ class Scenario(Part):
 
     def faults(self) -> Iterator[Fault]:
         """Check what no single part can know."""
+        yield from extents.arrivals(self.workload)
         yield from self._misfits(self.deployment)
         yield from divisions.faults(self.model, self.deployment, self._misfits)
         if self.mixed is None:
@@ -126,6 +129,7 @@ class Scenario(Part):
         if self.failures is not None:
             found = failing.misfits(self.failures, pools, deployment.type)
             yield from ((f"failures.{path}", text) for path, text in found)
+        yield from extents.misfits(deployment, self.model, per_gpu=self.run.granularity == "gpu")
         yield from self._apart()
         arrival = self.workload.arrival
         alone = self.workload.sessions is None and self.servers is None  # who thinks or has no answer yet takes no slot
@@ -359,12 +363,14 @@ def _json_keys(path: Path) -> Collection[str]:
     return keys.keys() if isinstance(keys, dict) else ()
 
 
-def schema() -> dict[str, Any]:
-    """Return the JSON schema of scenario files, for editors.
+def schema(*, extending: bool = False) -> dict[str, Any]:
+    """Return the JSON schema of scenario files.
 
-    Nothing is required in it, because a file may inherit any key with ``extends``.
+    Nothing is required in it, because a file may inherit any key with ``extends``. With `extending`, any key may be
+    null too, as where it takes that of the base out: the schema that editors want.
     """
-    return complaints.described(Scenario)
+    described = jsonschema.described(Scenario)
+    return jsonschema.lenient(described) if extending else described
 
 
 def _extended(document: Document, seen: tuple[Path, ...]) -> Document:

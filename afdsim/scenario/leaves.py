@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -60,6 +61,20 @@ class _Leaf:
         raise NotImplementedError
 
 
+BOUNDS: Mapping[units.Quantity, tuple[float, float]] = MappingProxyType(
+    {
+        "time": (1e-12, 1e9),
+        "rate": (1e-9, 1e9),
+        "token rate": (1e-3, 1e15),
+        "bandwidth": (1.0, 1e18),
+        "size": (1.0, 1e18),
+        "compute": (1.0, 1e24),
+        "price": (1e-9, 1e9),
+    }
+)
+"""What an amount above zero may be, SI: beyond it sums of double precision lose whole events, or overflow."""
+
+
 @dataclass(frozen=True, slots=True)
 class Amount(_Leaf):
     """A number with a unit."""
@@ -69,9 +84,12 @@ class Amount(_Leaf):
 
     def read(self, value: Any) -> float:
         """Convert to SI."""
-        number = self._number(value)
+        number, (low, high) = self._number(value), BOUNDS[self.quantity]
         if number < 0 or (self.positive and number == 0):
             raise ValueError(f"must be {'>' if self.positive else '>='} 0 {got(value)}")
+        if math.isfinite(number) and number and not low <= number <= high:
+            ends = " and ".join(units.exact(end, self.quantity) for end in (low, high))
+            raise ValueError(f"must be between {ends} {got(value)}")
         return number
 
     def _number(self, value: Any) -> float:
@@ -97,16 +115,21 @@ class Whole(_Leaf):
     """A whole number; ``true`` and ``2.0`` are not."""
 
     low: int = 1
+    high: int = 2**63 - 1
+    why: str = ""
+    """Why not more."""
 
     def read(self, value: Any) -> int:
         """Check it."""
         if isinstance(value, bool) or not isinstance(value, int) or not self.low <= value < 2**63:
             raise ValueError(f"must be a whole number >= {self.low} {got(value)}")
+        if value > self.high:
+            raise ValueError(f"must be at most {self.high:,} {got(value)}: {self.why}")
         return value
 
     def describe(self) -> dict[str, Any]:
-        """Return an integer with its minimum."""
-        return {"type": "integer", "minimum": self.low}
+        """Return an integer with its limits."""
+        return {"type": "integer", "minimum": self.low} | ({} if self.high == 2**63 - 1 else {"maximum": self.high})
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +139,8 @@ class Real(_Leaf):
     low: float = 0.0
     high: float = math.inf
     positive: bool = False
+    reach: tuple[float, float] = (1e-9, 1e9)
+    """What it may be where it is not 0: laws of numbers beyond overflow, or are those of numbers within."""
 
     def read(self, value: Any) -> float:
         """Check it."""
@@ -123,12 +148,14 @@ class Real(_Leaf):
         if not known or not self.low <= value <= self.high or (self.positive and value == self.low):
             most = "" if math.isinf(self.high) else f" and <= {self.high:g}"
             raise ValueError(f"must be a number {'>' if self.positive else '>='} {self.low:g}{most} {got(value)}")
+        if value and not self.reach[0] <= value <= self.reach[1]:
+            raise ValueError(f"must be between {self.reach[0]:g} and {self.reach[1]:g} {got(value)}")
         return float(value)
 
     def describe(self) -> dict[str, Any]:
         """Return a number with its limits."""
         low = {"exclusiveMinimum" if self.positive else "minimum": self.low}
-        return {"type": "number", **low, **({} if math.isinf(self.high) else {"maximum": self.high})}
+        return {"type": "number", **low, "maximum": min(self.high, self.reach[1])}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +174,19 @@ class Text(_Leaf):
     def describe(self) -> dict[str, Any]:
         """Return a string."""
         return {"type": "string"} if self.pattern == ".+" else {"type": "string", "pattern": f"^({self.pattern})$"}
+
+
+@dataclass(frozen=True, slots=True)
+class Name(Text):
+    """One line of text that can be printed: no control characters, which a terminal would obey."""
+
+    wanted: str = "one line of at most 200 printable characters"
+
+    def read(self, value: Any) -> str:
+        """Check it."""
+        if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= 200:
+            raise ValueError(f"must be {self.wanted} {got(value)}")
+        return value
 
 
 @dataclass(frozen=True, slots=True)

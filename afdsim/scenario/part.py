@@ -14,8 +14,14 @@ Fault = tuple[str, str]
 """Dotted path below the part that found it, message."""
 
 Time = Annotated[float, Amount("time", positive=False)]
-Length = Annotated[int, Whole()]
-Sigma = Annotated[float, Real()]
+Length = Annotated[int, Whole(high=10**8, why="no model reads more tokens")]
+"""Tokens."""
+Count = Annotated[int, Whole(high=10**5, why="no cluster has more")]
+"""Servers, GPUs, ports, and what is cut over them."""
+Requests = Annotated[int, Whole(high=10**8, why="a run holds every request in memory")]
+Sequences = Annotated[int, Whole(high=10**5, why="a GPU holds every sequence in flight in memory")]
+Sigma = Annotated[float, Real(reach=(1e-9, 10.0))]
+"""Spread over mean, or of a logarithm."""
 
 
 class Part(BaseModel):

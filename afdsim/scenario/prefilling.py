@@ -13,7 +13,7 @@ from afdsim.cluster import degrees
 from afdsim.scenario import asked
 from afdsim.scenario.caching import KvCache
 from afdsim.scenario.leaves import Choice, Flag, got
-from afdsim.scenario.part import Fault, Length, Part
+from afdsim.scenario.part import Count, Fault, Length, Part
 from afdsim.scenario.tree import Afd, Colocated, Deployment, Gpu, Share
 
 MODES = ("servers", "mixed")
@@ -37,11 +37,11 @@ class Mixed(Part):
 class PrefillParallelism(Part):
     """How the GPUs of one prefill instance share the work; dp x tp are the GPUs of the instance."""
 
-    dp: Length
+    dp: Count
     """Data parallel ranks, each with its own prompts; more than one needs experts spread over all GPUs."""
-    tp: Length
+    tp: Count
     """GPUs that split the heads of one rank."""
-    ep: Length
+    ep: Count
     """Groups that hold different experts: with several ranks all GPUs, with one rank a divisor of them."""
 
 
@@ -52,9 +52,9 @@ class Prefill(Part):
     """Servers of their own."""
     gpu: Gpu
     """GPU of these servers."""
-    instances: Length
+    instances: Count
     """Servers."""
-    gpus_per_instance: Length = 8
+    gpus_per_instance: Count = 8
     """GPUs of a server."""
     parallelism: PrefillParallelism
     """Default: one rank, whose heads and widths are split over all GPUs of the instance."""

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from afdsim.scenario.asked import ClosedLoop, Workload
-from afdsim.scenario.leaves import Choice, Whole
-from afdsim.scenario.part import Fault, Part
+from afdsim.scenario.leaves import Choice
+from afdsim.scenario.part import Count, Fault, Part
 
 Policy = Literal["round_robin", "least_requests", "least_kv", "power_of_two", "prefix_affinity"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
@@ -23,7 +23,7 @@ class Cells(Part):
     A deployment of another type has no key of the scenario's, none of its stragglers, and of its network the line rate.
     """
 
-    replicas: Annotated[int, Whole(1)] = 1
+    replicas: Count = 1
     """Cells of this kind."""
     deployment: Mapping[str, Any] = Field(default_factory=dict)
     """What differs in their deployment."""
@@ -38,7 +38,7 @@ class Cells(Part):
 class Router(Part):
     """Sends every request to one of several cells when it arrives; the request stays there."""
 
-    replicas: Annotated[int, Whole(1)] | None = None
+    replicas: Count | None = None
     """Cells that are alike: each is the whole deployment, with GPUs and random factors of its own."""
     cells: tuple[Cells, ...] | None = None
     """Cells that are not alike, in place of `replicas`."""

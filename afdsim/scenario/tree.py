@@ -14,13 +14,16 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from afdsim.scenario.leaves import Amount, Choice, Flag, GpuName, Real, Sharding, Text, Whole, got
-from afdsim.scenario.part import Fault, Length, Part, Sigma, Time
+from afdsim.scenario.part import Count, Fault, Part, Sequences, Sigma, Time
 
 Gpu = Annotated[str, GpuName()]
 DType = Literal["fp8", "bf16", "int8", "fp4"]
 Width = Annotated[DType, Choice(get_args(DType))]
 WeightType = Literal["fp8", "bf16", "int8", "fp4", "int4", "w8a16"]
 WeightWidth = Annotated[WeightType, Choice(get_args(WeightType))]
+Drafts = Annotated[int, Whole(high=16, why="no published system proposes more")]
+MicroBatches = Annotated[int, Whole(high=64, why="a micro-batch beyond has nothing left to hide behind")]
+Copies = Annotated[int, Whole(0, 10**5, "no cluster has more GPUs")]
 Shards = Annotated[str, Sharding()]
 Share = Annotated[float, Real(0.0, 1.0, positive=True)]
 Kernels = tuple[Annotated[str, Text(wanted="a kernel library, e.g. 'flashinfer'")], ...]
@@ -60,18 +63,18 @@ class Precision(Part):
 class AttentionParallelism(Part):
     """How the GPUs of one attention instance share the work; the product is the GPUs of the instance."""
 
-    dp: Length
+    dp: Count
     """Data parallel ranks, each with its own requests."""
-    tp: Length
+    tp: Count
     """GPUs that split the heads of one rank."""
 
 
 class FfnParallelism(Part):
     """How the GPUs of one FFN instance share the work; the product is the GPUs of the instance."""
 
-    ep: Length
+    ep: Count
     """Groups that hold different experts."""
-    tp: Length
+    tp: Count
     """GPUs that split the width of each expert."""
 
 
@@ -80,11 +83,11 @@ class AttentionPool(Part):
 
     gpu: Gpu
     """GPU of these instances, a name of `afdsim list gpus`."""
-    instances: Length
+    instances: Count
     """Servers of attention: the x of xAyF."""
-    groups: Length = 1
+    groups: Count = 1
     """Groups of instances that take turns on the FFN pool, each with its own micro-batches."""
-    gpus_per_instance: Length = 8
+    gpus_per_instance: Count = 8
     """GPUs of a server."""
     parallelism: AttentionParallelism
     """Default: every GPU is a data parallel rank."""
@@ -118,9 +121,9 @@ class FfnPool(Part):
 
     gpu: Gpu
     """GPU of these instances."""
-    instances: Length
+    instances: Count
     """Servers of FFN: the y of xAyF."""
-    gpus_per_instance: Length = 8
+    gpus_per_instance: Count = 8
     """GPUs of a server."""
     parallelism: FfnParallelism
     """Default: the width of every expert is split over all GPUs of the instance."""
@@ -143,7 +146,7 @@ class FfnPool(Part):
 class Mtp(Part):
     """Multi-token prediction."""
 
-    draft: Length
+    draft: Drafts
     """Tokens proposed beyond the one that is certain."""
     acceptance: Annotated[float, Real(0.0, 1.0)]
     """Probability that a proposed token is kept."""
@@ -160,9 +163,9 @@ class Afd(Part):
     """The attention pool."""
     ffn: FfnPool
     """The FFN pool."""
-    num_microbatches: Length = 3
+    num_microbatches: MicroBatches = 3
     """Micro-batches in flight at once; one leaves nothing to overlap."""
-    max_num_seqs: Length
+    max_num_seqs: Sequences
     """Sequences in flight per attention rank, over all micro-batches."""
     gpu_memory_utilization: Share = 0.9
     """Share of HBM that an engine may fill: weights, its own reserve, KV cache; vLLM's word and default."""
@@ -205,7 +208,7 @@ class _Engine(Part):
 
     gpu: Gpu
     """GPU of the engine, a name of `afdsim list gpus`."""
-    max_num_seqs: Length
+    max_num_seqs: Sequences
     """Sequences in flight per attention rank, over all micro-batches."""
     gpu_memory_utilization: Share = 0.9
     """Share of HBM that an engine may fill: weights, its own reserve, KV cache; vLLM's word and default."""
@@ -232,15 +235,15 @@ class Colocated(_Engine):
     """Data-parallel attention and expert parallelism on the same GPUs: one engine, EP over all of them."""
 
     type: Literal["colocated"]
-    instances: Length
+    instances: Count
     """Servers."""
-    gpus_per_instance: Length = 8
+    gpus_per_instance: Count = 8
     """GPUs of a server."""
     parallelism: AttentionParallelism
     """Of attention, inside an instance. Default: every GPU is a data parallel rank."""
-    redundant_experts: Annotated[int, Whole(0)] = 0
+    redundant_experts: Copies = 0
     """Copies of experts beyond one each, over all GPUs."""
-    shared_expert_gpus: Annotated[int, Whole(0)] = 0
+    shared_expert_gpus: Copies = 0
     """GPUs that hold nothing but the shared expert; 0: every GPU holds it beside its routed ones."""
     two_batch_overlap: Annotated[bool, Flag()] = False
     """Two micro-batches, one computing while the other's tokens fly."""
@@ -282,9 +285,9 @@ class TensorParallel(_Engine):
     """Every GPU works on every token: heads and widths are cut, sums are all-reduced."""
 
     type: Literal["tensor_parallel"]
-    gpus: Length
+    gpus: Count
     """GPUs of the engine, all inside one NVLink domain."""
-    ep: Length = 1
+    ep: Count = 1
     """Groups that hold different experts."""
 
     @property
@@ -320,7 +323,7 @@ class Link(Part):
     """Line rate; default: that of the NIC of the GPU."""
     latency: Time = 9e-6
     """The whole one-way path."""
-    ports: Length = 1
+    ports: Count = 1
     """Bonded ports of a NIC, which have its line rate together: 1 or 2."""
     split: Annotated[bool, Flag()] = True
     """Whether a message is cut over both ports (STEPMESH_SPLIT_QP_LAG=1); else a queue pair keeps to one of them."""
@@ -359,9 +362,9 @@ class Uplinks(Part):
 class Nics(Part):
     """NICs of an instance where several GPUs share one; default: one per GPU. A number alone is that of both sides."""
 
-    attention: Length | None = None
+    attention: Count | None = None
     """NICs of an attention instance; default: one per GPU."""
-    ffn: Length | None = None
+    ffn: Count | None = None
     """NICs of an FFN instance; default: one per GPU."""
 
     @model_validator(mode="before")
@@ -494,7 +497,7 @@ class Variation(Part):
         Annotated[
             str, Text(r"(attention|ffn|instance)\[\d{1,6}\]", "'attention[i]' or 'ffn[i]'; colocated: 'instance[i]'")
         ],
-        Annotated[float, Real(positive=True)],
+        Annotated[float, Real(positive=True, reach=(1e-3, 1e6))],
     ] = Field(default_factory=dict)
     """Constant slow-down of single instances."""
     spike: Spike | None = None

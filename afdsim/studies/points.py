@@ -2,8 +2,8 @@
 
 A file is named by the content of the scenario and the seed, in a folder named by the code that computed it, so it is
 right whenever it is found: an edited scenario, engine or catalog looks elsewhere. Models of the caller's are part of
-the content; where they have no digest, no file is read or written. Files are written whole or not at all; a torn one
-(a machine lost power) counts as absent.
+the content; where they have no digest, no file is read or written. Files are written whole or not at all. Under the
+outcome stands whose it is, and its digest: one that is torn, changed or another point's counts as absent.
 """
 
 from __future__ import annotations
@@ -117,9 +117,12 @@ class Cache:
 
     @staticmethod
     def get(file: Path) -> Outcome | None:
-        """Return the outcome in a file, or None if there is none."""
+        """Return the outcome in a file, or None if there is none that is whole and its own."""
         try:
-            return Outcome.read(file.read_text(encoding="utf-8"))
+            if not file.is_file():  # a pipe would be waited for
+                return None
+            text, end, seal = file.read_text(encoding="utf-8").partition("\n")
+            return Outcome.read(text) if seal == sealed(file, text + end) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -129,7 +132,13 @@ class Cache:
         from afdsim.results.result import write_text
 
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, text)
+        write_text(file, text + sealed(file, text))
+
+
+def sealed(file: Path, text: str) -> str:
+    """Return the line that says whose outcome a text is, and that nothing in it was changed."""
+    own = hashlib.sha256(f"{file.stem} {text}".encode()).hexdigest()
+    return json.dumps({"of": file.stem, "sha256": own}) + "\n"
 
 
 def compute(scenario: Scenario, seed: int, file: Path | None, expected: str, models: Models | None = None) -> str:

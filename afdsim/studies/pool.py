@@ -12,6 +12,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextlib import suppress
@@ -112,7 +113,7 @@ class Pool(Executor):
             if self._killed:
                 return None
             process = subprocess.Popen(
-                [sys.executable, "-P", "-c", "from afdsim.studies.pool import serve; serve()"],
+                [sys.executable, "-P", "-c", f"from afdsim.studies.pool import serve; serve({os.getpid()})"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**dict.fromkeys(_ONE_THREAD, "1"), **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -142,18 +143,26 @@ def _exchange(process: Process, request: bytes) -> tuple[bool, Any]:
     return answer
 
 
-def serve() -> None:
-    """Answer calls until there are no more; this is all that a worker process does.
+def serve(parent: int) -> None:
+    """Answer calls of the process `parent` until there are no more; this is all that a worker does.
 
     Ctrl-C reaches the whole group of processes: it is the caller's to decide what to end.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_follow, args=(parent,), daemon=True).start()
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a call prints must not mix with the answers
     with suppress(EOFError, BrokenPipeError):
         while True:
             answers.write(_answer(pickle.load(requests)))
             answers.flush()
+
+
+def _follow(parent: int) -> None:
+    """End with the process that this one works for, however that ends, in the middle of a call too."""
+    while os.getppid() == parent:
+        time.sleep(0.25)
+    os._exit(1)
 
 
 def _answer(request: bytes) -> bytes:

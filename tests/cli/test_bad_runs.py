@@ -319,3 +319,25 @@ def test_a_bare_model_is_cut_evenly(options, message):
 
     assert done.exit_code == 2
     assert message in done.stderr
+
+
+# names
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "a/b", "..", "x" * 200, "[red]$x_$<b>"])
+def test_a_name_decides_no_path(name, tmp_path, monkeypatch):
+    inside = tmp_path / "a" / "b"
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    done = command("run", "small", "--set", f"name='{name}'", "--quiet", "--no-marginal", "--trace", "1ms")
+
+    assert done.exit_code == 0
+    assert [path.parent for path in tmp_path.rglob("*.json.gz")] == [inside]
+
+
+def test_what_a_terminal_would_obey_is_told_as_escapes():
+    done = command("run", "\x1b[31mred\x07")
+
+    assert done.exit_code == 2
+    assert "\\x1b[31mred\\x07" in done.stderr
+    assert "\x1b" not in done.stderr

@@ -233,21 +233,6 @@ def test_check_names_deployment_and_memory():
     assert "sequences of 4,352 tokens" in done.stdout
 
 
-def test_init_writes_a_scenario_that_runs_and_never_overwrites(tmp_path):
-    path = tmp_path / "my.yaml"
-    done = afdsim("init", str(path))
-    again = afdsim("init", str(path), "--from", "small")
-
-    assert done.exit_code == 0
-    assert "#" in path.read_text(encoding="utf-8")
-    assert afdsim("check", str(path)).exit_code == 0
-    assert again.exit_code == 2
-    assert "exists and is kept" in again.stderr
-    assert path.read_text(encoding="utf-8").find("2A2F") > 0
-    assert afdsim("init", str(tmp_path / "nowhere" / "my.yaml")).exit_code == 2
-    assert afdsim("init", str(tmp_path / "b.yaml"), "--from", "smal").exit_code == 2
-
-
 def test_list_names_everything_with_its_source():
     from afdsim.catalog import entries as catalog
     from afdsim.scenario.document import shipped
@@ -256,10 +241,6 @@ def test_list_names_everything_with_its_source():
     assert all(name in everything for name in (*catalog.gpus(), *catalog.llms(), *shipped()))
     assert catalog.gpu("H20").source in everything
     assert "step3" not in afdsim("list", "gpus").stdout
-
-
-def test_schema_is_json():
-    assert "$defs" in json.loads(afdsim("schema").stdout)
 
 
 def test_the_progress_bar_is_drawn_on_stderr(capsys):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -454,7 +455,7 @@ def test_without_resume_everything_is_run_again(tmp_path):
     over = {"deployment.ffn.instances": [1]}
     swept(tmp_path, over=over)
     (file,) = tmp_path.rglob("*-0.json")
-    file.write_text(Outcome(status="ok", columns={"tgs": -1.0}).text())
+    Cache.put(file, Outcome(status="ok", columns={"tgs": -1.0}).text())
 
     assert swept(tmp_path, over=over, seeds=1)["tgs"].tolist() == [-1.0]
     assert swept(tmp_path, over=over, seeds=1, resume=False)["tgs"].iloc[0] > 0
@@ -468,6 +469,24 @@ def test_a_torn_file_is_computed_again(undisturbed, tmp_path, torn):
         file.write_text(torn)
 
     assert same(swept(tmp_path), undisturbed)
+
+
+def test_a_changed_digit_and_the_entry_of_another_point_are_computed_again(undisturbed, tmp_path):
+    swept(tmp_path)
+    first, second, third, *_ = sorted(tmp_path.rglob("*.json"))
+    first.write_text(re.sub(r'"tgs": (\d)', r'"tgs": 9\1', first.read_text(encoding="utf-8")), encoding="utf-8")
+    second.write_text(third.read_text(encoding="utf-8"), encoding="utf-8")
+
+    assert Cache.get(first) is Cache.get(second) is None
+    assert Cache.get(third) is not None
+    assert same(swept(tmp_path), undisturbed)
+
+
+def test_neither_a_pipe_nor_a_folder_is_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "folder.json").mkdir()
+
+    assert Cache.get(tmp_path / "pipe.json") is Cache.get(tmp_path / "folder.json") is None
 
 
 def test_another_engine_does_not_find_the_outcomes_of_this_one(tmp_path, monkeypatch):

@@ -1,0 +1,89 @@
+"""Being asked to stop: Ctrl-C and SIGTERM end a command alike, with a message and the exit code of the signal."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from afdsim.results.result import Result
+
+Handler = Callable[[int, "FrameType | None"], object]
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes, as shells have them: 128 and the signal."""
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM, which whoever waits for Ctrl-C takes for it."""
+
+
+class StoppedError(Exception):
+    """A command that was asked to stop, with what is kept, and the results that are there."""
+
+    def __init__(self, message: str, results: Sequence[Result] = (), code: int = INTERRUPTED) -> None:
+        super().__init__(message)
+        self.results, self.code = results, code
+
+
+def code(error: BaseException) -> int:
+    """Return the exit code of what was raised where a command was asked to stop."""
+    if isinstance(error, StoppedError):
+        return error.code
+    return TERMINATED if isinstance(error, TerminatedError) else INTERRUPTED
+
+
+@contextmanager
+def noticed() -> Iterator[list[int]]:
+    """Raise `KeyboardInterrupt` where a signal asks to stop; gives the signals that have.
+
+    Some libraries turn what is raised inside of their calls into errors of their own: the list knows better.
+    """
+    asked: list[int] = []
+
+    def raised(number: int, _: object) -> None:
+        asked.append(number)
+        raise TerminatedError if number == signal.SIGTERM else KeyboardInterrupt
+
+    with _handled(raised):
+        yield asked
+
+
+@contextmanager
+def between_steps() -> Iterator[Callable[[], int]]:
+    """Let a signal end a run at its next whole step, so that what is complete is kept; a second one ends it at once.
+
+    Gives a function that returns the exit code once one was asked to stop, and 0 before.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        asked.append(number)
+        if len(asked) > 1:
+            raise TerminatedError if number == signal.SIGTERM else KeyboardInterrupt
+        click.echo("stopping; Ctrl-C again to drop the run", err=True)
+
+    with _handled(ask):
+        yield lambda: 128 + asked[0] if asked else 0
+
+
+@contextmanager
+def _handled(handler: Handler) -> Iterator[None]:
+    """Have signals handled so; only the main thread may, and elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [(number, signal.signal(number, handler)) for number in SIGNALS]
+    try:
+        yield
+    finally:
+        for number, handled in before:
+            signal.signal(number, handled)
