@@ -47,6 +47,8 @@ Source = str | Path | Mapping[str, Any]
 SWEEP = ".sweep.yaml"
 """End of the names of files that hold a sweep, not a scenario."""
 
+_A_MODEL = "{0}: is a model, not a scenario; afdsim check {0}, or 'model: {0}' in a scenario (afdsim init)"
+
 
 class Scenario(Part):
     """Everything that a run needs: model, cluster, workload, and how to simulate them."""
@@ -304,9 +306,7 @@ def load(source: Source | Scenario, overrides: Iterable[str] = ()) -> Scenario:
     else:
         path = locate(source)
         if holds_model(path):
-            raise ScenarioError(
-                f"{path}: is a model, not a scenario; afdsim check {path}, or 'model: {path}' in a scenario"
-            )
+            raise ScenarioError(_A_MODEL.format(path))
         document = _extended(yamlfile.read(path), (path.resolve(),))
         document.data.setdefault("name", path.stem)
     return _validated(_overridden(document, overrides))
@@ -337,6 +337,8 @@ def locate(source: str | Path) -> Path:
         return path
     if str(path.parent) in (".", "scenarios") and path.name.removesuffix(".yaml") in shipped():
         return near(shelf() / f"{path.name.removesuffix('.yaml')}.yaml")
+    if holds_model(path / "config.json"):
+        raise ScenarioError(_A_MODEL.format(path))
     close = units.suggestion(path.stem, shipped())
     what = "is a folder" if path.is_dir() else "no such file"
     raise ScenarioError(f"{source}: {what}, and no shipped scenario{close} (shipped: {', '.join(shipped())})")
