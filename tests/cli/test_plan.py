@@ -46,6 +46,7 @@ def test_the_folder_holds_the_winner_every_layout_and_a_picture(command, tmp_pat
     assert (tmp_path / "out" / "plan.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_the_folder_holds_the_best_of_every_family_that_did_not_win(command, tmp_path):
     told = json.loads(command("--model", "step3-small", "--sla-tpot", "4ms", "-o", "out", "--json").stdout)
     rivals = {path.stem.removeprefix("best-").replace("-", " ") for path in (tmp_path / "out").glob("best-*.yaml")}
