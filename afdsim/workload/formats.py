@@ -22,8 +22,8 @@ DATES: Final = "timestamps"
 UNITS: Final = MappingProxyType({"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9})
 """Units of arrivals that a file may count in: how many make a second."""
 
-MAX_TOKENS: Final = 1 << 31
-"""A longer request is a damaged row."""
+MAX_TOKENS: Final = 10**9
+"""A longer request is a damaged row, as no scenario may ask for one: engines count tokens in 32 bits."""
 BYTES_PER_TOKEN: Final = 4
 """Of text without counts: about 4 characters of English a token (OpenAI, "What are tokens and how to count them?")."""
 
