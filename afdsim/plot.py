@@ -5,17 +5,18 @@ from afdsim.results.plot import (
     CAUSE_HATCHES,
     Simulated,
     causes,
-    gantt,
     itl_histogram,
     throughput,
     tpot_cdf,
     tpot_histogram,
-    utilization,
+    ttft_cdf,
+    ttft_histogram,
 )
 from afdsim.results.plot_accounts import blame, cost, roofline
 from afdsim.results.plot_parts import COLOURS, colours, save
 from afdsim.results.plot_plan import plan
 from afdsim.results.plot_sweep import frontier, pareto, ratio
+from afdsim.results.plot_time import gantt, queue, utilization
 
 __all__ = [
     "CAUSE_COLOURS",
@@ -31,11 +32,14 @@ __all__ = [
     "itl_histogram",
     "pareto",
     "plan",
+    "queue",
     "ratio",
     "roofline",
     "save",
     "throughput",
     "tpot_cdf",
     "tpot_histogram",
+    "ttft_cdf",
+    "ttft_histogram",
     "utilization",
 ]

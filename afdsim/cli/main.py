@@ -7,6 +7,7 @@ Only click is imported here; every command imports what it needs, so that ``afds
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -24,7 +25,7 @@ from afdsim.cli import bench, capacity, check, compare, completion, cost, explai
 from afdsim.cli.scenarios import SCENARIO, SET, STRICT, load_noted, warn
 from afdsim.cli.stopping import StoppedError, between_steps, code, noticed
 from afdsim.errors import AfdsimError, ScenarioError, SimulationError, StoppedEarly
-from afdsim.units import file_name, printable
+from afdsim.units import clip, file_name, printable
 
 if TYPE_CHECKING:
     from afdsim.results.result import Result
@@ -64,20 +65,21 @@ def _explained(error: BaseException, asked: Sequence[int]) -> int | None:
     """
     match error:
         case StoppedError():
-            _complain(f"interrupted; {error}")
-            return error.code
+            text, found = f"interrupted; {error}", error.code
         case KeyboardInterrupt():
-            _complain("interrupted; nothing was saved")
-            return code(error)
+            text, found = "interrupted; nothing was saved", code(error)
         case AfdsimError():
-            _complain(str(error))
-            return FAILED if isinstance(error, SimulationError) else BAD_INPUT
+            text, found = str(error), FAILED if isinstance(error, SimulationError) else BAD_INPUT
         case _ if asked:
-            _complain("interrupted; nothing was saved")
-            return 128 + asked[0]
+            text, found = "interrupted; nothing was saved", 128 + asked[0]
+        case OSError(errno=errno.ENAMETOOLONG):
+            text, found = f"{clip(str(error.filename))}: a file name is at most 255 bytes long", BAD_INPUT
         case OSError():
             return _output_lost(error)
-    return None
+        case _:
+            return None
+    _complain(text)
+    return found
 
 
 def _output_lost(error: OSError) -> int:

@@ -1,5 +1,6 @@
 """What happens when.
 
+watch         who computed when, in slices of the time
 books         where the seconds of a step went, and the ledger of a run
 schedule      a step of a cell as a static list of turns
 samples       a few steps of a run, evenly spread over it

@@ -16,6 +16,8 @@ from afdsim.engine.samples import BYTES, FEWEST, MISSING, MOST, Samples
 from afdsim.engine.schedule import INDEX
 from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, Asked, Book
 from afdsim.engine.tables import Now, Priced
+from afdsim.engine.watch import FINEST, Watch
+from afdsim.engine.watch import MOST as SLICES
 
 Array = np.ndarray
 AHEAD = 4096
@@ -56,8 +58,8 @@ def machine(cell: Cell, asked: Asked) -> Machine:
     )
 
 
-def memory(cell: Cell, asked: Asked, edges: Array) -> Memory:
-    """Everything that changes, blank; the books have slices between `edges`."""
+def memory(cell: Cell, asked: Asked, edges: Array, *, watched: bool = False) -> Memory:
+    """Everything that changes, blank; the books have slices between `edges`, if `watched` also who was busy when."""
     step, wiring, tables = cell.schedule, cell.wiring, cell.tables
     units, lanes = step.units, cell.seated * cell.micro_batches
     zeros, whole = np.zeros, counts
@@ -84,7 +86,7 @@ def memory(cell: Cell, asked: Asked, edges: Array) -> Memory:
         ),
         flight=blank_flight(wiring),
         trace=blank_arrays(cell),
-        ledger=blank_ledger(cell, edges),
+        ledger=blank_ledger(cell, edges, watched=watched),
         samples=blank_samples(cell),
     )
 
@@ -141,7 +143,7 @@ def blank_arrays(cell: Cell) -> Trace:
     return Trace(**{name: np.array(column, dtype=WHOLE.get(name, float)) for name, column in found.items()})
 
 
-def blank_ledger(cell: Cell, edges: Array) -> Ledger:
+def blank_ledger(cell: Cell, edges: Array, *, watched: bool) -> Ledger:
     """Nothing booked yet; slices lie between `edges`."""
     units, zeros, columns = cell.schedule.units, np.zeros, culprits.columns(cell)
     width = len(columns)
@@ -159,6 +161,7 @@ def blank_ledger(cell: Cell, edges: Array) -> Ledger:
         charged=zeros(width),
         charges=zeros(width),
         blocks=zeros((-(-(len(edges) - 1) // BLOCK), width)),
+        watch=Watch(np.full(1, FINEST), zeros((SLICES if watched else 0, units))),
     )
 
 

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from afdsim.engine.watch import Watch, coarsen, note
+
 Values = Any
 BUSY, WAIT_PEER, NETWORK, IMBALANCE, NO_WORK, DOWN = range(6)
 CAUSES = ("busy", "wait_peer", "network", "imbalance", "no_work", "down")
@@ -102,6 +104,7 @@ class Ledger(NamedTuple):
     charged: Values  # column: of the latest rows
     charges: Values  # column: the sum of the others
     blocks: Values  # block of slices, column: the same inside it
+    watch: Watch  # busy seconds of the others over the whole run
 
 
 def close(lines: Lines, trace: Trace, ledger: Ledger, idle: Values, opens: float, until: float = float("inf")) -> None:
@@ -149,6 +152,7 @@ def settle(ledger: Ledger, unit: int) -> None:
         ledger.run[unit, cause] += ledger.row[unit, cause]
     for column in range(ledger.columns[unit], ledger.columns[unit + 1]):
         ledger.charges[column] += ledger.charged[column]
+    note(ledger.watch, unit, (begin, end), ledger.row[unit, BUSY])
     while place < len(ledger.slices) and ledger.edges[place] < end:
         low, high = max(begin, ledger.edges[place]), min(end, ledger.edges[place + 1])
         if high > low:
@@ -161,6 +165,22 @@ def settle(ledger: Ledger, unit: int) -> None:
             break
         place += 1
     ledger.place[unit] = place
+
+
+def watched(ledger: Ledger, ends: float) -> Watch | None:
+    """Busy seconds of a run over time, the latest row of every unit stretched to its end; None where nobody looked.
+
+    Nor while it goes on.
+    """
+    if not len(ledger.watch.busy) or ends == float("inf"):
+        return None
+    watch = Watch(ledger.watch.width.copy(), ledger.watch.busy.copy())
+    for unit, (begin, end, busy) in enumerate(zip(ledger.begin, ledger.end, ledger.row[:, BUSY], strict=True)):
+        if end > begin:
+            note(watch, unit, (begin, ends), busy * ((ends - begin) / (end - begin)))
+    while ends > len(watch.busy) * watch.width[0]:
+        coarsen(watch)
+    return watch._replace(busy=watch.busy[: int(np.ceil(ends / watch.width[0]))])
 
 
 def clear(ledger: Ledger, unit: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from afdsim.engine import culprits, prefixes, seats, sessions
+from afdsim.engine import books, culprits, prefixes, seats, sessions
 from afdsim.engine.blank import machine, memory
 from afdsim.engine.books import AWAY, BLOCK, BUSY, DOWN, NO_WORK, WAIT_PEER, Ledger, Trace, clear, forget, settle
 from afdsim.engine.capacity import fits, too_long
@@ -76,6 +76,8 @@ class Demand:
     """Turns that follow one another; `source` then says of first turns only."""
     overloaded: Callable[[Record], bool] | None = None
     """Whether the record of an open loop up to its last arrival shows an overload; it then ends there."""
+    watched: bool = False
+    """Whether to note who was busy when (`engine.watch`)."""
 
     @cached_property
     def edges(self) -> Array:
@@ -123,7 +125,7 @@ class Desk:
     def __init__(self, cell: Cell, demand: Demand) -> None:
         self.cell, self.demand = cell, demand
         self.machine = machine(cell, demand.asked)
-        self.memory = memory(cell, demand.asked, demand.edges)
+        self.memory = memory(cell, demand.asked, demand.edges, watched=demand.watched)
         self.supply = Supply(0, np.zeros(1, dtype=np.int64))
         self.parked = False
         """Whether the run ended in a pause."""
@@ -460,16 +462,8 @@ class Desk:
         """A copy of what happened in a step, as far as it did before a crash."""
         until = self.book.clock[seats.STRIKES_AT]
         seen = Trace(*map(np.array, trace))
-        for times in (
-            seen.start,
-            seen.finish,
-            seen.first,
-            seen.last,
-            seen.second,
-            seen.posted,
-            seen.ended,
-            seen.arrived,
-        ):
+        exchanges = (seen.first, seen.last, seen.second, seen.posted, seen.ended, seen.arrived)
+        for times in (seen.start, seen.finish, *exchanges):
             np.minimum(times, until, out=times)
         return seen
 
@@ -521,6 +515,7 @@ class Desk:
             blame=blame,
             columns=culprits.columns(self.cell),
             samples=taken(self.memory.samples),
+            watch=books.watched(self.memory.ledger, self.ends),
             own=np.minimum(np.divide(own, longest, out=np.ones_like(own), where=longest > 0), 1.0),
             traffic=traffic,
             steps_run=steps,

@@ -25,11 +25,12 @@ from afdsim.engine import (
     sessions,
     tables,
     turnover,
+    watch,
 )
 
 ROOMS = (
     *(normals, schedule, prefixes, sessions, seats, population, chunks, returns),
-    *(turnover, books, samples, network, tables, recurrence),
+    *(turnover, watch, books, samples, network, tables, recurrence),
 )
 """Whose sources the machine code depends on."""
 CALLED = {
@@ -52,6 +53,7 @@ CALLED = {
         "hand_out", "remove_leaving", "remove_filling", "remove_claim", "strike_out", "preempt", "fill", "claim",
         "turn_over",
     ),
+    watch: ("coarsen", "note"),
     books: ("settle", "clear", "rest", "pause", "held_in", "work", "deliver", "wait", "book", "remember", "close"),
     samples: ("note", "move", "thin", "keep"),
     network: (

@@ -13,6 +13,7 @@ from afdsim.engine.books import BLOCK
 from afdsim.engine.faults import Hit, Outage
 from afdsim.engine.prefill import Prefilled
 from afdsim.engine.samples import Sample
+from afdsim.engine.watch import Watch
 
 Array = np.ndarray
 _STATUS = np.array(("finished", "refused", "lost", "running", "waiting"), dtype=object)
@@ -155,6 +156,8 @@ class Record:
     """Messages and bytes by (pool, unit or instance, rail, direction), counted by the processes."""
     steps_run: Array
     """Numbers of the steps that every unit has completed, ascending."""
+    watch: Watch | None = None
+    """Busy seconds of every unit over the whole run; None where nobody looked."""
     left: int = 0
     """Slices of the first block that lie before the first edge."""
     events: int

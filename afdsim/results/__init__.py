@@ -18,12 +18,16 @@ plot_parts           axes, colours, legends, files of figures
 plot                 figures of runs
 header               what was simulated, as text
 blaming              whom the GPUs waited for, as text
+plot_time            figures over simulated time: GPU use, queue, pipeline
 plot_accounts        what was lost and paid for: culprits, cost, roofline
 plot_sweep           figures of sweeps
 plot_plan            layouts of a plan, and the points of a search for capacity
+watched              GPU use over time
 outcome              columns of a run, from its record
+excerpt              three layers of a step, from a sample
 cells                the cells behind a router as one run
 remarks              what a reader should know about a run
+gallery              the figures of one result
 operators            what one layer of a run computes, operator by operator
 result               the result: summary, frames, files
 portrait             what a language model is and where it fits, as text

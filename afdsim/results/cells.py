@@ -13,7 +13,7 @@ import numpy as np
 
 from afdsim.engine.cell import Cell
 from afdsim.engine.record import Record
-from afdsim.results import blame, caching, metrics, mixed, prefilled
+from afdsim.results import blame, caching, metrics, mixed, prefilled, watched
 from afdsim.results.metrics import Columns, Run
 
 Array = np.ndarray
@@ -74,6 +74,9 @@ def joined(runs: Sequence[Run], whole: Whole) -> Run:
         requests=whole.requests,
         tokens=whole.tokens,
         gpus=gpus,
+        slots=sum(run.slots or 0 for run in runs) or None,
+        utilization=_watched(runs, whole),
+        pipeline=runs[0].pipeline,
         links=_links([run.links for run in runs], found),
         pools=prefilled.pools(_pools(runs, found), whole.record, whole.prices),
         engine=replace(
@@ -138,6 +141,12 @@ def _side_by_side(each: Sequence[Columns], found: Sequence[Place]) -> dict[str, 
     first = np.array([found[at].first[pool] for pool, at in rows], dtype=int)
     names = np.array([found[at].names[pool] for pool, at in rows], str)
     return whole | {"pool": names, "instance": whole["instance"] + first, "cell": cell}
+
+
+def _watched(runs: Sequence[Run], whole: Whole) -> dict[str, Array]:
+    """GPU use over time in all cells, whose slices may be unlike; nothing where one was not watched."""
+    each = [run.utilization for run in runs]
+    return watched.with_prefill(_side_by_side(each, whole.places), whole.record) if all(each) else {}
 
 
 def _links(each: Sequence[Columns], found: Sequence[Place]) -> dict[str, Array]:

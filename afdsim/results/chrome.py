@@ -40,14 +40,14 @@ def write(timeline: Timeline, path: Path) -> None:
 
 def save_pipeline(timeline: Timeline, folder: Path) -> None:
     """Draw a few layers of the pipeline as SVG and PNG, where there is something to draw with."""
-    from afdsim.results import plot, plot_parts
+    from afdsim.results import plot_parts, plot_time
 
     if find_spec("matplotlib") is None:
         return
     folder.mkdir(exist_ok=True)
     columns, window = timeline.pipeline()
     for suffix in ("svg", "png"):
-        axes = plot.gantt(columns, window=window)
+        axes = plot_time.gantt(columns, window=window)
         write_whole(folder / f"gantt.{suffix}", partial(plot_parts.save, axes))
 
 

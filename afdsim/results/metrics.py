@@ -120,6 +120,12 @@ class Run:
     sla: Sla | None = None
     load: Load | None = None
     """How an open loop stood; a closed loop has none."""
+    slots: int | None = None
+    """Sequences that may be in flight at a time, of all cells."""
+    utilization: Columns = field(default_factory=dict)
+    """GPU use over time (`watched.utilization`); nothing where nobody watched."""
+    pipeline: Columns = field(default_factory=dict)
+    """Three layers of a step (`excerpt.pipeline`); the same."""
     links: Columns = field(default_factory=dict)
     """One row per port and direction: port, pool, instance, rail, direction, messages, bytes."""
     bounds: bottleneck.Bounds | None = None
@@ -143,8 +149,7 @@ class Run:
     cells: Sequence[Mapping[str, Any]] = ()
     """What every cell behind a router did (`afdsim.results.cells`); empty without one."""
     classes: Mapping[str, Sla | None] = field(default_factory=dict)
-    """Classes of requests, with what each is held against: the requests then have a `class`, the tokens the gaps of
-    each under `gaps_` and its name."""
+    """Classes of requests and what each is held against; requests have a `class`, tokens its gaps as `gaps_NAME`."""
 
     @property
     def duration(self) -> float:
@@ -247,13 +252,8 @@ def latencies(run: Run) -> dict[str, Samples]:
 
     first = {"ttft": ttft, "prefill_queue": prefill_queue} if run.prefilled else {}
     out = counted(table) & ~np.isnan(column(table, "first_token_s"))
-    return {
-        **{name: of(span, out) for name, span in first.items()},
-        "tpot": of(tpot, done),
-        "itl": itl(run.tokens, run.window),
-        "e2el": of(e2el, done),
-        "queue": of(queue, done),
-    }
+    found = {name: of(span, out) for name, span in first.items()} | {"tpot": of(tpot, done)}
+    return found | {"itl": itl(run.tokens, run.window), "e2el": of(e2el, done), "queue": of(queue, done)}
 
 
 def of_class(run: Run, name: str) -> Run:

@@ -10,7 +10,7 @@ import numpy as np
 
 from afdsim.engine.books import CAUSES
 from afdsim.results import metrics
-from afdsim.results.metrics import Columns, Floats, Run, Window
+from afdsim.results.metrics import Floats, Run
 from afdsim.results.plot_parts import COLOURS, colours, legend_below, new_axes
 
 if TYPE_CHECKING:
@@ -174,73 +174,6 @@ def causes(runs: Runs, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def utilization(run: One, ax: Axes | None = None) -> Axes:
-    """Draw the busy share of every GPU: a row per instance, a column per rank."""
-    grid, names = _busy_grid(one_run(run).gpus)
-    ax = new_axes(ax, height=max(2.2, min(1.4 + 0.34 * len(names), 9.0)))
-    image = ax.imshow(grid, vmin=0, vmax=100, cmap="cividis", aspect="auto", interpolation="nearest")
-    if len(names) <= 24 and grid.shape[1] <= 16:
-        for (row, rank), busy in np.ndenumerate(grid):
-            shade = "black" if busy > 55 else "white"
-            ax.text(
-                rank, row, "" if math.isnan(busy) else f"{busy:.0f}", ha="center", va="center", color=shade, fontsize=8
-            )
-    stride = max(1, math.ceil(len(names) / 24))
-    ax.set_yticks(range(0, len(names), stride), names[::stride])
-    ax.set(xlabel="rank (GPU of the instance)", title="Busy share of every GPU")
-    ax.locator_params(axis="x", integer=True)
-    ax.grid(visible=False)
-    ax.figure.colorbar(image, ax=ax, label="busy (%)")
-    return ax
-
-
-def gantt(spans: Columns, ax: Axes | None = None, *, window: Window | None = None) -> Axes:
-    """Draw who worked on which micro-batch, and why a track stood still.
-
-    Columns: track, start_s, end_s, micro_batch (-1 for a gap), cause ("busy", or a cause of `books.CAUSES`). Tracks
-    are drawn in the order in which they first appear.
-    """
-    begin, end = (np.asarray(spans[name], float) for name in ("start_s", "end_s"))
-    zero, until = window or (float(begin.min(initial=np.inf)), float(end.max(initial=-np.inf)))
-    tracks = {track: row for row, track in enumerate(dict.fromkeys(np.asarray(spans["track"]).tolist()))}
-    rows = np.array([tracks[track] for track in np.asarray(spans["track"]).tolist()])
-    batch, cause = np.asarray(spans["micro_batch"], int), np.asarray(spans["cause"])
-    seen = (end > zero) & (begin < until)
-    ax = new_axes(ax, width=9.0, height=1.6 + 0.42 * len(tracks))
-    groups = [(seen & (batch == each) & (cause == "busy"), _batch_look(each)) for each in np.unique(batch[batch >= 0])]
-    groups += [(seen & (cause == each), _gap_look(each)) for each in CAUSES[1:]]
-    for chosen, look in groups:
-        if chosen.any():
-            width = (np.minimum(end, until) - np.maximum(begin, zero))[chosen] * 1e3
-            left = (np.maximum(begin, zero)[chosen] - zero) * 1e3
-            ax.barh(rows[chosen], width, left=left, height=0.72, **look)
-    ax.set_yticks(range(len(tracks)), [str(track) for track in tracks])
-    ax.set(xlabel=f"time after {zero:.6g} s (ms)", xlim=(0, (until - zero) * 1e3), title="Pipeline")
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
-    legend_below(ax)
-    return ax
-
-
-def _batch_look(micro_batch: int) -> dict[str, Any]:
-    colour = COLOURS[int(micro_batch) % len(COLOURS)]
-    return {"color": colour, "edgecolor": "white", "linewidth": 0.3, "label": f"micro-batch {micro_batch}"}
-
-
-def _gap_look(cause: str) -> dict[str, Any]:
-    label = cause.replace("_", " ")
-    return {"color": "white", "edgecolor": "#999999", "linewidth": 0.0, "hatch": _GAP_HATCHES[cause], "label": label}
-
-
-_GAP_HATCHES: Final = {
-    "wait_peer": "////",
-    "network": "\\\\\\\\",
-    "imbalance": "xxxx",
-    "no_work": "....",
-    "down": "++++",
-}
-
-
 # runs and their data --------------------------------------------------------------------------------------------------
 
 
@@ -277,18 +210,6 @@ def _limit_ms(runs: Runs, metric: str) -> float | None:
     """Return the strictest limit of the runs."""
     every = (run.sla for seeds in named(runs).values() for run in seeds)
     return min((1e3 * sla.limits[metric] for sla in every if sla is not None and metric in sla.limits), default=None)
-
-
-def _busy_grid(gpus: Columns) -> tuple[Floats, list[str]]:
-    """(instance, rank) busy shares in percent, NaN where an instance has no such rank, and the instances' names."""
-    seats = list(zip(*(np.asarray(gpus[name]).tolist() for name in ("pool", "instance", "rank")), strict=True))
-    seconds = np.stack([np.asarray(gpus[cause], float) for cause in CAUSES])
-    share = 100 * seconds[0] / seconds.sum(axis=0)
-    rows = {key: row for row, key in enumerate(dict.fromkeys((pool, instance) for pool, instance, _ in seats))}
-    grid = np.full((len(rows), 1 + max(int(rank) for _, _, rank in seats)), np.nan)
-    for (pool, instance, rank), busy in zip(seats, share.tolist(), strict=True):
-        grid[rows[pool, instance], int(rank)] = busy
-    return grid, [f"{pool}[{instance}]" for pool, instance in rows]
 
 
 # figure parts -------------------------------------------------------------------------------------------------------

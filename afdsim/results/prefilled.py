@@ -95,16 +95,37 @@ def gpus(found: Columns, record: Record) -> Columns:
         return found
     prefill = own.served.pool.prices.prefill
     seconds = np.repeat(_seconds(own.served, record.window), prefill.tp, axis=0)
-    each = prefill.dp * prefill.tp
     more = {
         "gpu": len(found["gpu"]) + np.arange(len(seconds)),
-        "pool": np.full(len(seconds), NAME),
-        "instance": np.repeat(np.arange(prefill.instances), each),
-        "rank": np.tile(np.arange(each), prefill.instances),
+        **_names(own.served),
         "cell": np.full(len(seconds), -1),
         **{cause: seconds[:, place] for place, cause in enumerate(CAUSES)},
     }
     return {name: np.concatenate([column, more[name]]) for name, column in found.items()}
+
+
+def _names(done: Served) -> Columns:
+    """Pool, instance and rank of every GPU of prefill."""
+    prefill = done.pool.prices.prefill
+    each = prefill.dp * prefill.tp
+    return {
+        "pool": np.full(prefill.instances * each, NAME),
+        "instance": np.repeat(np.arange(prefill.instances), each),
+        "rank": np.tile(np.arange(each), prefill.instances),
+    }
+
+
+def over_time(done: Served, edges: Array) -> tuple[Columns, Array]:
+    """Pool, instance and rank of every GPU of prefill, and its busy share of every slice between edges (slice, GPU)."""
+    prefill = done.pool.prices.prefill
+    seconds = np.zeros((len(edges) - 1, prefill.instances, prefill.dp))
+    instance = np.array([step.instance for step in done.steps], dtype=int)
+    own = np.array([step.cost.own for step in done.steps]).reshape(-1, prefill.dp)
+    for place in range(len(edges) - 1):
+        inside = _inside(done, (edges[place], edges[place + 1]))
+        np.add.at(seconds[place], instance, inside[:, np.newaxis] * own)
+    shares = seconds.reshape(len(seconds), -1) / np.diff(edges)[:, np.newaxis]
+    return _names(done), np.repeat(shares, prefill.tp, axis=1)
 
 
 def _seconds(done: Served, window: Window) -> Array:

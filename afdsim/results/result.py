@@ -24,6 +24,7 @@ from afdsim import __version__
 from afdsim.errors import ScenarioError
 from afdsim.results import blame, metrics
 from afdsim.results.bottleneck import Bounds
+from afdsim.results.gallery import Plots
 from afdsim.results.metrics import Run
 from afdsim.results.pooling import together
 from afdsim.results.steady import Load
@@ -34,11 +35,12 @@ from afdsim.scenario.formats import Format, answer, of_scenario
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 Metric = Literal["ttft", "prefill_queue", "tpot", "itl", "e2el", "queue"]
 
-FRAMES = ("requests", "tokens", "gpus", "links", "blame")
+FRAMES = ("requests", "tokens", "gpus", "links", "blame", "utilization", "pipeline")
+MAY_LACK = ("blame", "utilization", "pipeline")
+"""Frames that older folders have not, nor those of runs that nobody watched."""
 FIGURES = ("tpot_histogram", "tpot_cdf", "itl_histogram", "causes")
 FIRST_TOKEN = ("ttft_histogram", "ttft_cdf")
 """Figures of runs with prefill."""
@@ -159,6 +161,34 @@ class Result:
         """One row per unit and culprit: GPU-seconds that it waited for a peer, a port, NVLink, the path or its host."""
         return _frame(self.run.blame)
 
+    @cached_property
+    def utilization(self) -> pd.DataFrame:
+        """One row per GPU and slice of the whole run, warm-up included: begin_s, end_s, pool, instance, rank, busy.
+
+        `busy` is the share of the slice in which the GPU computed, 0..1. There are 33 to 64 slices as wide as a power
+        of two seconds (fewer in a run of microseconds), and the last one ends with the run. Empty where nobody watched:
+        `simulate(watch=False)`, sweeps, folders of earlier versions.
+        """
+        return _frame(self.run.utilization)
+
+    @cached_property
+    def pipeline(self) -> pd.DataFrame:
+        """Who did what, and why others stood still, in three layers of a step near the middle of the window.
+
+        One row per span: track, start_s, end_s, step, layer (-1: a boundary), micro_batch (-1: a gap), cause ("busy",
+        or why a unit stood still) and what (operation, "boundary", "messages", "gap"). Tracks are those of at most two
+        units of every pool: ``attention[0]``, ``ffn[0] gather``, ``→ ffn[0]`` (messages on their way to it). Of a
+        fleet it is the first cell's. Empty where `utilization` is, and where no step was whole.
+        """
+        return _frame(self.run.pipeline)
+
+    @cached_property
+    def operators(self) -> pd.DataFrame:
+        """One row per operator of the usual layer and of a boundary: its work, its seconds and what bounds it."""
+        from afdsim.results.operators import operators
+
+        return _frame(operators(self.scenario, self.run))
+
     def samples(self, metric: Metric) -> metrics.Samples:
         """Seconds of every counted request (of every gap for "itl")."""
         found = metrics.latencies(self.run)
@@ -235,7 +265,7 @@ class Result:
         folder = Path(folder)
         try:
             saved = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-            frames = {name: _read_frame(folder, name) for name in FRAMES if name != "blame" or _has(folder, name)}
+            frames = {name: _read_frame(folder, name) for name in FRAMES if name not in MAY_LACK or _has(folder, name)}
             run, made, notes = _run(saved["run"], frames), Manifest(**saved["manifest"]), tuple(saved["notes"])
             # older folders have none of these
             formats = tuple(Format(**each) for each in saved.get("formats", ()))
@@ -248,9 +278,8 @@ class Result:
     def __repr__(self) -> str:
         lines = [f"Result of {self.manifest.scenario}, seed {self.seed}"]
         lines += [f"  {name:<26}{value}" for name, value in self._headlines()]
-        return "\n".join(
-            [*lines, f"  {'more':<26}.summary .requests .tokens .gpus .links .blame .hist() .plot .save()"]
-        )
+        more = ".summary .requests .tokens .gpus .links .blame .utilization .pipeline .hist() .plot .save()"
+        return "\n".join([*lines, f"  {'more':<26}{more}"])
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -288,61 +317,6 @@ _LATENCIES = (
 def _shown(value: float | None, look: str = ".2f", *, scale: float = 1.0) -> str:
     """Return a figure, or n/a where a run has none."""
     return "n/a" if value is None else format(scale * value, look)
-
-
-@dataclass(frozen=True, slots=True)
-class Plots:
-    """The figures of `afdsim.plot` with the data of one result filled in; each returns matplotlib Axes."""
-
-    result: Result
-
-    def tpot_histogram(self, ax: Axes | None = None, *, bins: metrics.Bins = "auto") -> Axes:
-        """Draw the share of requests by TPOT, with p50, p99 and the SLA."""
-        from afdsim.results import plot
-
-        return plot.tpot_histogram(self.result, ax, bins=bins)
-
-    def tpot_cdf(self, ax: Axes | None = None, *, tail: bool = False) -> Axes:
-        """Draw the share of requests at or below every TPOT; `tail` draws those above, on a log axis."""
-        from afdsim.results import plot
-
-        return plot.tpot_cdf(self.result, ax, tail=tail)
-
-    def ttft_histogram(self, ax: Axes | None = None, *, bins: metrics.Bins = "auto") -> Axes:
-        """Draw the share of requests by TTFT, with p50, p99 and the SLA."""
-        from afdsim.results import plot
-
-        return plot.ttft_histogram(self.result, ax, bins=bins)
-
-    def ttft_cdf(self, ax: Axes | None = None, *, tail: bool = False) -> Axes:
-        """Draw the share of requests at or below every TTFT; `tail` draws those above, on a log axis."""
-        from afdsim.results import plot
-
-        return plot.ttft_cdf(self.result, ax, tail=tail)
-
-    def itl_histogram(self, ax: Axes | None = None, *, bins: metrics.Bins = 40) -> Axes:
-        """Draw the share of all gaps between two tokens by length, with p50 and p99."""
-        from afdsim.results import plot
-
-        return plot.itl_histogram(self.result, ax, bins=bins)
-
-    def causes(self, ax: Axes | None = None) -> Axes:
-        """Draw the GPU time of every pool by cause."""
-        from afdsim.results import plot
-
-        return plot.causes(self.result, ax)
-
-    def throughput(self, ax: Axes | None = None, *, bins: int = 100) -> Axes:
-        """Draw output tokens per second over simulated time."""
-        from afdsim.results import plot
-
-        return plot.throughput(self.result, ax, bins=bins)
-
-    def utilization(self, ax: Axes | None = None) -> Axes:
-        """Draw the busy share of every GPU."""
-        from afdsim.results import plot
-
-        return plot.utilization(self.result, ax)
 
 
 def pooled(results: Sequence[Result]) -> dict[str, Any]:
@@ -436,7 +410,7 @@ def _csv(frame: pd.DataFrame) -> bytes:
 
 
 def _has(folder: Path, name: str) -> bool:
-    """Whether a folder has a frame: older ones have no blame."""
+    """Whether a folder has a frame."""
     return any((folder / f"{name}{suffix}").is_file() for suffix in (".parquet", ".csv.gz"))
 
 
@@ -464,6 +438,7 @@ def _scalars(run: Run) -> dict[str, Any]:
         **({} if run.mixed is None else {"mixed": run.mixed}),
         **({} if run.sessions is None else {"sessions": run.sessions}),
         **({"cells": list(run.cells)} if run.cells else {}),
+        **({} if run.slots is None else {"slots": run.slots}),
         "waits": run.waits,
         "critical": run.critical,
         **({"classes": {name: _plain(sla) for name, sla in run.classes.items()}} if run.classes else {}),
@@ -497,7 +472,8 @@ def _run(scalars: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> Run:
         mixed=scalars.get("mixed"),
         sessions=scalars.get("sessions"),
         cells=tuple(scalars.get("cells", ())),
-        blame=_columns(frames["blame"]) if "blame" in frames else {},
+        **{name: _columns(frames[name]) for name in MAY_LACK if name in frames},
+        slots=scalars.get("slots"),
         waits=scalars.get("waits", {}),
         critical=scalars.get("critical"),
         classes={name: _limits(sla) for name, sla in scalars.get("classes", {}).items()},

@@ -54,8 +54,8 @@ ENOUGH: Final = 10.0
 """Mean end-to-end latencies of arrivals that usually do."""
 
 
-def brief(moments: Any, lanes: Sequence[Any], window: tuple[float, float]) -> bool:
-    """Whether a window is shorter than any step: it holds boundaries, but not the time that led to them.
+def brief(moments: Any, lanes: Sequence[Any], window: tuple[float, float], share: float = 1.0) -> bool:
+    """Whether a window is shorter than a `share` of any step: it holds boundaries, but not the time that led to them.
 
     `moments` are boundaries (seconds), `lanes` columns that say whose (unit, micro-batch). A closed loop has such a
     window where all that count finish with the last of the warm-up.
@@ -63,13 +63,13 @@ def brief(moments: Any, lanes: Sequence[Any], window: tuple[float, float]) -> bo
     times = np.asarray(moments, float)
     own = [np.asarray(column) == np.asarray(column)[0] for column in lanes if len(times)]
     steps = np.diff(np.sort(times[np.all(own, axis=0)])) if own else times[:0]
-    return bool(len(steps)) and window[1] - window[0] < float(steps.min()) * (1 - ROUNDED)
+    return bool(len(steps)) and window[1] - window[0] < share * float(steps.min()) * (1 - ROUNDED)
 
 
 def cut_short(tokens: Mapping[str, Any], window: tuple[float, float]) -> bool:
-    """`brief` of the tokens of a run."""
+    """Whether a window is shorter than half a step: it has no rates."""
     names = ("cell", "instance", "rank", "micro_batch")
-    return brief(tokens["t_s"], [tokens[name] for name in names if name in tokens], window)
+    return brief(tokens["t_s"], [tokens[name] for name in names if name in tokens], window, 0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -163,7 +163,7 @@ class _Page:
         window = f"window {self.summary['duration']:,.4g} s simulated{by}"
         requests = f"Requests  {', '.join(fates)}; {window}"
         if "tgs" not in self.own and "load" not in self.own:
-            why = "the window is shorter than a step; count more requests (workload.num_requests)"
+            why = "the window is shorter than half a step; count more requests (workload.num_requests)"
             return [f"Output    n/a: {why}", requests]
         if "tgs" not in self.own:
             which = "a seed" if len(self.runs) > 1 else "the run"

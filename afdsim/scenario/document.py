@@ -420,7 +420,7 @@ def _override(document: Document, override: str) -> Document:
         raise ScenarioError(f"{at}: write path=value, for example 'deployment.max_num_seqs=256'")
     value = yamlfile.parse(text, at)
     if value.faults:
-        raise ScenarioError("\n".join(value.faults))
+        raise ScenarioError(told(value.faults))
     return _put(document, path.strip(), value.data, Mark(key=at, value=at, folder=""))
 
 
@@ -431,6 +431,13 @@ def _put(document: Document, path: str, value: Any, mark: Mark) -> Document:
     return _shorthand(yamlfile.put(document, yamlfile.indexed(document.data, keys), value, mark))
 
 
+def told(faults: Iterable[str], most: int = 9) -> str:
+    """Return every fault once, in the order of the file; the first ones where there are more than a screen takes."""
+    lines = sorted(dict.fromkeys(faults), key=_by_position)
+    rest = [f"... and {len(lines) - most:,} more faults"] if len(lines) > most + 1 else []
+    return "\n".join([*lines[:most], *(rest or lines[most:])])
+
+
 def _validated(document: Document, under: Keys = ()) -> Scenario:
     """Return the scenario of plain data, or raise every fault at once; it stands `under` some keys of another."""
     _anchor(document)
@@ -438,9 +445,9 @@ def _validated(document: Document, under: Keys = ()) -> Scenario:
         scenario = Scenario.model_validate(document.data)
     except ValidationError as error:
         faults = [*document.faults, *complaints.lines(error, document, Scenario, under)]
-        raise ScenarioError("\n".join(sorted(dict.fromkeys(faults), key=_by_position))) from None
+        raise ScenarioError(told(faults)) from None
     if document.faults:
-        raise ScenarioError("\n".join(document.faults))
+        raise ScenarioError(told(document.faults))
     scenario._document = document
     scenario._inside = f"{yamlfile.dotted(under)}." if under else ""
     _ = scenario.parts  # whose faults are those of the scenario

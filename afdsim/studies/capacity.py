@@ -546,7 +546,8 @@ class _Search:
     def _runs(self, scenario: Scenario) -> Iterator[Result]:
         """Yield the runs of all seeds, up to the first that refuses."""
         for seed in scenario.run.seeds:
-            run = simulate(scenario, seed=seed, cost=self.axis.quick.cost, network=self.axis.quick.network)
+            quick = self.axis.quick
+            run = simulate(scenario, seed=seed, cost=quick.cost, network=quick.network, watch=False)
             yield run
             if _word([run]) == "refused":
                 return

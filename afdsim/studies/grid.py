@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from afdsim import units
 from afdsim.errors import ScenarioError
 from afdsim.scenario import complaints, yamlfile
-from afdsim.scenario.document import SWEEP, Scenario, load, locate, near, shelf, within
+from afdsim.scenario.document import SWEEP, Scenario, load, locate, near, shelf, told, within
 from afdsim.scenario.leaves import got
 from afdsim.scenario.yamlfile import Document
 
@@ -79,7 +79,7 @@ class Grid:
     def __post_init__(self) -> None:
         faults = [*_axis_faults(self.axes), *_seed_faults(self.seeds)] or list(self._value_faults())
         if faults:
-            raise ScenarioError("\n".join(dict.fromkeys(faults)))
+            raise ScenarioError(told(faults))
 
     def __len__(self) -> int:
         return self.combinations * len(self.seeds)
@@ -212,7 +212,7 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> Grid:
     document = yamlfile.read(path)
     faults = [*document.faults, *_shape_faults(document)]
     if faults:
-        raise ScenarioError("\n".join(faults))
+        raise ScenarioError(told(faults))
     data = document.data
     inside = isinstance(data["base"], dict)
     base = within(document, "base", overrides) if inside else load(_base(document), overrides)

@@ -74,7 +74,8 @@ def marginal(result: Result) -> tuple[dict[str, Any], ...]:
         head = {"role": more.role, "deployment": more.label}
         try:
             varied = scenario.varied(dict(more.changes))
-            given = _measured(varied, result.seed) if closed else _of_run(simulate(varied, seed=result.seed))
+            seed = result.seed
+            given = _measured(varied, seed) if closed else _of_run(simulate(varied, seed=seed, watch=False))
         except AfdsimError as error:
             found.append(head | {"why": _reason(error)})
         else:

@@ -117,7 +117,7 @@ def _simulated(survey: Survey, llm: Llm, model: str, pair: tuple[Gpu, Gpu], cont
 
     try:
         asked = sizes(survey, llm, pair, context)
-        summary = simulate(scenario(survey, model, pair, context, asked)).summary
+        summary = simulate(scenario(survey, model, pair, context, asked), watch=False).summary
     except AfdsimError as error:
         return {"deployment": None, "usd": None, "tpot_ms": None, "reason": str(error)}
     found = summary["afdsim"]

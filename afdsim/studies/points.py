@@ -165,7 +165,7 @@ def outcome(scenario: Scenario, seed: int, models: Models) -> Outcome:
 
     started = time.perf_counter()
     try:
-        summary = simulate(scenario, seed=seed, cost=models.cost, network=models.network).summary
+        summary = simulate(scenario, seed=seed, cost=models.cost, network=models.network, watch=False).summary
     except ModelError:
         raise
     except AfdsimError as error:

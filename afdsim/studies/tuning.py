@@ -135,7 +135,7 @@ def tune(
     scenario = asked.vary("failures", None)
     if not isinstance(scenario.workload.arrival, ClosedLoop) or scenario.workload.sessions is not None:
         return None
-    once = partial(simulate, cost=cost, network=network)
+    once = partial(simulate, cost=cost, network=network, watch=False)
     as_is = run if run is not None and asked.failures is None else once(scenario)
     if "tgs" not in as_is.summary["afdsim"]:
         return None  # it was stopped before there was anything to measure

@@ -174,7 +174,7 @@ def _held(case: Case) -> float:
 
 def _simulated(case: Case) -> float:
     name, *overrides = case.settings.split()
-    summary = simulate(load(name, overrides=overrides)).summary
+    summary = simulate(load(name, overrides=overrides), watch=False).summary
     return float(summary["afdsim"].get(case.metric, summary.get(case.metric)))
 
 

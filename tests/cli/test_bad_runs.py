@@ -335,6 +335,14 @@ def test_a_name_decides_no_path(name, tmp_path, monkeypatch):
     assert [path.parent for path in tmp_path.rglob("*.json.gz")] == [inside]
 
 
+@pytest.mark.parametrize("words", [("run", "x" * 300), ("run", "small", "--set", f"model={'x' * 300}.json")])
+def test_a_file_name_that_is_too_long_is_bad_input(words):
+    done = command(*words)
+
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_what_a_terminal_would_obey_is_told_as_escapes():
     done = command("run", "\x1b[31mred\x07")
 

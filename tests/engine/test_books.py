@@ -22,6 +22,7 @@ from afdsim.engine.books import (
     close,
     settle,
 )
+from afdsim.engine.watch import FINEST, Watch
 
 ALWAYS = 0.0
 """A window that opens at once."""
@@ -71,6 +72,7 @@ def ledger(units: int = 1, exchanges: int = 1, edges: tuple[float, ...] = (0.0, 
     return Ledger(
         *(times, past, list(times), list(times), row, run, list(edges), slices, [0] * units),
         *(list(range(0, width + 1, len(COLUMNS))), *blame),
+        Watch(np.full(1, FINEST), np.zeros((0, units))),
     )
 
 

@@ -1,6 +1,7 @@
 """Columns of a run."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -164,8 +165,8 @@ def test_a_window_within_a_step_gives_no_rates_and_says_why():
     assert not steady.brief(moments, lanes, (2.0, 3.0))
     assert not steady.brief([], [[]], (0.0, 0.0))
 
-    late = {"event": 0.3, "step": 0.3}
-    short = {"deployment__num_microbatches": 1, "deployment__max_num_seqs": 8, "workload__num_requests": 1}
-    found = afdsim.simulate(tiny(attention=2, **short, workload__output_len__value=1, variation=late))
+    whole = afdsim.simulate(tiny(attention=2))
+    end = whole.run.window[1]
+    found = replace(whole, run=replace(whole.run, window=(end - 1e-6, end)))
     assert "tgs" not in found.summary["afdsim"]
-    assert "Output    n/a: the window is shorter than a step" in terminal([found], summary=found.summary)
+    assert "Output    n/a: the window is shorter than half a step" in terminal([found], summary=found.summary)

@@ -87,7 +87,7 @@ def test_a_result_at_a_prompt_is_its_headline_figures(result):
 
     assert first == "Result of small, seed 0"
     assert lines[0].split() == ["GPUs", str(result.summary["afdsim"]["gpus"])]
-    assert lines[-1].endswith(".summary .requests .tokens .gpus .links .blame .hist() .plot .save()")
+    assert " .summary .requests .tokens .gpus .links .blame .utilization .pipeline .hist() " in lines[-1]
     assert len(lines) < 14
 
 

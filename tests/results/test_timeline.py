@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import afdsim
 from afdsim.cli.main import main
 from afdsim.errors import ScenarioError
-from afdsim.results import chrome, plot, timeline
+from afdsim.results import chrome, plot_time, timeline
 from afdsim.studies import recording
 
 TINY = {
@@ -282,7 +282,7 @@ def test_a_window_without_unit_is_bad_input():
 def test_a_gantt_of_a_run_is_drawn(drawn, tmp_path):
     pytest.importorskip("matplotlib")
     columns, window = drawn("closed loop").pipeline()
-    axes = plot.gantt(columns, window=window)
+    axes = plot_time.gantt(columns, window=window)
 
     assert [label.get_text() for label in axes.get_yticklabels()] == ["A", "A → F", "F", "F → A"]
 
