@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # What a run needs comes first, so that the engine compiles while the rest is installed.
 NEEDED := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")
 
-.PHONY: run test check laws paper bench golden picture
+.PHONY: run test check laws paper bench golden picture docs docs-test links
 run: $(READY)    ## simulate the main scenario
 	@$(BIN)/afdsim run scenarios/step3_2a2f_4k.yaml
 
@@ -33,9 +33,23 @@ bench: $(READY)  ## speed of the engines, then event counts
 golden: $(READY) ## write the golden numbers of the shipped scenarios anew; say why in CHANGELOG.md
 	@AFDSIM_GOLDEN=1 $(BIN)/pytest -q tests/test_golden.py
 
+docs: .venv/.docs ## the documentation as a site: docs/_build/html; every warning is an error, and nothing is fetched
+	@$(BIN)/python -m sphinx -b html -n -W --keep-going -q docs docs/_build/html
+	@echo "docs/_build/html/index.html" >&2
+
+docs-test: $(READY) ## every block of the documentation, those that take long too
+	@$(BIN)/pytest -m "slow or not slow" tests/test_docs.py $(ARGS)
+
+links: .venv/.docs ## links to other sites, which needs a network; links within are checked by `make docs` and the tests
+	@$(BIN)/python -m sphinx -b linkcheck -q docs docs/_build/links
+
 picture: $(READY) ## the histogram of README.md
 	@$(BIN)/afdsim run step3_2a2f_4k -o results/picture --force
 	@cp results/picture/figures/itl_histogram.png docs/step3_2a2f_4k.png
+
+.venv/.docs: $(READY)
+	@$(PIP) install --editable '.[docs]'
+	@touch $@
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "afdsim needs Python 3.11 or newer; try make PYTHON=python3.12")'

@@ -1,4 +1,4 @@
-"""What the package promises in public: its names, and documents whose code runs as printed."""
+"""What the package promises in public: its names, and documents that name what there is."""
 
 import inspect
 import re
@@ -7,18 +7,9 @@ import sys
 from operator import attrgetter
 from pathlib import Path
 
-import pytest
-
 import afdsim
 
 REPOSITORY = Path(__file__).parent.parent
-BLOCKS = [
-    pytest.param(block, id=f"{name}-{number}")
-    for name in ("README.md", "MODEL.md")
-    for number, block in enumerate(
-        re.findall(r"^```python\n(.*?)^```", (REPOSITORY / name).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    )
-]
 
 
 def test_public_names_are_complete_and_sorted():
@@ -71,14 +62,6 @@ def test_no_public_function_bears_the_name_of_a_module():
     modules = {path.stem for path in (REPOSITORY / "afdsim").glob("*.py")}
 
     assert {name for name in afdsim.__all__ if name in modules} == {"chrome", "plot", "timeline"}
-
-
-@pytest.mark.parametrize("block", BLOCKS)
-@pytest.mark.filterwarnings("default")
-def test_code_in_documents_runs(block, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    exec(compile(block, "document", "exec"), {"__name__": "document"})
 
 
 def test_documents_name_files_and_commands_that_exist():

@@ -36,6 +36,7 @@ class Poisson(Part):
 
     process: Literal["poisson"]
     request_rate: Rate
+    """Mean rate; `inf`: all at once."""
 
 
 class Constant(Part):
@@ -43,6 +44,7 @@ class Constant(Part):
 
     process: Literal["constant"]
     request_rate: Rate
+    """Rate."""
 
 
 class Gamma(Part):
@@ -50,6 +52,7 @@ class Gamma(Part):
 
     process: Literal["gamma"]
     request_rate: Rate
+    """Mean rate."""
     burstiness: Annotated[float, Real(positive=True, reach=(1e-4, 1e6))] | None = None
     """Shape of the gamma law."""
     cv: Annotated[float, Real(positive=True, reach=(1e-3, 100.0))] | None = None
@@ -103,7 +106,9 @@ class Point(Part):
     """A rate at a time of a curve."""
 
     at: Time
+    """Time of the point."""
     rate: Annotated[float, Amount("rate", positive=False)]
+    """Rate at that time."""
 
 
 class RateCurve(Part):
@@ -169,11 +174,14 @@ class ConstantLength(Part):
 
     distribution: Literal["constant"]
     value: Length
+    """Tokens."""
 
 
 class _Bounded(Part):
     min: Length = 1
+    """Fewest tokens."""
     max: Length | None = None
+    """Most tokens; default: no limit."""
 
     def faults(self) -> Iterator[Fault]:
         """Check the order of the limits."""
@@ -196,12 +204,14 @@ class UniformLength(_Bounded):
 
     distribution: Literal["uniform"]
     max: Length
+    """Most tokens."""
 
 
 class Trace(Part):
     """A file of recorded requests: lengths, and with 'process: trace' arrivals too."""
 
     path: Annotated[str, Text(wanted="a file")]
+    """The file, CSV or JSON, also .gz."""
     format: Annotated[str, Text(wanted="a trace format, e.g. 'azure'")] = "auto"
     """Who wrote it; auto: told by the columns."""
     time_unit: Annotated[Literal["s", "ms", "us", "ns"], Choice(("s", "ms", "us", "ns"))] | None = None
@@ -211,6 +221,7 @@ class Trace(Part):
     start: Time = 0.0
     """Where to begin, counted from the first request."""
     end: Annotated[float, Amount("time")] | None = None
+    """Where to stop, counted from the first request; default: its last."""
     spread: Annotated[bool, Flag()] = False
     """Space requests that share a timestamp evenly up to the next one, for traces recorded in buckets."""
     skip_bad_rows: Annotated[bool, Flag()] = True
@@ -261,6 +272,7 @@ class ConstantTime(Part):
 
     distribution: Literal["constant"]
     value: Time
+    """The time."""
 
 
 class ExponentialTime(Part):
@@ -268,6 +280,7 @@ class ExponentialTime(Part):
 
     distribution: Literal["exponential"]
     mean: Annotated[float, Amount("time")]
+    """Mean."""
 
 
 class LognormalTime(Part):
@@ -275,6 +288,7 @@ class LognormalTime(Part):
 
     distribution: Literal["lognormal"]
     mean: Annotated[float, Amount("time")]
+    """Mean."""
     cv: Sigma
     """Standard deviation over mean."""
 
@@ -308,6 +322,7 @@ class RequestClass(Part):
     """Requests of one kind: their share, their lengths, and what they may take."""
 
     name: Annotated[str, Text(r"[A-Za-z][A-Za-z0-9_-]{0,15}", "at most 16 letters, digits, _ and -, e.g. 'chat'")]
+    """Name of the class in the report."""
     weight: Annotated[float, Real(positive=True)] = 1.0
     """Share of the arrivals, over the sum of all weights. Poisson classes with rates of their own are one Poisson
     process of the sum of these, with the rates as weights."""
@@ -323,15 +338,18 @@ class Workload(Part):
     """Who asks for how much, and when."""
 
     arrival: Arrival
+    """When requests come; `process` chooses the law."""
     input_len: Lengths | None = None
     """Tokens of the prompt, in the KV cache before the first decode step."""
     output_len: Lengths | None = None
+    """Tokens that a request generates, the first included."""
     num_requests: Requests | None = None
     """Requests of an open loop, those that are counted of a closed one; with a trace: the first ones, default all.
     Turns of sessions are requests: sessions come until they have so many, the last one may be cut short."""
     duration: Annotated[float, Amount("time")] | None = None
     """How long requests arrive, in place of `num_requests`; for open loops."""
     prefix: Prefix | None = None
+    """Prompts that begin alike; default: none do."""
     samples: Length | None = None
     """Answers to every prompt: requests of equal `input_len` that come at once, in a closed loop one after the other.
     Whole blocks of the prompt are on a rank once. `num_requests` counts answers. Default: one; nothing is shared."""

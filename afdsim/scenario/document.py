@@ -47,25 +47,42 @@ Source = str | Path | Mapping[str, Any]
 SWEEP = ".sweep.yaml"
 """End of the names of files that hold a sweep, not a scenario."""
 
+_A_MODEL = "{0}: is a model, not a scenario; afdsim check {0}, or 'model: {0}' in a scenario (afdsim init)"
+
 
 class Scenario(Part):
     """Everything that a run needs: model, cluster, workload, and how to simulate them."""
 
     version: Annotated[int, leaves.Version()] = 1
+    """Version of the format."""
     name: Annotated[str, leaves.Name()] = "scenario"
+    """Name of the scenario in reports and folders; default: that of its file."""
     model: Annotated[str, leaves.ModelName()]
+    """Model: a name of `afdsim list models`, or the path of a Hugging Face config.json or of its folder."""
     precision: tree.Precision = tree.Precision()
+    """Number formats."""
     deployment: tree.Deployment
+    """How the model is laid out on GPUs; `type` chooses the kind."""
     prefill: prefilling.Asked | None = None
+    """Who computes prompts; default: nobody, their KV cache is there when a request is admitted."""
     network: tree.Network = tree.Network()
+    """What moves tokens between instances."""
     variation: tree.Variation = tree.Variation()
+    """Jitter, spikes, stragglers and skewed experts."""
     workload: asked.Workload
+    """What is asked: arrivals and lengths."""
     kv_cache: caching.KvCache | None = None
+    """Blocks of the KV cache; default: a block is one token, and all that a request may need is reserved."""
     sla: asked.Sla | None = None
+    """Limits; default: none, so that there is no verdict."""
     failures: failing.Failures | None = None
+    """Crashes and repairs; default: nothing fails."""
     router: routing.Router | None = None
+    """Several cells behind a router; default: one."""
     cost: Mapping[tree.Gpu, Annotated[float, leaves.Amount("price", positive=False)]] = Field(default_factory=dict)
+    """Price of a GPU and hour by name of the GPU; default: the price of the catalog, where it has one."""
     run: tree.Run = tree.Run()
+    """How to simulate."""
 
     _document: Document = PrivateAttr(default_factory=lambda: Document(data={}))
     _inside: str = PrivateAttr("")
@@ -289,9 +306,7 @@ def load(source: Source | Scenario, overrides: Iterable[str] = ()) -> Scenario:
     else:
         path = locate(source)
         if holds_model(path):
-            raise ScenarioError(
-                f"{path}: is a model, not a scenario; afdsim check {path}, or 'model: {path}' in a scenario"
-            )
+            raise ScenarioError(_A_MODEL.format(path))
         document = _extended(yamlfile.read(path), (path.resolve(),))
         document.data.setdefault("name", path.stem)
     return _validated(_overridden(document, overrides))
@@ -322,6 +337,8 @@ def locate(source: str | Path) -> Path:
         return path
     if str(path.parent) in (".", "scenarios") and path.name.removesuffix(".yaml") in shipped():
         return near(shelf() / f"{path.name.removesuffix('.yaml')}.yaml")
+    if holds_model(path / "config.json"):
+        raise ScenarioError(_A_MODEL.format(path))
     close = units.suggestion(path.stem, shipped())
     what = "is a folder" if path.is_dir() else "no such file"
     raise ScenarioError(f"{source}: {what}, and no shipped scenario{close} (shipped: {', '.join(shipped())})")

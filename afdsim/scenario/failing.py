@@ -34,8 +34,11 @@ class Mtbf(Part):
     """Mean time between crashes of each part of a kind, exponential; a kind without one never fails by itself."""
 
     instance: Span | None = None
+    """Of each instance."""
     gpu: Span | None = None
+    """Of each GPU."""
     nic: Span | None = None
+    """Of each NIC."""
 
     def faults(self) -> Iterator[Fault]:
         """Check that something fails."""

@@ -82,17 +82,23 @@ def _nullable(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _docstrings(root: Model) -> dict[tuple[str, str], str]:
-    """Return (class, attribute) -> docstring of every part in the modules of the tree."""
-    modules = dict.fromkeys(inspect.getmodule(each) for part in _below(root) for each in part.__mro__[:-1])
-    texts = [inspect.getsource(module) for module in modules if module and module.__name__.startswith(OURS)]
-    classes = [node for text in texts for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
-    found = {}
-    for node in classes:
-        for first, second in itertools.pairwise(node.body):
-            match first, second:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    found[node.name, name] = " ".join(text.split())
-    return found
+    """Return (class, attribute) -> docstring of every part of the tree, those of the classes it extends included."""
+    every = {each for part in _below(root) for each in part.__mro__ if each.__module__.startswith(OURS)}
+    own = {each: _own_docstrings(each) for each in every}
+    lines = ((part, line) for part in every for each in part.__mro__[::-1] for line in own.get(each, ()))
+    return {(part.__name__, name): text for part, (name, text) in lines}
+
+
+def _own_docstrings(part: type) -> tuple[tuple[str, str], ...]:
+    """Return (attribute, docstring) of a class as it is written."""
+    (node,) = ast.parse(inspect.getsource(part)).body
+    assert isinstance(node, ast.ClassDef)
+    found = []
+    for first, second in itertools.pairwise(node.body):
+        match first, second:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found.append((name, " ".join(text.split())))
+    return tuple(found)
 
 
 def _below(part: Model) -> Iterator[Model]:

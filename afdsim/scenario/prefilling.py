@@ -27,6 +27,7 @@ class Mixed(Part):
     """Prompts are computed inside the decode steps of a colocated or tensor-parallel deployment, chunk by chunk."""
 
     mode: Annotated[Literal["mixed"], Choice(MODES)]
+    """Prompts inside decode steps."""
     chunk: Length = 8192
     """Tokens of prompts that a rank computes in a step at most, beside those that it decodes; SGLang's
     `chunked_prefill_size` with `--enable-mixed-chunk` and vLLM's `max_num_batched_tokens`, whose default on such GPUs
@@ -48,9 +49,13 @@ class Prefill(Part):
     """Servers that compute prompts and the first token, and send the KV cache to the deployment."""
 
     mode: Annotated[Literal["servers"], Choice(MODES)] = "servers"
+    """Servers of their own."""
     gpu: Gpu
+    """GPU of these servers."""
     instances: Count
+    """Servers."""
     gpus_per_instance: Count = 8
+    """GPUs of a server."""
     parallelism: PrefillParallelism
     """Default: one rank, whose heads and widths are split over all GPUs of the instance."""
     max_batched_tokens: Length = 8192

@@ -24,10 +24,15 @@ class Cells(Part):
     """
 
     replicas: Count = 1
+    """Cells of this kind."""
     deployment: Mapping[str, Any] = Field(default_factory=dict)
+    """What differs in their deployment."""
     precision: Mapping[str, Any] = Field(default_factory=dict)
+    """What differs in their number formats."""
     network: Mapping[str, Any] = Field(default_factory=dict)
+    """What differs in their network."""
     variation: Mapping[str, Any] = Field(default_factory=dict)
+    """What differs in their variation."""
 
 
 class Router(Part):

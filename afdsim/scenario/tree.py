@@ -82,13 +82,17 @@ class AttentionPool(Part):
     """The attention instances, the x of xAyF."""
 
     gpu: Gpu
+    """GPU of these instances, a name of `afdsim list gpus`."""
     instances: Count
+    """Servers of attention: the x of xAyF."""
     groups: Count = 1
     """Groups of instances that take turns on the FFN pool, each with its own micro-batches."""
     gpus_per_instance: Count = 8
+    """GPUs of a server."""
     parallelism: AttentionParallelism
     """Default: every GPU is a data parallel rank."""
     o_proj: Shards = "replicated"
+    """GPUs of an instance that cut the output projection of attention."""
     lm_head: Shards | None = None
     """GPUs of an instance that cut the vocabulary of the LM head; default: those of a rank."""
     embedding: Shards | None = None
@@ -116,8 +120,11 @@ class FfnPool(Part):
     """The FFN instances, the y of xAyF."""
 
     gpu: Gpu
+    """GPU of these instances."""
     instances: Count
+    """Servers of FFN: the y of xAyF."""
     gpus_per_instance: Count = 8
+    """GPUs of a server."""
     parallelism: FfnParallelism
     """Default: the width of every expert is split over all GPUs of the instance."""
     across: Annotated[Literal["experts", "width"], Choice(("experts", "width"))] = "experts"
@@ -153,8 +160,11 @@ class Afd(Part):
 
     type: Literal["afd"]
     attention: AttentionPool
+    """The attention pool."""
     ffn: FfnPool
+    """The FFN pool."""
     num_microbatches: MicroBatches = 3
+    """Micro-batches in flight at once; one leaves nothing to overlap."""
     max_num_seqs: Sequences
     """Sequences in flight per attention rank, over all micro-batches."""
     gpu_memory_utilization: Share = 0.9
@@ -176,6 +186,7 @@ class Afd(Part):
     dispatch: Annotated[Literal["broadcast", "sparse"], Choice(("broadcast", "sparse"))] = "broadcast"
     """Whether a token goes to every FFN instance, as StepMesh has it, or to those that hold one of its experts."""
     mtp: Mtp | None = None
+    """Multi-token prediction; default: none."""
 
     @property
     def slots(self) -> int:
@@ -196,6 +207,7 @@ class _Engine(Part):
     """What every colocated engine has."""
 
     gpu: Gpu
+    """GPU of the engine, a name of `afdsim list gpus`."""
     max_num_seqs: Sequences
     """Sequences in flight per attention rank, over all micro-batches."""
     gpu_memory_utilization: Share = 0.9
@@ -212,6 +224,7 @@ class _Engine(Part):
     """Pause between two steps in which the GPU waits for the host. Published: 6.1 ms (SGLang on H200 without overlap
     scheduling), 0.5 to 5 ms (quoted in BLIS #480 and #482); sources in docs/host_time.md."""
     mtp: Mtp | None = None
+    """Multi-token prediction; default: none."""
 
     def faults(self) -> Iterator[Fault]:
         """Check the kernel libraries."""
@@ -225,6 +238,7 @@ class Colocated(_Engine):
     instances: Count
     """Servers."""
     gpus_per_instance: Count = 8
+    """GPUs of a server."""
     parallelism: AttentionParallelism
     """Of attention, inside an instance. Default: every GPU is a data parallel rank."""
     redundant_experts: Copies = 0
@@ -349,7 +363,9 @@ class Nics(Part):
     """NICs of an instance where several GPUs share one; default: one per GPU. A number alone is that of both sides."""
 
     attention: Count | None = None
+    """NICs of an attention instance; default: one per GPU."""
     ffn: Count | None = None
+    """NICs of an FFN instance; default: one per GPU."""
 
     @model_validator(mode="before")
     @classmethod
@@ -367,6 +383,7 @@ class Network(Part):
     type: Discipline = "shared"
     """How the messages of a NIC share it: at equal rates, as queue pairs do; one at a time; or not at all."""
     link: Link = Link()
+    """One NIC and the path behind it."""
     uplinks: Uplinks | None = None
     """Attention and FFN instances under different switches; default: all NICs of a rail under one."""
     nics_per_instance: Nics | None = None
@@ -484,32 +501,41 @@ class Variation(Part):
     ] = Field(default_factory=dict)
     """Constant slow-down of single instances."""
     spike: Spike | None = None
+    """Operations that rarely take much longer; default: none."""
     experts: Experts = Experts()
+    """How tokens spread over experts."""
 
 
 class Stop(Part):
     """When to stop early."""
 
     max_sim_time: Annotated[float, Amount("time")] | None = None
+    """Simulated time after which the run ends; default: none."""
 
 
 class RecordOptions(Part):
     """What to keep besides the frame of requests."""
 
     tokens: Annotated[bool, Flag()] = True
+    """Whether to keep every token; without them there is no ITL."""
 
 
 class Run(Part):
     """How to simulate; nothing here describes the cluster."""
 
     engine: Annotated[Literal["auto", "processes", "kernel"], Choice(("auto", "processes", "kernel"))] = "auto"
+    """Which engine: SimPy processes, the compiled kernel, or whichever is sooner done; both give the same bits."""
     granularity: Annotated[Literal["instance", "gpu"], Choice(("instance", "gpu"))] = "instance"
+    """What is one operation of attention: that of an instance, or of each of its GPUs."""
     seeds: tuple[Annotated[int, Whole(0)], ...] = (0,)
+    """Seeds; several are pooled in one report."""
     warmup: Time | None = None
     """Requests that arrive before are simulated and not counted. Default: an open loop is warm when its number of
     requests in flight has stopped drifting (MSER-5), a closed one when as many have finished as it started with."""
     stop: Stop = Stop()
+    """When to stop early."""
     record: RecordOptions = RecordOptions()
+    """What to keep."""
 
     def faults(self) -> Iterator[Fault]:
         """Check that there is a seed, and each only once."""

@@ -54,7 +54,7 @@ def asked(
     limits = {"tpot": sla, "percentile": "mean"} if isinstance(sla, str) else sla
     limits, ttft = _split(limits)
     if (workload is None) == (context is None):
-        raise ScenarioError("a plan needs a workload or a context, one of the two")
+        raise ScenarioError("a plan needs a workload or a context, one of the two, e.g. --context 8192")
     if workload is not None:
         single = isinstance(workload, str | Path | Mapping | Scenario)
         files = (workload,) if single else tuple(workload)  # type: ignore[arg-type]

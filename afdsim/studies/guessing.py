@@ -177,5 +177,6 @@ class Quick:
 
     def _demand(self, requests: int) -> Demand:
         """So many requests that all come at once."""
-        asked = at_rate(self.scenario, AT_ONCE).varied({"workload.num_requests": requests, "workload.duration": None})
+        few = self.scenario.varied({"workload.num_requests": requests, "workload.duration": None})
+        asked = at_rate(few, AT_ONCE)
         return replace(demanded(asked, self.cells[0], self.seed), overloaded=None)

@@ -122,9 +122,9 @@ class Plan:
         return pd.DataFrame([row(pick.trial) for choice in self.front for pick in choice.picks])
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write ``plan.json``, ``plan.csv`` with every layout, the winner's scenarios and a picture.
+        """Write ``plan.json``, ``plan.csv`` with every layout, the winner's scenarios, those of rivals and a picture.
 
-        Returns the files of the scenarios.
+        Returns the files of the winner's scenarios; the best of every other family is ``best-FAMILY.yaml``.
         """
         from afdsim.results import plot_parts
         from afdsim.results.plot_plan import front
@@ -134,7 +134,7 @@ class Plan:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "plan.json").is_file():  # of an earlier plan, whose winners are others
-            for stale in (*folder.glob("winner*.yaml"), *folder.glob("front.*")):
+            for stale in (*folder.glob("winner*.yaml"), *folder.glob("best-*.yaml"), *folder.glob("front.*")):
                 stale.unlink()
         write_text(folder / "plan.json", to_json(self.to_dict()))
         frame = self.frame()
@@ -142,6 +142,8 @@ class Plan:
         if self.front:
             write_text(folder / "front.csv", self.front_frame().to_csv(index=False))
         files = [_written(folder / name, scenario) for name, scenario in self.winners()]
+        for name, scenario in self.rivals():
+            _written(folder / name, scenario)
         pictures = {"plan": drawn(frame), **({"front": front(self.front_frame())} if self.front else {})}
         for name, suffix in product(pictures, ("svg", "png")):
             plot_parts.save(pictures[name], folder / f"{name}.{suffix}")
@@ -153,10 +155,20 @@ class Plan:
             found = self.carried.scenario.varied(self.carried.changes)
             yield "winner.yaml", found.vary("name", f"{found.name}, {self.best.short}" if self.best else found.name)
             return
-        for number, pick in enumerate(self.best.picks if self.best else (), start=1):
+        yield from self._cells("winner", self.best)
+
+    def rivals(self) -> Iterator[tuple[str, Scenario]]:
+        """Yield the file names and scenarios of the best of every family that did not win, without prefill servers."""
+        for family, choice in self.families.items() if self.ttft is None else ():
+            if choice is not None and choice != self.best:
+                yield from self._cells(f"best-{family.replace(' ', '-')}", choice)
+
+    def _cells(self, stem: str, choice: Choice | None) -> Iterator[tuple[str, Scenario]]:
+        """Yield a file name and a scenario for every cell of a choice and every workload."""
+        for number, pick in enumerate(choice.picks if choice else (), start=1):
             for place, scenario in enumerate(pick.trial.scenarios, start=1):
-                cell = f"-{number}" if self.best and len(self.best.picks) > 1 else ""
-                name = f"winner{cell}{f'-workload{place}' if len(self.questions) > 1 else ''}"
+                cell = f"-{number}" if choice and len(choice.picks) > 1 else ""
+                name = f"{stem}{cell}{f'-workload{place}' if len(self.questions) > 1 else ''}"
                 yield f"{name}.yaml", scenario.vary("name", f"{scenario.name}, {pick.trial.layout.label}")
 
     def to_dict(self) -> dict[str, Any]:

@@ -46,6 +46,19 @@ def test_the_folder_holds_the_winner_every_layout_and_a_picture(command, tmp_pat
     assert (tmp_path / "out" / "plan.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
+def test_the_folder_holds_the_best_of_every_family_that_did_not_win(command, tmp_path):
+    told = json.loads(command("--model", "step3-small", "--sla-tpot", "4ms", "-o", "out", "--json").stdout)
+    rivals = {path.stem.removeprefix("best-").replace("-", " ") for path in (tmp_path / "out").glob("best-*.yaml")}
+    known = {name for name, found in told["families"].items() if found is not None}
+    lost = {name for name in known if told["families"][name] != told["best"]}
+
+    assert rivals == lost != set()
+    for name in rivals:
+        summary = afdsim.simulate(tmp_path / "out" / f"best-{name.replace(' ', '-')}.yaml").summary
+        assert summary["afdsim"]["tgs"] == told["families"][name]["cells"][0]["tgs"]
+
+
 def test_the_same_question_gives_the_same_bytes(command):
     assert command("--json").stdout == command("--json", "--no-resume").stdout
 

@@ -67,7 +67,7 @@ def test_a_model_is_no_scenario():
 
     assert done.exit_code == 2
     assert done.stderr == (
-        "m/config.json: is a model, not a scenario; afdsim check m/config.json, or 'model: m/config.json' in a scenario\n"
+        "m/config.json: is a model, not a scenario; afdsim check m/config.json, or 'model: m/config.json' in a scenario (afdsim init)\n"
     )
 
 
