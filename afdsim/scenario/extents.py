@@ -13,8 +13,8 @@ MOST_SEQUENCES = 5_000_000
 """Sequences in flight of a deployment: a table has a row for each that a step may have."""
 MOST_MESSAGES = 20_000_000
 """Messages, or operations, of a step: each has a place in the schedule."""
-MOST_REQUESTS = 100_000_000
-"""Requests of a run, some 150 bytes each."""
+MOST_REQUESTS = 10_000_000
+"""Requests of a run, 150 to 260 bytes each."""
 
 
 def misfits(deployment: tree.Deployment, model: str, *, per_gpu: bool) -> Iterator[Fault]:

@@ -18,7 +18,7 @@ Length = Annotated[int, Whole(high=10**9, why="no model reads more tokens")]
 """Tokens."""
 Count = Annotated[int, Whole(high=10**5, why="no cluster has more")]
 """Servers, GPUs, ports, and what is cut over them."""
-Requests = Annotated[int, Whole(high=10**8, why="a run holds every request in memory")]
+Requests = Annotated[int, Whole(high=10**7, why="a run holds every request in memory")]
 Sequences = Annotated[int, Whole(high=10**5, why="a GPU holds every sequence in flight in memory")]
 Sigma = Annotated[float, Real(reach=(1e-9, 10.0))]
 """Spread over mean, or of a logarithm."""

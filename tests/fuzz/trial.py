@@ -21,8 +21,8 @@ from afdsim.cli.main import main
 from tests.fuzz.targets import TARGETS, Target
 
 SECONDS = 20
-MEMORY = 2e9
-"""Bytes that a process may hold."""
+MEMORY = 3e9
+"""Bytes that a process may hold: ten million requests, the most that a scenario may ask for, take 2.6 GB behind a router."""
 LINES = 10
 
 

@@ -15,7 +15,7 @@ ROWS = [
     (("deployment.attention.instances=90000",), "gives 34,560,000 sequences in flight; at most 5,000,000"),
     (("deployment.max_num_seqs=999999999",), "must be at most 100,000 (got 999999999): a GPU holds every sequence"),
     (("deployment.mtp={draft: 1000000, acceptance: 0.5}",), "must be at most 16 (got 1000000): no published system"),
-    (("workload.num_requests=9223372036854775807",), "must be at most 100,000,000 (got 9223372036854775807): a run"),
+    (("workload.num_requests=9223372036854775807",), "must be at most 10,000,000 (got 9223372036854775807): a run"),
     (("workload.num_requests=9223372036854775808",), "must be a whole number >= 1 (got 9223372036854775808)"),
     (("workload.input_len=2147483648",), "must be at most 1,000,000,000 (got 2147483648): no model reads more tokens"),
     (("workload.output_len=3000000000",), "must be at most 1,000,000,000 (got 3000000000)"),
