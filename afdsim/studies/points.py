@@ -34,8 +34,15 @@ Status = Literal["ok", "error"]
 UNTOLD = ("definitions", "cells")
 """Keys of a summary that are no columns: documentation, which is the same for every point, and rows of their own."""
 
-PRESENTATION = ("cli/", "plot", "results/plot", "results/terminal", "results/ink")
-"""Beginnings of the paths of modules that only show what others compute."""
+PRESENTATION = (
+    "cli/",
+    "plot",
+    "data/init/",
+    "data/report/",
+    *(f"results/{room}" for room in ("exhibits", "gallery", "ink", "inline", "page", "plot", "report", "terminal")),
+    *(f"studies/{room}" for room in ("pages", "reporting", "telling")),
+)
+"""Beginnings of the paths of modules and files that only show what others compute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,11 +209,9 @@ def code() -> str:
     """Return a digest of all that an outcome depends on beside the scenario: source, data, and NumPy and SimPy."""
     package = Path(__file__).parent.parent
     digest = hashlib.sha256(f"{__version__} {[version(name) for name in ('numpy', 'simpy')]}".encode())
-    source = [
-        path for path in package.rglob("*.py") if not path.relative_to(package).as_posix().startswith(PRESENTATION)
-    ]
-    data = [path for path in (package / "data").rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    for file in sorted([*source, *data]):
+    data = (path for path in (package / "data").rglob("*") if path.is_file() and path.suffix != ".pyc")
+    held = sorted({*package.rglob("*.py"), *data})
+    for file in (each for each in held if not each.relative_to(package).as_posix().startswith(PRESENTATION)):
         digest.update(f"{file.relative_to(package).as_posix()} {file.stat().st_size}\n".encode())
         digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -111,7 +111,7 @@ def test_the_command_prints_and_saves(tmp_path):
     assert "Output tok/s/GPU (TGS)" in done.stdout
     assert "GPU time (%)" in done.stdout
     saved = json.loads((out / "compare.json").read_text())
-    assert set(saved) == {"deployments", "differences", "verdict"}
+    assert set(saved) == {"advice", "deployments", "differences", "notes", "shared", "verdict"}
     assert {path.name for path in (out / "figures").iterdir()} >= {"tpot_cdf.svg", "tpot_cdf.png", "causes.png"}
 
 
