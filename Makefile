@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # What a run needs comes first, so that the engine compiles while the rest is installed.
 NEEDED := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")
 
-.PHONY: run test check laws paper bench golden picture docs docs-test links
+.PHONY: run test check laws paper bench golden docs docs-test links pictures fuzz
 run: $(READY)    ## simulate the main scenario
 	@$(BIN)/afdsim run scenarios/step3_2a2f_4k.yaml
 
@@ -21,6 +21,9 @@ check: $(READY)  ## style, types and wings
 
 laws: $(READY)   ## the laws again, with many more examples
 	@$(BIN)/pytest -n auto tests/laws --hypothesis-profile=laws $(ARGS)
+
+fuzz: $(READY)   ## 20,000 mutated inputs of every kind that is read; counts of what became of them
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 paper: $(READY)  ## bands around published numbers, with the gaps printed
 	@$(BIN)/python experiments/step3_paper/run.py
@@ -43,9 +46,8 @@ docs-test: $(READY) ## every block of the documentation, those that take long to
 links: .venv/.docs ## links to other sites, which needs a network; links within are checked by `make docs` and the tests
 	@$(BIN)/python -m sphinx -b linkcheck -q docs docs/_build/links
 
-picture: $(READY) ## the histogram of README.md
-	@$(BIN)/afdsim run step3_2a2f_4k -o results/picture --force
-	@cp results/picture/figures/itl_histogram.png docs/step3_2a2f_4k.png
+pictures: $(READY) ## those of README.md and the documentation, drawn from runs (two minutes)
+	@$(BIN)/python docs/pictures.py
 
 .venv/.docs: $(READY)
 	@$(PIP) install --editable '.[docs]'

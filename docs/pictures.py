@@ -1,4 +1,4 @@
-"""Pictures of the documentation: `python docs/pictures.py` draws them from runs, `make pictures` calls it."""
+"""Pictures of README and documentation: `python docs/pictures.py` draws them from runs, `make pictures` calls it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import afdsim
+from afdsim.results.plot_plan import capacity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +19,9 @@ def main() -> None:
     """Draw every picture anew."""
     afdsim.plot.save(pipeline(), HERE / "pipeline.svg")
     afdsim.plot.save(cell(), HERE / "cell.svg")
+    afdsim.plot.save(gaps(), HERE / "step3_2a2f_4k.png")
+    afdsim.plot.save(carried(), HERE / "capacity.png")
+    afdsim.plot.save(planned(), HERE / "planning.png")
 
 
 def pipeline() -> Axes:
@@ -27,6 +31,22 @@ def pipeline() -> Axes:
     ax = afdsim.plot.gantt(columns, window=window)
     ax.set(title="Three layers of one step, 2A2F: attention and FFN of one instance, and the way between")
     return ax
+
+
+def gaps() -> Axes:
+    """Every gap between two tokens of the main scenario."""
+    return afdsim.simulate("step3_2a2f_4k").plot.itl_histogram()
+
+
+def carried() -> Axes:
+    """What a search for capacity saw."""
+    return capacity(afdsim.capacity("step3_poisson").frame())
+
+
+def planned() -> Axes:
+    """Every layout of a plan, and what was tried of it."""
+    gpus, tokens = {"H800": 64, "H20": 64}, 8192
+    return afdsim.plot.plan(afdsim.plan("step3", gpus=gpus, context=tokens, sla="50ms").frame())
 
 
 def cell() -> Axes:

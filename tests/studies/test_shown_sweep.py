@@ -1,23 +1,23 @@
-"""The sweep that the README shows crowns a deployment that carries its load."""
+"""The sweep that the documentation shows crowns a deployment that carries its load."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parent.parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "sweeps.md"
 
 
 @pytest.mark.slow
-def test_the_sweep_of_the_readme_crowns_a_deployment_that_carries_its_load(tmp_path, monkeypatch, capsys):
+def test_the_sweep_of_the_documentation_crowns_a_deployment_that_carries_its_load(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     (text,) = re.findall(
-        r"^```py\n(.*?afd\.sweep\(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        r"^```python slow\n(.*?afd\.sweep\(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
     names = {}
 
-    exec(compile(text.replace("workers=8", "workers=2"), "README.md", "exec"), names)
+    exec(compile(text.replace("workers=8", "workers=2"), "sweeps.md", "exec"), names)
 
     df, axes, best = names["df"], list(names["axes"]), names["best"]
     crowned = df.set_index(axes).loc[best.index[0]]
