@@ -20,7 +20,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from afdsim import __version__
-from afdsim.cli import bench, capacity, check, compare, completion, cost, explain, init, lists, plan, resize, sweep
+from afdsim.cli import (
+    bench,
+    capacity,
+    check,
+    compare,
+    completion,
+    cost,
+    explain,
+    init,
+    lists,
+    plan,
+    resize,
+    sweep,
+    verify,
+)
 from afdsim.cli.scenarios import SCENARIO, SET, STRICT, load_noted, warn
 from afdsim.cli.stopping import StoppedError, between_steps, code, noticed
 from afdsim.errors import AfdsimError, ScenarioError, SimulationError, StoppedEarly
@@ -362,3 +376,4 @@ lists.register(main)
 plan.register(main)
 resize.register(main)
 sweep.register(main)
+verify.register(main)

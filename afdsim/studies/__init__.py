@@ -30,5 +30,6 @@ comparison    deployments side by side
 validation    published figures against ours
 pairs         the AFD pairs of the theory, simulated
 bench         speed of the engines
+verifying     a saved result, run again and compared
 recording     one run and the timeline of a part of it
 """
