@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from afdsim.engine.books import CAUSES
 from afdsim.results import bottleneck
 from afdsim.results.intervals import UNKNOWN, Interval, mean_interval, percentile_interval
-from afdsim.results.steady import Level, Load
+from afdsim.results.steady import Level, Load, cut_short
 
 Floats: TypeAlias = NDArray[np.float64]
 Columns: TypeAlias = Mapping[str, Any]
@@ -164,7 +164,7 @@ class Run:
     @property
     def steady(self) -> bool:
         """Whether rates of the window mean anything."""
-        return self.load is None or self.load.level != "n/a"
+        return not cut_short(self.tokens, self.window) if self.load is None else self.load.level != "n/a"
 
     @property
     def carried(self) -> bool:

@@ -319,17 +319,19 @@ def pools(record: Record, cell: Cell, prices: dict[str, float]) -> dict[str, met
     """What the GPUs of each role are, and how much of their peak FLOPs and bandwidth the window used."""
     (batch, context, passes), extra = _means(record, cell), mixed.extra(record, cell)
     length = max(record.window[1] - record.window[0], math.ulp(0.0))
-    made = {}
+    rows = mixed.passes(record, cell)
+    known, made = not steady.brief(rows.time, (rows.unit, rows.micro_batch), record.window), {}
     for pool in cell.pools:
         gpu, operators = pool.gpus.gpu, pool.work(batch, context) if batch else []
         if extra is not None:
             operators = cell.prompts.work(batch, context, extra)
+        share = partial(_share, operators, passes / length) if known else lambda _: None
         made[pool.name] = metrics.Pool(
             gpu=gpu.name,
             gpus=pool.gpus.gpus,
             usd_per_hour=prices.get(gpu.name, gpu.usd_per_hour),
-            mfu=_share(operators, partial(flop_seconds, gpu=gpu), passes / length),
-            mbu=_share(operators, partial(byte_seconds, gpu=gpu), passes / length),
+            mfu=share(partial(flop_seconds, gpu=gpu)),
+            mbu=share(partial(byte_seconds, gpu=gpu)),
         )
     return made
 
@@ -365,5 +367,5 @@ def mean_step(record: Record, cell: Cell) -> Means | None:
     return Means(batch, context, filled, mixed.extra(record, cell))
 
 
-def _share(work: Iterable[tuple[float, Operator]], seconds: Callable[[Operator], Any], rate: float) -> float:
+def _share(work: Iterable[tuple[float, Operator]], rate: float, seconds: Callable[[Operator], Any]) -> float:
     return rate * sum(count * float(seconds(operator)) for count, operator in work)

@@ -8,7 +8,7 @@ error (MSER-5; White, Simulation 69(6), 1997), but not before 95 % of the first 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
@@ -52,6 +52,24 @@ DOUBT: Final = 0.5
 """Relative half-width of the rate served beyond which it is not known."""
 ENOUGH: Final = 10.0
 """Mean end-to-end latencies of arrivals that usually do."""
+
+
+def brief(moments: Any, lanes: Sequence[Any], window: tuple[float, float]) -> bool:
+    """Whether a window is shorter than any step: it holds boundaries, but not the time that led to them.
+
+    `moments` are boundaries (seconds), `lanes` columns that say whose (unit, micro-batch). A closed loop has such a
+    window where all that count finish with the last of the warm-up.
+    """
+    times = np.asarray(moments, float)
+    own = [np.asarray(column) == np.asarray(column)[0] for column in lanes if len(times)]
+    steps = np.diff(np.sort(times[np.all(own, axis=0)])) if own else times[:0]
+    return bool(len(steps)) and window[1] - window[0] < float(steps.min()) * (1 - ROUNDED)
+
+
+def cut_short(tokens: Mapping[str, Any], window: tuple[float, float]) -> bool:
+    """`brief` of the tokens of a run."""
+    names = ("cell", "instance", "rank", "micro_batch")
+    return brief(tokens["t_s"], [tokens[name] for name in names if name in tokens], window)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

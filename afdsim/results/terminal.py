@@ -162,6 +162,9 @@ class _Page:
         by = f", requests {'that came or left in it' if ended else 'by their arrival'}" if "load" in self.own else ""
         window = f"window {self.summary['duration']:,.4g} s simulated{by}"
         requests = f"Requests  {', '.join(fates)}; {window}"
+        if "tgs" not in self.own and "load" not in self.own:
+            why = "the window is shorter than a step; count more requests (workload.num_requests)"
+            return [f"Output    n/a: {why}", requests]
         if "tgs" not in self.own:
             which = "a seed" if len(self.runs) > 1 else "the run"
             short = f"Output    n/a, {which} was too short to be steady: see Load"
@@ -222,7 +225,7 @@ class _Page:
         """Draw the output of the first run over its window."""
         run = self.runs[0].run
         _, rates = metrics.throughput_over_time(run.tokens, run.window, 60)
-        if not rates.any():
+        if not rates.any() or not (run.steady or run.load):
             return []
         return [f"tok/s over time  {sparkline(rates.tolist(), self.ink)}  peak {rates.max():,.0f}"]
 

@@ -14,7 +14,7 @@ Fault = tuple[str, str]
 """Dotted path below the part that found it, message."""
 
 Time = Annotated[float, Amount("time", positive=False)]
-Length = Annotated[int, Whole(high=10**8, why="no model reads more tokens")]
+Length = Annotated[int, Whole(high=10**9, why="no model reads more tokens")]
 """Tokens."""
 Count = Annotated[int, Whole(high=10**5, why="no cluster has more")]
 """Servers, GPUs, ports, and what is cut over them."""

@@ -1,11 +1,15 @@
 """Columns of a run."""
 
+import random
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import afdsim
 from afdsim.engine.books import CAUSES
 from afdsim.results.result import Result, pooled
-from tests.cases import tiny_model
+from tests.cases import fewer, tiny, tiny_model
 
 
 def test_a_very_short_run_with_drafts_has_columns_though_its_mean_batch_seems_larger_than_the_slots():
@@ -127,3 +131,41 @@ def test_a_rank_that_never_worked_has_no_spread():
 
     assert ranks["idlest"] == {"instance": 1, "rank": 0, "busy": 0.0, "sequences": 0.0, "context": 0.0}
     assert "spread" not in ranks
+
+
+# windows ------------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32))
+@fewer(2)
+def test_no_share_of_a_closed_loop_is_above_one_however_short_its_window(seed):
+    rng = random.Random(seed)
+    drawn = tiny(
+        attention=rng.choice([1, 2]),
+        deployment__num_microbatches=rng.choice([1, 2, 3]),
+        deployment__max_num_seqs=rng.choice([3, 8, 50]),
+        workload__output_len={"distribution": "constant", "value": rng.choice([1, 2, 3])},
+        workload__num_requests=rng.choice([1, 2, 3, 5]),
+        variation={"event": 0.3, "step": 0.3},
+    )
+    own = afdsim.simulate(drawn, seed=seed % 1000).summary["afdsim"]
+
+    shares = [pool.get(kind, 0.0) for pool in own["pools"].values() for kind in ("mfu", "mbu", *CAUSES)]
+    assert all(0.0 <= share <= 1.0 + 1e-9 for share in shares)
+    assert own.get("tgs", 0.0) < 1e6
+
+
+def test_a_window_within_a_step_gives_no_rates_and_says_why():
+    from afdsim.results import steady
+    from afdsim.results.terminal import terminal
+
+    moments, lanes = [1.0, 1.1, 2.0, 2.1, 3.0, 3.1], [[0, 1] * 3]
+    assert steady.brief(moments, lanes, (2.0, 2.1))
+    assert not steady.brief(moments, lanes, (2.0, 3.0))
+    assert not steady.brief([], [[]], (0.0, 0.0))
+
+    late = {"event": 0.3, "step": 0.3}
+    short = {"deployment__num_microbatches": 1, "deployment__max_num_seqs": 8, "workload__num_requests": 1}
+    found = afdsim.simulate(tiny(attention=2, **short, workload__output_len__value=1, variation=late))
+    assert "tgs" not in found.summary["afdsim"]
+    assert "Output    n/a: the window is shorter than a step" in terminal([found], summary=found.summary)
