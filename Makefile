@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # What a run needs comes first, so that the engine compiles while the rest is installed.
 NEEDED := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")
 
-.PHONY: run test check laws paper bench golden picture
+.PHONY: run test check laws paper bench golden picture verify
 run: $(READY)    ## simulate the main scenario
 	@$(BIN)/afdsim run scenarios/step3_2a2f_4k.yaml
 
@@ -32,6 +32,10 @@ bench: $(READY)  ## speed of the engines, then event counts
 
 golden: $(READY) ## write the golden numbers of the shipped scenarios anew; say why in CHANGELOG.md
 	@AFDSIM_GOLDEN=1 $(BIN)/pytest -q tests/test_golden.py
+
+verify: $(READY) ## checks against closed forms and other simulators, and docs/verification.md with their pictures anew
+	@$(BIN)/python -c 'import ciw' 2>/dev/null || $(PIP) install --editable '.[verification]'
+	@$(BIN)/python -m verification -o docs $(ARGS)
 
 picture: $(READY) ## the histogram of README.md
 	@$(BIN)/afdsim run step3_2a2f_4k -o results/picture --force

@@ -124,6 +124,6 @@ ENGINES = Check(
         "Cells of every kind are drawn at random: sizes, layers, models, micro-batches, networks, jitter, spikes, "
         "stragglers, skewed experts, drafts, open and closed loops from idle to overloaded."
     ),
-    reading="Finish times lie on the diagonal; the title counts the bits of all columns, of requests, steps, GPUs and ports.",
+    reading="Finish times lie on the diagonal; the title counts the bits of all columns of all frames.",
     run=compared,
 )

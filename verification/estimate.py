@@ -1,4 +1,4 @@
-"""Steps, against the closed form of an estimator of AFD deployments: where it holds, and how far it is off elsewhere."""
+"""Steps, against the closed form of an estimator of AFD: where it holds, and how far it is off elsewhere."""
 
 from __future__ import annotations
 
@@ -39,7 +39,16 @@ def cells(number: int, m: int) -> list[Drawn]:
         a, f = np.exp(random.uniform(np.log(1e-4), np.log(1e-3), 2)).round(9).tolist()
         wire = round(float(np.exp(random.uniform(np.log(0.05), np.log(1.0)))) * max(a, f), 9)
         found.append(
-            Drawn(attention=a, ffn=f, out=wire, back=wire, latency=0.0, layers=int(random.integers(4, 30)), m=m, drain=True)
+            Drawn(
+                attention=a,
+                ffn=f,
+                out=wire,
+                back=wire,
+                latency=0.0,
+                layers=int(random.integers(4, 30)),
+                m=m,
+                drain=True,
+            )
         )
     return found
 
@@ -77,7 +86,7 @@ def compared(ax: Axes, scale: float) -> Finding:
 
 
 def errors(cell: Drawn) -> tuple[float, float, bool]:
-    """(round trip over busiest stage, relative error of the estimate, whether its terms hold)"""
+    """Round trip over busiest stage, relative error of the estimate, whether its terms hold."""
     value, holds = estimated(cell)
     return cell.trip / (cell.m * cell.slowest), value / last_step(cell.run()) - 1, holds
 
@@ -87,15 +96,15 @@ ESTIMATE = Check(
     compares="simulated steps that drain with the closed form of AIConfigurator's AFD estimate",
     question="Does the simulator meet the estimate that others make of AFD, where that is exact, and where is it not?",
     answer=(
-        "NVIDIA AIConfigurator 0.12 estimates an AFD step as fill + cycle x (micro-batches x layers - 1), where the "
-        "cycle is the slowest of attention, FFN and both transfers together if there are micro-batches enough, and a "
-        "side with its transfer if not. This is our own writing of that formula. It has no jitter, no queues, and both "
-        "directions of the network on one resource."
+        "NVIDIA AIConfigurator 0.12 estimates an AFD step as fill + cycle x (micro-batches x layers - 1), where "
+        "the cycle is the slowest of attention, FFN and both transfers together if there are micro-batches "
+        "enough, and a side with its transfer if not. This is our own writing of that formula. It has no jitter, "
+        "no queues, and both directions of the network on one resource."
     ),
     reading=(
-        "Filled points, where transfers are hidden and no stage is slower than compute, lie on zero. Hollow ones show "
-        "the error of the estimate: with one or two micro-batches it adds a side and its transfer, whatever overlaps; "
-        "with long transfers it makes both directions share one link."
+        "Filled points, where transfers are hidden and no stage is slower than compute, lie on zero. Hollow ones "
+        "show the error of the estimate: with one or two micro-batches it adds a side and its transfer, whatever "
+        "overlaps; with long transfers it makes both directions share one link."
     ),
     run=compared,
 )

@@ -63,7 +63,7 @@ def maximum(outcome: Outcome, uplinks: float | None, slower: dict[str, float]) -
 
 
 def _capacity(tail: Any, head: Any, deployment: Any, uplinks: float | None, slower: dict[str, float]) -> float:
-    """Bytes per second of an edge: a NIC's rate, or of an uplink what its switch's NICs have by its oversubscription."""
+    """Bytes per second of an edge: a NIC's rate; of an uplink its switch's NICs', by the oversubscription."""
     for node in (tail, head):
         if node[-1] == "nic":
             return RATE * slower.get(f"{node[0]}[{node[1]}]", 1.0)
@@ -81,7 +81,9 @@ def compared(ax: Axes, scale: float) -> Finding:
         rows.append((throughput(outcome, attention, ffn), maximum(outcome, uplinks, slower), not slower))
     found, most, alike = (np.array(column) for column in zip(*rows, strict=True))
     diagonal(ax, most / 1e6, part=0.02, label="2 % around the maximum flow")
-    points(ax, most[~alike] / 1e6, found[~alike] / 1e6, ORANGE, "one NIC slower: at most it", marker="s", mfc="none", ms=7)
+    points(
+        ax, most[~alike] / 1e6, found[~alike] / 1e6, ORANGE, "one NIC slower: at most it", marker="s", mfc="none", ms=7
+    )
     points(ax, most[alike] / 1e6, found[alike] / 1e6, BLUE, "all NICs equal: the maximum flow")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_ticks([0.3, 0.5, 1, 2, 5], ["0.3", "0.5", "1", "2", "5"])
@@ -106,10 +108,10 @@ FLOWS = Check(
     compares="the throughput of saturated exchanges with the maximum flow of the graph of NICs, switches and uplinks",
     question="Does the network carry all that its cables allow, and never more?",
     answer=(
-        "The graph of the fabric, with a NIC's rate on its edges and the oversubscribed rate on uplinks, has a maximum "
-        "flow from all FFN GPUs to all attention GPUs, which networkx finds (Ford and Fulkerson's theorem: the smallest "
-        "cut). Where all NICs are alike every pair may have its equal share of it. Where one NIC is slower, every "
-        "exchange waits for its rows, and less than the maximum flow is carried."
+        "The graph of the fabric, with a NIC's rate on its edges and the oversubscribed rate on uplinks, has a "
+        "maximum flow from all FFN GPUs to all attention GPUs, which networkx finds (Ford and Fulkerson's "
+        "theorem: the smallest cut). Where all NICs are alike every pair may have its equal share of it. Where "
+        "one NIC is slower, every exchange waits for its rows, and less than the maximum flow is carried."
     ),
     reading="Blue points lie on the diagonal, orange squares on or below it; none lies above.",
     run=compared,

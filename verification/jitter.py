@@ -34,7 +34,7 @@ def moments(ax: Axes, scale: float) -> Finding:
     off = []
     for sigma in SIGMAS:
         drawn = factors(sigma, several(STEPS, scale, 100))
-        for power, colour in zip(POWERS, COLOURS, strict=False):
+        for power in POWERS:
             expected = math.exp(power * (power - 1) * sigma**2 / 2)
             measured, half = float((drawn**power).mean()), half_width(drawn**power)
             off.append(abs(measured - expected) / half)
@@ -116,9 +116,9 @@ MAXIMA = Check(
     compares="mean simulated steps of n instances with the mean of the slowest of n lognormal factors",
     question="Does waiting for one another cost what order statistics say?",
     answer=(
-        "With one micro-batch and attention alone, every layer waits for the slowest of n instances. Its mean is the "
-        "integral of 1 - F(x)^n over x with F the lognormal law, here by the trapezoidal rule. Whether a factor lasts a "
-        "step or an operation, the mean step is the same."
+        "With one micro-batch and attention alone, every layer waits for the slowest of n instances. Its mean is "
+        "the integral of 1 - F(x)^n over x with F the lognormal law, here by the trapezoidal rule. Whether a "
+        "factor lasts a step or an operation, the mean step is the same."
     ),
     reading="Points lie on the lines, which rise with the number of instances: the price of the barrier.",
     run=maxima,

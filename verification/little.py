@@ -108,10 +108,11 @@ LITTLE = Check(
     compares="sequences in decode, counted at every step, with arrivals per second x mean stay of requests",
     question="Do the columns of steps and those of requests speak of the same sequences?",
     answer=(
-        "Little's law (1961) is exact over a run from empty to empty, whatever the arrivals, the order and the service. "
-        "L comes from the batches of all ranks and the lengths of their steps, lambda and W from the times of requests, "
-        "first token to last: open loops of AFD, EP and TP, the same behind prefill servers, and fleets. In a closed "
-        "loop L is known beforehand, the users; lambda and W are the throughput and the mean latency that are reported."
+        "Little's law (1961) is exact over a run from empty to empty, whatever the arrivals, the order and the "
+        "service. L comes from the batches of all ranks and the lengths of their steps, lambda and W from the "
+        "times of requests, first token to last: open loops of AFD, EP and TP, the same behind prefill servers, "
+        "and fleets. In a closed loop L is known beforehand, the users; lambda and W are the throughput and the "
+        "mean latency that are reported."
     ),
     reading="All points lie on the diagonal, but for closed loops to the last digits.",
     run=compared,

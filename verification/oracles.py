@@ -94,10 +94,11 @@ ORACLES = Check(
     compares="times of all boundaries and last tokens with simulators written from the model's text alone",
     question="Does the code do what MODEL.md says, when somebody writes that text down anew?",
     answer=(
-        "Two small simulators, one event heap and one plain object per request each, were written from MODEL.md without "
-        "a look at the engines; they share nothing with them but the seconds of a stage. They do not ship with the "
-        "package, so this check runs where their folder is at hand only. Jitter is off, and what they do not know (shared "
-        "ports, uplinks, groups) is left out; sizes, models, drafts, loads, boundaries and granularities are drawn at random."
+        "Two small simulators, one event heap and one plain object per request each, were written from MODEL.md "
+        "without a look at the engines; they share nothing with them but the seconds of a stage. They do not ship "
+        "with the package, so this check runs where their folder is at hand only. Jitter is off, and what they do "
+        "not know (shared ports, uplinks, groups) is left out; sizes, models, drafts, loads, boundaries and "
+        "granularities are drawn at random."
     ),
     reading="All points lie on the diagonal, to the last digits; the band shows what 2 % would be.",
     run=compared,

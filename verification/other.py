@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from verification.checks import BAND, BEYOND, BLUE, BY_CHANCE, LOWEST, ORANGE, Array, Check, Finding, NotRunError, finish, several
+from verification.checks import (
+    BAND,
+    BEYOND,
+    BLUE,
+    BY_CHANCE,
+    LOWEST,
+    ORANGE,
+    Array,
+    Check,
+    Finding,
+    NotRunError,
+    finish,
+    several,
+)
 from verification.queues import CHUNK, laws, prefill_pool, prefill_waits, service, share_above
 
 if TYPE_CHECKING:
@@ -76,7 +89,10 @@ def compared(ax: Axes, scale: float) -> Finding:
     """Draw the share of customers that wait longer than a time, of both simulators."""
     off, number = [], 0
     count = several(CUSTOMERS, scale, 1500)
-    cases = {"one server, prompts of 1 or 6 chunks": one_server, f"{SERVERS} servers, the one with the fewest": shortest_of}
+    cases = {
+        "one server, prompts of 1 or 6 chunks": one_server,
+        f"{SERVERS} servers, the one with the fewest": shortest_of,
+    }
     for (label, case), colour in zip(cases.items(), (ORANGE, BLUE), strict=True):
         ours, its = (each[int(PATIENT) :] for each in case(count))
         times = np.linspace(0.25, float(np.quantile(its, 0.99)), 24)
@@ -108,9 +124,10 @@ CIW = Check(
     compares="waits at prefill servers with the same queues in Ciw",
     question="Does a simulator written by others, with random numbers of its own, find the same waits?",
     answer=(
-        "[Ciw](https://ciw.readthedocs.io) is a discrete-event simulator of open queueing networks (Palmer, Knight, "
-        "Harper, Hawa 2019). It has the M/G/1 of the checks above, and what has no closed form: equal prompts that join "
-        "the server with the fewest of three, ties to the first, which is how afdsim's prefill pool places them."
+        "[Ciw](https://ciw.readthedocs.io) is a discrete-event simulator of open queueing networks (Palmer, "
+        "Knight, Harper, Hawa 2019). It has the M/G/1 of the checks above, and what has no closed form: equal "
+        "prompts that join the server with the fewest of three, ties to the first, which is how afdsim's prefill "
+        "pool places them."
     ),
     reading="The points of afdsim lie on the lines of Ciw, within the grey band that chance allows their difference.",
     run=compared,

@@ -93,7 +93,9 @@ def drawn(number: int, seed: int) -> list[Drawn]:
         layers, m = int(random.integers(2, 62)), int(random.integers(1, 6))
         drain = bool(random.integers(2))
         found.append(
-            Drawn(attention=a, ffn=f, out=out, back=back, latency=round(latency / 4, 9), layers=layers, m=m, drain=drain)
+            Drawn(
+                attention=a, ffn=f, out=out, back=back, latency=round(latency / 4, 9), layers=layers, m=m, drain=drain
+            )
         )
     return found
 
@@ -115,7 +117,10 @@ def steps(ax: Axes, scale: float) -> Finding:
     simulated = np.array([last_step(each.run()) for each in cells])
     drains = np.array([each.drain for each in cells])
     diagonal(ax, expected * 1e3, part=0.02, label="2 % (the difference is far below)")
-    for kind, colour, label in ((False, BLUE, "stream: layers x longer of both"), (True, ORANGE, "drain: and the tail")):
+    for kind, colour, label in (
+        (False, BLUE, "stream: layers x longer of both"),
+        (True, ORANGE, "drain: and the tail"),
+    ):
         mine = drains == kind
         points(ax, expected[mine] * 1e3, simulated[mine] * 1e3, colour, label)
     told = f"three stages of 272 µs, 61 layers: {simulated[-1] * 1e3:.2f} ms"
@@ -171,9 +176,9 @@ STEPS = Check(
     compares="simulated steps of random pipelines with the closed form of a deterministic pipeline",
     question="Does a step last as long as its dependencies and resources make it?",
     answer=(
-        "With equal layers and no jitter a step that streams takes layers x max(micro-batches x slowest stage, round "
-        "trip); one that drains takes a round trip, layers - 1 such periods and the other micro-batches of the slowest "
-        "stage. Three stages of 272 µs over 61 layers are the 49.78 ms of the Step-3 paper's 50 ms. "
+        "With equal layers and no jitter a step that streams takes layers x max(micro-batches x slowest stage, "
+        "round trip); one that drains takes a round trip, layers - 1 such periods and the other micro-batches of "
+        "the slowest stage. Three stages of 272 µs over 61 layers are the 49.78 ms of the Step-3 paper's 50 ms. "
         "Stages, layers (2 to 61), micro-batches (1 to 5) and latencies are drawn at random."
     ),
     reading="All points lie on the diagonal, to the last digits; the band shows what 2 % would be.",
@@ -184,8 +189,8 @@ BUBBLES = Check(
     compares="GPU time that the books call not busy with the idle share of the closed form",
     question="Are the bubbles that a report shows the time that a GPU has nothing to do?",
     answer=(
-        "Of every period of a layer a side is busy for micro-batches x its stage; what is left is idle. The books come "
-        "from the engine, second by second, cut at the ends of the measured window."
+        "Of every period of a layer a side is busy for micro-batches x its stage; what is left is idle. The books "
+        "come from the engine, second by second, cut at the ends of the measured window."
     ),
     reading="All points lie on the diagonal, to the last digits; the band shows what 1 % of the time would be.",
     run=bubbles,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -55,7 +56,7 @@ def served_in(arrivals: list[Arrival], free: float) -> float:
     """When a port that works whenever there is work has served a group; it is busy with others until `free`."""
     times = sorted({free, *(each.begin for each in arrivals), *(each.end for each in arrivals)})
     backlog = sum(each.work for each in arrivals if each.begin == each.end == times[0])
-    for now, later in zip(times, times[1:], strict=False):
+    for now, later in pairwise(times):
         rate = sum(each.work / (each.end - each.begin) for each in arrivals if each.begin <= now and later <= each.end)
         backlog += (rate - (now >= free)) * (later - now)
         backlog = max(backlog, 0.0)
@@ -101,7 +102,9 @@ def compared(ax: Axes, scale: float) -> Finding:
         random = np.random.default_rng(3)
         rows = [case(random) for _ in range(several(PORTS, scale, 10))]
         found.append((np.concatenate([row[0] for row in rows]), np.concatenate([row[1] for row in rows])))
-    diagonal(ax, np.concatenate([expected for _, expected in found]), part=0.02, label="2 % (the difference is far below)")
+    diagonal(
+        ax, np.concatenate([expected for _, expected in found]), part=0.02, label="2 % (the difference is far below)"
+    )
     labels = ("copies that leave: equal shares", "groups that arrive: work conserving")
     for (ours, expected), colour, label, ms in zip(found, (BLUE, ORANGE), labels, (7, 3), strict=True):
         points(ax, expected, ours, colour, label, ms=ms, mfc="none", alpha=0.5)
@@ -124,10 +127,10 @@ PORTS_CHECK = Check(
     compares="times on shared ports with a fluid simulation of their definition, event by event",
     question="Do the closed recurrences of shared ports do what is said of them?",
     answer=(
-        "An RNIC serves its queue pairs at equal rates, so the copies of a broadcast share the line until each has had "
-        "its seconds; a receiving port serves what has arrived whenever something has. Both are simulated here from one "
-        "event to the next, with shares and backlogs, as one would by hand; afdsim has a formula for each. Random sizes, "
-        "posts and overlaps, six broadcasts or groups one after the other at each port."
+        "An RNIC serves its queue pairs at equal rates, so the copies of a broadcast share the line until each "
+        "has had its seconds; a receiving port serves what has arrived whenever something has. Both are simulated "
+        "here from one event to the next, with shares and backlogs, as one would by hand; afdsim has a formula "
+        "for each. Random sizes, posts and overlaps, six broadcasts or groups one after the other at each port."
     ),
     reading="All points lie on the diagonal, to the last digits; the band shows what 2 % would be.",
     run=compared,

@@ -1,4 +1,4 @@
-"""Servers of the textbooks: as afdsim has them, a prefill server and a decode rank of one seat, and as theory has them."""
+"""Servers of the textbooks, as afdsim has them (a prefill server, a decode rank of one seat) and as theory does."""
 
 from __future__ import annotations
 
@@ -144,9 +144,7 @@ def mean_wait(law: Law, load: float) -> float:
 
 def md1_at_most(load: float, time: float) -> float:
     """Share of M/D/1 waits of at most `time` services (Erlang 1909; Crommelin 1932)."""
-    terms = [
-        (load * (k - time)) ** k / math.factorial(k) * math.exp(-load * (k - time)) for k in range(int(time) + 1)
-    ]
+    terms = [(load * (k - time)) ** k / math.factorial(k) * math.exp(-load * (k - time)) for k in range(int(time) + 1)]
     return (1 - load) * math.fsum(terms)
 
 
