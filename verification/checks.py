@@ -77,12 +77,19 @@ def furthest(found: Array, expected: Array) -> float:
 
 def diagonal(ax: Axes, expected: Array, *, part: float, label: str) -> None:
     """Draw where both answers are equal, and a band of some percent around it, on logarithmic axes."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     low, high = float(np.min(expected)), float(np.max(expected))
     ends = np.geomspace(low / 1.5, high * 1.5, 50)
     ax.fill_between(ends, ends / (1 + part), ends * (1 + part), color=BAND, lw=0, label=label, zorder=1)
     ax.plot(ends, ends, color="black", lw=0.6, zorder=1.5)
     ax.set_xscale("log")
     ax.set_yscale("log")
+    decade = high / low > 300
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0,) if decade else (1.0, 2.0, 5.0)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
 
 
 def finish(ax: Axes, title: str, x: str, y: str) -> None:

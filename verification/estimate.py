@@ -61,7 +61,7 @@ def compared(ax: Axes, scale: float) -> Finding:
             rows = [row for row in map(errors, cells(several(CELLS, scale, 3), m)) if row[2] == holds]
             if rows:
                 full = {} if holds else {"mfc": "none"}
-                name = f"{m} micro-batch{'es' if m > 1 else ''}, {'its terms hold' if holds else 'they do not'}"
+                name = f"{m} micro-batch{'es' if m > 1 else ''}, {'terms hold' if holds else 'do not hold'}"
                 points(ax, [row[0] for row in rows], [row[1] * 100 for row in rows], colour, name, **full)
             exact += [abs(row[1]) for row in rows if holds]
     ax.axhline(0.0, color="black", lw=0.8)

@@ -85,9 +85,6 @@ def compared(ax: Axes, scale: float) -> Finding:
         ax, most[~alike] / 1e6, found[~alike] / 1e6, ORANGE, "one NIC slower: at most it", marker="s", mfc="none", ms=7
     )
     points(ax, most[alike] / 1e6, found[alike] / 1e6, BLUE, "all NICs equal: the maximum flow")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_ticks([0.3, 0.5, 1, 2, 5], ["0.3", "0.5", "1", "2", "5"])
-    ax.minorticks_off()
     finish(
         ax,
         "A saturated exchange carries the maximum flow of the network's graph,\nand never more",

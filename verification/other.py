@@ -43,7 +43,7 @@ def ciw() -> ModuleType:
 
 
 def one_server(count: int) -> tuple[Array, Array]:
-    """Waits of prompts of one or six chunks at one server: afdsim's and Ciw's, in services of a chunk."""
+    """Waits of prompts of one or twelve chunks at one server: afdsim's and Ciw's, in services of a chunk."""
     law, pool = laws()[1], prefill_pool(1)
     unit, random = service(pool), np.random.default_rng(5)
     times = np.cumsum(random.exponential(law.mean * unit / LOAD, count))
@@ -90,7 +90,7 @@ def compared(ax: Axes, scale: float) -> Finding:
     off, number = [], 0
     count = several(CUSTOMERS, scale, 1500)
     cases = {
-        "one server, prompts of 1 or 6 chunks": one_server,
+        "one server, prompts of 1 or 12 chunks": one_server,
         f"{SERVERS} servers, the one with the fewest": shortest_of,
     }
     for (label, case), colour in zip(cases.items(), (ORANGE, BLUE), strict=True):

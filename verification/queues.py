@@ -57,7 +57,7 @@ def laws() -> tuple[Law, Law, Law]:
     """M/D/1 and M/G/1 at a prefill server, M/Geo/1 (an M/M/1 in steps) at a decode rank of one seat."""
     lengths, pool = np.arange(1, 40 * MEAN_TOKENS), prefill_pool(1)
     geometric = (1 - 1 / MEAN_TOKENS) ** (lengths - 1) / MEAN_TOKENS
-    unlike = np.array([1, 6])
+    unlike = np.array([1, 12])
     return (
         Law(
             name="M/D/1: prefill, equal prompts",
@@ -67,10 +67,10 @@ def laws() -> tuple[Law, Law, Law]:
             colour=0,
         ),
         Law(
-            name="M/G/1: prefill, prompts of 1 or 6 chunks",
+            name="M/G/1: prefill, prompts of 1 or 12 chunks",
             sizes=unlike,
             services=np.array([service(pool, chunks) / service(pool) for chunks in unlike.tolist()]),
-            shares=np.array([0.75, 0.25]),
+            shares=np.array([0.9, 0.1]),
             colour=1,
         ),
         Law(
