@@ -12,7 +12,7 @@ from afdsim.errors import AfdsimError
 from afdsim.results.result import write_text
 from verification import page, suite
 
-DIFFERS, BAD_INPUT = 1, 2
+DIFFERS, BAD_INPUT, INTERRUPTED = 1, 2, 130
 """Exit codes."""
 
 
@@ -40,6 +40,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except (AfdsimError, OSError) as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; the pictures drawn so far are kept", file=sys.stderr)
+        return INTERRUPTED
     if asked.json:
         print(json.dumps([page.plain(row) for row in rows], indent=2, ensure_ascii=False))
     else:

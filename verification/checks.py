@@ -23,7 +23,7 @@ ROUNDING = 1e-9
 BY_ROUNDING = "sums are taken in another order"
 BEYOND = 2.0
 """95 % half-widths that a mean may be off: four standard errors, as many points are looked at."""
-BY_CHANCE = "in 95 % half-widths; two are four standard errors, which chance exceeds once in 15,000 points"
+BY_CHANCE = "in 95 % half-widths; two are four standard errors, which chance exceeds once in 11,000 points"
 
 
 class NotRunError(Exception):

@@ -88,7 +88,7 @@ def compared(ax: Axes, scale: float) -> Finding:
         points(ax, expected, found, colour, name, ms=6)
         off.append(furthest(found, expected) / tolerance)
         seen += expected.tolist()
-    diagonal(ax, np.array(seen), part=EDGES, label=f"{EDGES:.0%}")
+    diagonal(ax, np.array(seen), part=EDGES, label=f"{EDGES:.0%} (open loops: far below)")
     finish(
         ax,
         "Little's law: sequences in decode are arrivals per second x mean stay",

@@ -26,9 +26,9 @@ from verification.queues import CHUNK, laws, prefill_pool, prefill_waits, servic
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LOAD = 0.8
+LOAD = 0.7
 SERVERS = 3
-CUSTOMERS = 30_000
+CUSTOMERS = 60_000
 PATIENT = 200.0
 """Units after which nothing of the start is left."""
 
@@ -88,7 +88,7 @@ def simulated(network: object, span: float, nodes: set[int]) -> Array:
 def compared(ax: Axes, scale: float) -> Finding:
     """Draw the share of customers that wait longer than a time, of both simulators."""
     off, number = [], 0
-    count = several(CUSTOMERS, scale, 1500)
+    count = several(CUSTOMERS, scale, 3000)
     cases = {
         "one server, prompts of 1 or 12 chunks": one_server,
         f"{SERVERS} servers, the one with the fewest": shortest_of,
