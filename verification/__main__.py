@@ -7,10 +7,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from afdsim.errors import AfdsimError
 from afdsim.results.result import write_text
-from verification import page, suite
+
+if TYPE_CHECKING:
+    from verification.suite import Row
 
 DIFFERS, BAD_INPUT, INTERRUPTED = 1, 2, 130
 """Exit codes."""
@@ -33,12 +36,17 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run checks, write pictures and page, print the table; returns the exit code."""
     asked = arguments(words)
     try:
+        from verification import page, suite
+
         checks = suite.chosen(asked.names)
         rows = tuple(suite.run(checks, asked.output, scale=asked.scale, say=lambda text: print(text, file=sys.stderr)))
         if checks == suite.CHECKS:  # a page of some checks would hide the others
             write_text(asked.output / "verification.md", page.page(rows))
     except (AfdsimError, OSError) as error:
         print(error, file=sys.stderr)
+        return BAD_INPUT
+    except ImportError as error:
+        print(f"{error}: pip install --editable '.[verification]' in the checkout", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted; the pictures drawn so far are kept", file=sys.stderr)
@@ -51,7 +59,7 @@ def main(words: Sequence[str] | None = None) -> int:
     return DIFFERS if any(row.verdict == suite.DIFFERS for row in rows) else 0
 
 
-def printed(row: suite.Row) -> str:
+def printed(row: Row) -> str:
     """Return a row for a terminal."""
     found = row.finding
     if found is None:

@@ -71,6 +71,7 @@ def run(
             row = Row(check=check, finding=check.run(ax, scale))
             save(ax, pictures / f"{check.name}.png", dpi=100)
         except NotRunError as reason:
+            (pictures / f"{check.name}.png").unlink(missing_ok=True)
             row = Row(check=check, finding=None, why=str(reason))
         say(f"{check.name}: {row.verdict} ({time.perf_counter() - started:.1f} s)")
         yield row

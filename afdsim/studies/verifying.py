@@ -92,8 +92,8 @@ def verify(folder: str | Path, *, progress: Say | None = None) -> Verified:
     saved = Result.load(folder)
     _refuse_models(folder, saved)
     first = again(saved, saved.manifest, progress)
-    others = _read(folder / "seeds.json").get("seeds", {}) if (folder / "seeds.json").is_file() else {}
-    rest = [again(saved, _of_seed(saved, int(seed), held), progress) for seed, held in list(others.items())[1:]]
+    others = _seeds(folder, saved)
+    rest = [again(saved, held, progress) for held in others[1:]]
     origin = tuple(_origin(saved.manifest, first))
     counted = [0]
     differences = [*_of_folder(folder, first, counted), *_of_seeds(folder, [first, *rest] if others else [], counted)]
@@ -137,13 +137,19 @@ def _refuse_models(folder: Path, saved: Result) -> None:
         )
 
 
-def _of_seed(saved: Result, seed: int, held: Mapping[str, Any]) -> Manifest:
-    """Return the manifest of a further seed, as its summary tells it."""
+def _seeds(folder: Path, saved: Result) -> list[Manifest]:
+    """Return the manifests of all seeds of seeds.json, as their summaries tell them; none without one."""
+    path = folder / "seeds.json"
+    if not path.is_file():
+        return []
     try:
-        own = held["afdsim"]["provenance"]
-        return replace(saved.manifest, seed=seed, engine=own["engine"], engine_reason=own["engine_reason"])
-    except (KeyError, TypeError) as error:
-        raise ScenarioError(f"seeds.json: seed {seed} has no {error}; 'afdsim run -o' writes it anew") from None
+        own = {int(seed): held["afdsim"]["provenance"] for seed, held in _read(path)["seeds"].items()}
+        return [
+            replace(saved.manifest, seed=seed, engine=each["engine"], engine_reason=each["engine_reason"])
+            for seed, each in own.items()
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ScenarioError(f"{path}: holds no whole summary of every seed; 'afdsim run -o' writes it") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -158,6 +158,16 @@ def test_a_folder_that_is_none_and_one_that_is_not_whole_are_told_apart(run, tmp
     assert "not a whole run folder" in torn.output
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"seeds": []}', '{"seeds": {"3": {}, "x": {}}}'])
+def test_seeds_that_cannot_be_read_are_one_message(run, text):
+    (run / "seeds.json").write_text(text, encoding="utf-8")
+    done = verify(run)
+
+    assert done.exit_code == 2
+    assert "seeds.json: " in done.output
+    assert len(done.output.splitlines()) == 1
+
+
 def test_a_trace_that_is_gone_is_one_message(tmp_path, monkeypatch):
     monkeypatch.setattr(Result, "_draw", lambda *_: None)
     trace = tmp_path / "trace.csv"
