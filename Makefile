@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # What a run needs comes first, so that the engine compiles while the rest is installed.
 NEEDED := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")
 
-.PHONY: run test check laws paper bench golden docs docs-test links pictures fuzz
+.PHONY: run test check laws paper bench golden docs docs-test links pictures fuzz verify
 run: $(READY)    ## simulate the main scenario
 	@$(BIN)/afdsim run scenarios/step3_2a2f_4k.yaml
 
@@ -52,6 +52,10 @@ pictures: $(READY) ## those of README.md and the documentation, drawn from runs 
 .venv/.docs: $(READY)
 	@$(PIP) install --editable '.[docs]'
 	@touch $@
+
+verify: $(READY) ## checks against closed forms and other simulators, and docs/verification.md with their pictures anew
+	@$(BIN)/python -c 'import ciw' 2>/dev/null || $(PIP) install --editable '.[verification]'
+	@$(BIN)/python -m verification -o docs $(ARGS)
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "afdsim needs Python 3.11 or newer; try make PYTHON=python3.12")'

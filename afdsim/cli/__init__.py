@@ -18,5 +18,6 @@ resize     afdsim resize
 init       afdsim init, schema
 lists      afdsim list
 check      afdsim check
+verify     afdsim verify
 main       the command itself: run; what the rest hangs on
 """

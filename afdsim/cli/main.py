@@ -35,6 +35,7 @@ from afdsim.cli import (
     report,
     resize,
     sweep,
+    verify,
 )
 from afdsim.cli.scenarios import SCENARIO, SET, STRICT, load_noted, warn
 from afdsim.cli.stopping import StoppedError, between_steps, code, noticed
@@ -379,3 +380,4 @@ plan.register(main)
 report.register(main)
 resize.register(main)
 sweep.register(main)
+verify.register(main)

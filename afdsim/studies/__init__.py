@@ -33,5 +33,6 @@ reporting     what a folder holds, as a page
 validation    published figures against ours
 pairs         the AFD pairs of the theory, simulated
 bench         speed of the engines
+verifying     a saved result, run again and compared
 recording     one run and the timeline of a part of it
 """

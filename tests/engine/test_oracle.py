@@ -152,13 +152,20 @@ def assert_spans(spans, outcome: Outcome) -> None:
         assert close(found, [span[column] for span in kept])
 
 
-def afd_agrees(oracles, scenario: Scenario, engine: str) -> None:
+def afd_both(oracles, scenario: Scenario, engine: str):
+    """What the simulator of AFD finds, and the run."""
     oracle, scenario = oracles[0], exact(scenario)
     outcome = run(scenario, engine)
     cell = outcome.cell
     asked = work(cell, demanded(scenario, cell, 0), len(outcome.record.requests))
     described = oracle.Shape(**shape(scenario, cell))
     found = seated(oracle, oracle.Afd, described, oracle.Workload(**asked), AfdDurations(cell)).run()
+    return found, outcome
+
+
+def afd_agrees(oracles, scenario: Scenario, engine: str) -> None:
+    found, outcome = afd_both(oracles, scenario, engine)
+    cell = outcome.cell
 
     assert_requests(found, outcome)
     spans = []
@@ -168,7 +175,8 @@ def afd_agrees(oracles, scenario: Scenario, engine: str) -> None:
     assert_spans(spans, outcome)
 
 
-def colocated_agrees(oracles, scenario: Scenario, engine: str) -> None:
+def colocated_both(oracles, scenario: Scenario, engine: str):
+    """What the simulator of colocated deployments finds, and the run."""
     (afd, oracle), scenario = oracles, exact(scenario)
     outcome = run(scenario, engine)
     cell = outcome.cell
@@ -176,6 +184,12 @@ def colocated_agrees(oracles, scenario: Scenario, engine: str) -> None:
     asked = work(cell, demanded(scenario, cell, 0), len(outcome.record.requests))
     described = afd.Shape(**shape(scenario, cell))
     found = seated(afd, oracle.Colocated, described, step, afd.Workload(**asked), ColocatedDurations(cell)).run()
+    return found, outcome
+
+
+def colocated_agrees(oracles, scenario: Scenario, engine: str) -> None:
+    found, outcome = colocated_both(oracles, scenario, engine)
+    cell = outcome.cell
 
     assert_requests(found, outcome)
     places = [at for at, turn in zip(cell.schedule.at, cell.schedule.turns, strict=False) if isinstance(turn, Compute)]
