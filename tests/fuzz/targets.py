@@ -228,7 +228,7 @@ def _json(path: Path) -> Any:
 
 def _folder(rng: random.Random, folder: Path) -> tuple[str, ...]:
     _damaged(rng, folder, "run", "out")
-    return ("report", "out", "-o", "page.html")
+    return ("report", "out", "-o", "page.html") if rng.random() < 0.5 else ("verify", "out")
 
 
 def _points(rng: random.Random, folder: Path) -> tuple[str, ...]:
@@ -248,7 +248,7 @@ TARGETS = (
     Target(name="sweep", write=_sweep, codes=(0, 1, 2)),
     Target(name="coefficients", write=_coefficients),
     Target(name="routing counts", write=_counts),
-    Target(name="run folder", write=_folder),
+    Target(name="run folder", write=_folder, codes=(0, 1, 2)),
     Target(name="sweep table", write=_shards),
     Target(name="cache entry", write=_points, codes=(0,)),
 )
