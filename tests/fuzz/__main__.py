@@ -9,6 +9,9 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+from click.testing import CliRunner
+
+from afdsim.cli.main import main as afdsim
 from tests.fuzz.trial import Outcome, chosen, numbered
 
 
@@ -26,6 +29,9 @@ def main() -> int:
     ]
     found: Counter[tuple[str, int]] = Counter()
     wrong: list[Outcome] = []
+    CliRunner().invoke(
+        afdsim, ["run", "small", "--engine", "kernel", "--quiet", "--no-marginal"]
+    )  # compiled before the clock runs
     work = partial(numbered, seed=given.seed, keep=given.keep)
     with multiprocessing.get_context("spawn").Pool(given.workers, maxtasksperchild=500) as pool:
         for outcome in pool.imap_unordered(work, numbers[: given.count], chunksize=8):

@@ -97,7 +97,7 @@ def _yaml(folder: Path, name: str, data: Any) -> Path:
 
 
 def _scenario(rng: random.Random, folder: Path) -> tuple[str, ...]:
-    given = {"model": "step3-small", "name": "s", **rng.choice(SCENARIOS)}
+    given = {"model": "step3-small", "name": "s", **rng.choice(SCENARIOS), "run": {"stop": {"max_sim_time": "1s"}}}
     path = _yaml(folder, "s.yaml", given)
     if (chance := rng.random()) < 0.8:
         change = mutations.gentle if chance < 0.4 else mutations.tree
@@ -115,7 +115,8 @@ def _trace(rng: random.Random, folder: Path) -> tuple[str, ...]:
     else:
         (folder / name).write_text(mutations.text(rng, TRACES[name]), encoding="utf-8", errors="surrogatepass")
     workload = {"arrival": {"process": "trace"}, "trace": {"path": name}}
-    _yaml(folder, "s.yaml", {"model": "step3-small", "deployment": AFD, "workload": workload})
+    stop = {"stop": {"max_sim_time": "60s"}}
+    _yaml(folder, "s.yaml", {"model": "step3-small", "deployment": AFD, "workload": workload, "run": stop})
     return ("run", "s.yaml", *QUIET)
 
 
