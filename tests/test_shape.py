@@ -1,6 +1,7 @@
 """Limits that keep the source readable."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def named(path):
     return path.relative_to(PACKAGE).as_posix()
 
 
+@cache
 def trees():
     return [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in MODULES]
 
