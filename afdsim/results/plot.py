@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
@@ -45,7 +44,7 @@ CAUSE_HATCHES: Final = {"wait_peer": "///", "network": "\\\\\\", "imbalance": "x
 
 
 def tpot_histogram(runs: Runs, ax: Axes | None = None, *, bins: metrics.Bins = "auto") -> Axes:
-    """Draw the share of requests by TPOT, with p50, p99 and the SLA."""
+    """Draw the share of requests by TPOT, with p50, p99 and the SLA; one that is far off is in the legend only."""
     return _histogram(runs, "tpot", ax, bins=bins)
 
 
@@ -59,9 +58,6 @@ def _histogram(runs: Runs, metric: str, ax: Axes | None, *, bins: metrics.Bins) 
     samples = {name: np.concatenate(seeds) for name, seeds in _spans_ms(runs, metric).items()}
     every, limit = np.concatenate(list(samples.values())), _limit_ms(runs, metric)
     edges, _ = metrics.hist(every[every <= _reach(every)], bins=bins)
-    if (inset := _inset(ax, every, limit)) is not None:
-        _draw_shares(inset, samples, edges)
-        edges = _coarser(edges, limit or 0.0)
     _draw_shares(ax, samples, edges)
     for name, colour in colours(samples).items():
         _mark_percentiles(ax, samples[name], colour, not name)
@@ -107,7 +103,7 @@ def _cdf(runs: Runs, metric: str, ax: Axes | None, *, tail: bool) -> Axes:
     ax = new_axes(ax)
     samples, limit = _spans_ms(runs, metric), _limit_ms(runs, metric)
     every = np.concatenate([values for seeds in samples.values() for values in seeds])
-    for axes in (ax, _inset(ax, every, limit)):
+    for axes in (ax, None if tail else _inset(ax, every, limit)):
         if axes is not None:
             _draw_cumulative(axes, samples, tail)
             axes.set(yscale="log" if tail else "linear", ylim=(None, 130) if tail else (0, 103))
@@ -115,7 +111,7 @@ def _cdf(runs: Runs, metric: str, ax: Axes | None, *, tail: bool) -> Axes:
         _mark_percentiles(ax, np.concatenate(samples[name]), colour, not name)
     ylabel = "requests above (%)" if tail else "requests at or below (%)"
     ax.set(xlabel=f"{metric.upper()} of a request (ms)", ylabel=ylabel, title=_TITLES[metric])
-    _finish(ax, every, limit, cut=not tail)
+    _finish(ax, every, limit, cut=not tail, whole=not tail)
     return ax
 
 
@@ -236,11 +232,17 @@ def _mark_label(ax: Axes, label: str, style: str) -> None:
     ax.plot([], [], color="#404040", linestyle=style, linewidth=1.2, label=label)
 
 
-def _finish(ax: Axes, values: Floats, limit: float | None, *, cut: bool = True) -> None:
-    """Draw the SLA and the legend; cut the axis before a few stragglers, and say so."""
+def _finish(ax: Axes, values: Floats, limit: float | None, *, cut: bool = True, whole: bool = False) -> None:
+    """Draw the SLA and the legend; cut the axis before a few stragglers, and say so.
+
+    Without `whole` a limit that would make a sliver of the values is told in the legend, not drawn.
+    """
     if not any(label.startswith("p50") for label in ax.get_legend_handles_labels()[1]):
         _mark_label(ax, "p50", ":")
         _mark_label(ax, "p99", "--")
+    if limit is not None and not whole and far(values, limit):
+        ax.plot([], [], color="#B00020", linewidth=1.6, label=f"SLA {limit:g} ms, far off")
+        limit = None
     if limit is not None:
         ax.axvline(limit, color="#B00020", linewidth=1.6, label=f"SLA {limit:g} ms")
     reach = _reach(values)
@@ -251,24 +253,23 @@ def _finish(ax: Axes, values: Floats, limit: float | None, *, cut: bool = True) 
     legend_below(ax)
 
 
-def _inset(ax: Axes, values: Floats, limit: float | None) -> Axes | None:
-    """Return axes for a closer look where the limit is so far off that the values would be a sliver."""
+def far(values: Floats, limit: float | None) -> bool:
+    """Whether a limit is so far off that the values would be a sliver beside it."""
     if limit is None or not len(values):
-        return None
+        return False
     low, high = float(values.min()), _reach(values)
-    if high - low > 0.12 * (max(high, limit) - min(low, limit)):
+    return high - low <= 0.12 * (max(high, limit) - min(low, limit))
+
+
+def _inset(ax: Axes, values: Floats, limit: float | None) -> Axes | None:
+    """Return axes for a closer look where a limit is far off."""
+    if limit is None or not far(values, limit):
         return None
-    inset = ax.inset_axes((0.32 if limit > high else 0.14, 0.27, 0.5, 0.58))
+    inset = ax.inset_axes((0.32 if limit > _reach(values) else 0.14, 0.27, 0.5, 0.58))
     inset.set_title("the same, closer", fontsize=9)
     inset.tick_params(labelsize=8)
     inset.locator_params(axis="x", nbins=5)
     return inset
-
-
-def _coarser(edges: Floats, limit: float) -> Floats:
-    """Return bins that are wide enough to be seen beside the limit."""
-    width = max(abs(limit - edges[0]), abs(limit - edges[-1])) / 60
-    return np.asarray(edges[0] + width * np.arange(math.ceil((edges[-1] - edges[0]) / width * (1 + 1e-9)) + 1))
 
 
 def _reach(values: Floats) -> float:

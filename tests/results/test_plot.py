@@ -125,13 +125,15 @@ def test_a_few_stragglers_do_not_flatten_the_histogram():
 
 
 def test_a_limit_far_away_leaves_the_distribution_readable():
-    ax = plot.tpot_histogram(simulated(mean=0.005))
-    (inset,) = ax.child_axes
-    left, right = inset.get_xlim()
+    ax, whole = plot.tpot_histogram(simulated(mean=0.005)), plot.tpot_cdf(simulated(mean=0.005))
+    (inset,) = whole.child_axes
 
-    assert ax.get_xlim()[1] > 50
-    assert 4 < left < right < 6
-    assert not plot.tpot_histogram(simulated()).child_axes
+    assert 4 < ax.get_xlim()[0] < ax.get_xlim()[1] < 6
+    assert "SLA 50 ms, far off" in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert whole.get_xlim()[1] > 50
+    assert 4 < inset.get_xlim()[0] < inset.get_xlim()[1] < 6
+    assert not ax.child_axes
+    assert not plot.tpot_cdf(simulated()).child_axes
 
 
 def test_causes_fill_their_bars():
