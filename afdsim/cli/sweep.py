@@ -23,6 +23,7 @@ from afdsim.cli.executors import DASK, WORKERS, cores, opened
 from afdsim.cli.scenarios import STRICT
 from afdsim.cli.stopping import code
 from afdsim.errors import AfdsimError, ScenarioError
+from afdsim.units import file_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +100,7 @@ def sweep(  # noqa: PLR0917 - click passes one argument per option
         click.echo(_intent(run))
         return
     count = cores() if workers is None else workers
-    folder = _free_folder(folder or Path("results") / points.name, points, force=force)
+    folder = _free_folder(folder or Path("results") / file_name(points.name), points, force=force)
     if len(points) > MANY and not yes:
         raise ScenarioError(_estimate(run, count))
     try:

@@ -341,6 +341,8 @@ def locate(source: str | Path) -> Path:
         raise ScenarioError(_A_MODEL.format(path))
     close = units.suggestion(path.stem, shipped())
     what = "is a folder" if path.is_dir() else "no such file"
+    if held := [each for each in ("winner.yaml", "scenario.yaml") if (path / each).is_file()]:
+        raise ScenarioError(f"{source}: {what}; give {path / held[0]}")
     raise ScenarioError(f"{source}: {what}, and no shipped scenario{close} (shipped: {', '.join(shipped())})")
 
 

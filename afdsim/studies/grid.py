@@ -20,7 +20,7 @@ from afdsim import units
 from afdsim.errors import ScenarioError
 from afdsim.scenario import complaints, yamlfile
 from afdsim.scenario.document import SWEEP, Scenario, load, locate, near, shelf, told, within
-from afdsim.scenario.leaves import got
+from afdsim.scenario.leaves import Name, got
 from afdsim.scenario.yamlfile import Document
 
 TRIED = 200
@@ -222,7 +222,10 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> Grid:
         for index, group in enumerate(data.get("zip", []))
     ]
     seeds = _seeds(data.get("seeds"), base, f"{document.where(('seeds',))}: seeds")
-    name = data.get("name", path.name.removesuffix(".yaml").removesuffix(".sweep"))
+    try:
+        name = Name().read(data.get("name", path.name.removesuffix(".yaml").removesuffix(".sweep")))
+    except ValueError as error:
+        raise ScenarioError(f"{document.where(('name',))}: name: {error}") from None
     return Grid(base=base, axes=(*axes, *groups), seeds=seeds, folder=str(document.folder(())), name=name)
 
 

@@ -335,6 +335,21 @@ def test_a_name_decides_no_path(name, tmp_path, monkeypatch):
     assert [path.parent for path in tmp_path.rglob("*.json.gz")] == [inside]
 
 
+def test_a_name_of_a_sweep_decides_no_path_either(tmp_path, monkeypatch):
+    inside = tmp_path / "a" / "b"
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    text = "name: ../../evil\nbase: small\naxes: {deployment.max_num_seqs: [9]}\nseeds: 1\n"
+    Path("s.sweep.yaml").write_text(text, encoding="utf-8")
+    done = command("sweep", "s.sweep.yaml", "--workers", "1", "--quiet")
+
+    assert done.exit_code == 0
+    assert all(path.is_relative_to(inside) for path in tmp_path.rglob("*") if path.is_file())
+    assert command("sweep", "s.sweep.yaml", "--dry-run").exit_code == 0
+    Path("t.sweep.yaml").write_text(text.replace("../../evil", '"a\\x1bb"'), encoding="utf-8")
+    assert "t.sweep.yaml:1:7: name: must be one line of" in command("sweep", "t.sweep.yaml").stderr
+
+
 @pytest.mark.parametrize("words", [("run", "x" * 300), ("run", "small", "--set", f"model={'x' * 300}.json")])
 def test_a_file_name_that_is_too_long_is_bad_input(words):
     done = command(*words)
