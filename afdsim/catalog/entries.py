@@ -103,8 +103,11 @@ def llms() -> tuple[str, ...]:
 def read_gpu(name: str, entry: Mapping[str, Any]) -> Gpu:
     """Return the GPU that a catalog entry describes."""
     _demand_source(name, entry)
-    fields = {**entry, "nic": Nic(**entry["nic"]), "flops": dict(entry["flops"])}
-    return Gpu(name=name, **fields)
+    try:
+        fields = {**entry, "nic": Nic(**entry["nic"]), "flops": dict(entry["flops"])}
+        return Gpu(name=name, **fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CatalogError(f"{name}: not a whole entry of a GPU ({error}); take a shipped one as the pattern") from None
 
 
 def read_llm(name: str, entry: Mapping[str, Any]) -> Llm:

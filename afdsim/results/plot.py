@@ -58,6 +58,7 @@ def _histogram(runs: Runs, metric: str, ax: Axes | None, *, bins: metrics.Bins) 
     samples = {name: np.concatenate(seeds) for name, seeds in _spans_ms(runs, metric).items()}
     every, limit = np.concatenate(list(samples.values())), _limit_ms(runs, metric)
     edges, _ = metrics.hist(every[every <= _reach(every)], bins=bins)
+    edges = _parted(edges, limit)
     _draw_shares(ax, samples, edges)
     for name, colour in colours(samples).items():
         _mark_percentiles(ax, samples[name], colour, not name)
@@ -251,6 +252,15 @@ def _finish(ax: Axes, values: Floats, limit: float | None, *, cut: bool = True, 
         ax.set_xlim(right=max(reach, 1.02 * (limit or 0.0)))
         ax.set_xlabel(f"{ax.get_xlabel()}; {beyond:,} beyond, up to {values.max():,.1f} ms")
     legend_below(ax)
+
+
+def _parted(edges: Floats, limit: float | None) -> Floats:
+    """Return edges of equal bins, moved so that a limit among them is one: no bin is on both sides of it."""
+    width = edges[1] - edges[0]
+    if limit is None or not edges[0] < limit < edges[-1] or not np.allclose(np.diff(edges), width):
+        return edges
+    low, high = (int(np.ceil(round(abs(limit - end) / width, 9))) for end in (edges[0], edges[-1]))
+    return np.asarray(limit + width * np.arange(-low, high + 1))
 
 
 def far(values: Floats, limit: float | None) -> bool:

@@ -115,6 +115,9 @@ def _message(item: ErrorDetails, keys: Keys) -> str:
         return f"unknown {_bare(context['discriminator'])} {tag!r}{near} (known: {', '.join(known)})"
     if kind == "value_error":
         return str(context["error"])
+    if kind.endswith("_type") and keys[-1:] in {("input_len",), ("output_len",)}:
+        law = "{distribution: uniform, max: 4096}"
+        return f"must be a whole number of tokens, or a map such as {law} {got(item['input'])}"
     if kind.endswith("_type"):
         return f"must be a {'list' if kind == 'tuple_type' else 'map'} {got(item['input'])}"
     return _PLAIN.get(kind, item["msg"])

@@ -17,6 +17,8 @@ from afdsim.units import show_count, show_rate
 
 FULL: Final = 0.97
 """Share of the slots from which they count as all taken."""
+ROOM = 0.8
+"""Share of the limit of TPOT below which more slots are worth a try."""
 FULLER: Final = 95
 """Percentile over the moments in which somebody sits down."""
 LOADS: Final = frozenset({"BACKLOGGED", "OVERLOADED"})
@@ -120,8 +122,19 @@ def _waiting(run: Result) -> tuple[str, str]:
             return "prefill", "prompts wait for prefill"
     taken, slots = _running(run), _slots(run)
     if taken >= FULL * slots:
-        return "slots", f"all {show_count(slots)} slots are taken (deployment.max_num_seqs)"
+        return "slots", f"all {show_count(slots)} slots are taken (deployment.max_num_seqs){_room(run)}"
     return "kv_cache", f"the KV cache is full with {show_count(taken)} of {show_count(slots)} slots taken"
+
+
+def _room(run: Result) -> str:
+    """Say that the SLA leaves room for more slots, where it does."""
+    sla = run.summary["afdsim"].get("sla", {})
+    if sla.get("metric") != "tpot" or _share(sla) > ROOM:
+        return ""
+    values = f"{sla['value_ms']:,.4g} of {sla['limit_ms']:,.4g} ms"
+    return (
+        f", and TPOT has room ({values}): a larger max_num_seqs may carry more, as 'afdsim plan --workload' would find"
+    )
 
 
 def _by(columns: metrics.Columns, name: str, end: float) -> metrics.Floats:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -134,6 +135,14 @@ def test_a_limit_far_away_leaves_the_distribution_readable():
     assert 4 < inset.get_xlim()[0] < inset.get_xlim()[1] < 6
     assert not ax.child_axes
     assert not plot.tpot_cdf(simulated()).child_axes
+
+
+def test_no_bin_lies_on_both_sides_of_the_limit():
+    ax = plot.tpot_histogram({"passes": simulated(mean=0.0495), "is slow": simulated(1, mean=0.06)})
+    edges = {float(edge) for stairs in ax.patches for edge in stairs.get_data().edges}
+
+    assert 50.0 in edges
+    assert len({round(b - a, 9) for a, b in pairwise(sorted(edges))}) == 1
 
 
 def test_causes_fill_their_bars():
