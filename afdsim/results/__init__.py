@@ -33,6 +33,7 @@ operators            what one layer of a run computes, operator by operator
 inline               pictures as SVG inside a page
 page                 figures, tables and text as one HTML file
 exhibits             pictures of a report, each with its sentence and its table
+glossary             words of a report
 report               runs as a page
 result               the result: summary, frames, files
 seeds                several seeds of one scenario in one folder

@@ -9,6 +9,7 @@ from typing import Any, Final
 from afdsim import __version__
 from afdsim.results import blaming, caching, conversed, metrics, mixed, outages, plot, spread
 from afdsim.results.exhibits import Subject, Told, figures, near
+from afdsim.results.glossary import WORDS
 from afdsim.results.header import deployment_lines, prefill_lines, router_line, short
 from afdsim.results.inline import THEME, inline
 from afdsim.results.page import Badge, Page, Report, Section, Table, render, table, table_html
@@ -309,6 +310,7 @@ def _rests(subject: Subject) -> Iterator[Section]:
     points = (*(f"{note[:1].upper()}{note[1:]}." for note in notes), f"Engine {made['engine']}{reason}.")
     yield Section(name="rests-on", title="What the figures rest on", points=points)
     yield Section(name="limits", title="What is not modelled", points=UNMODELLED)
+    yield Section(name="words", title="Words", tables=(table(["word", "means"], WORDS),))
 
 
 def _resolved(subject: Subject) -> Iterator[Section]:

@@ -39,7 +39,10 @@ PRESENTATION = (
     "plot",
     "data/init/",
     "data/report/",
-    *(f"results/{room}" for room in ("exhibits", "gallery", "ink", "inline", "page", "plot", "report", "terminal")),
+    *(
+        f"results/{room}"
+        for room in ("exhibits", "gallery", "glossary", "ink", "inline", "page", "plot", "report", "terminal")
+    ),
     *(f"studies/{room}" for room in ("pages", "reporting", "telling")),
 )
 """Beginnings of the paths of modules and files that only show what others compute."""
