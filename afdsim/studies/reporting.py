@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +30,8 @@ def report(*folders: str | Path) -> Report:
     except ImportError:
         raise SimulationError("reports need matplotlib and jinja2: pip install 'afdsim[report]'") from None
     if len(paths) == 1:
-        return _whole(paths[0], _OF[kinds[0]])
+        with reading(paths[0]):
+            return _OF[kinds[0]](paths[0])
     for path, found in zip(paths, kinds, strict=True):
         if found != "run":
             raise ScenarioError(f"{path} holds a {found}; several folders must all be runs: report it alone")
@@ -68,13 +70,14 @@ _FILES: Final = {
 """Files by which folders are known; one of a run that was interrupted has no manifest."""
 
 
-def _whole(folder: Path, made: Callable[[Path], Report]) -> Report:
-    """Return the report of a folder, or say that it is damaged."""
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Say of whatever the files of a folder lead to that they are damaged."""
     try:
-        return made(folder)
+        yield
     except AfdsimError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError) as error:
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ScenarioError(
             f"{folder} is damaged, or of another version of afdsim ({what}); write it anew with --force"
@@ -96,7 +99,9 @@ def _together(folders: Sequence[Path]) -> Report:
 
     runs: dict[str, Sequence[Result]] = {}
     for folder in folders:
-        seeds = load_seeds(folder)
+        with reading(folder):
+            seeds = load_seeds(folder)
+            _ = pooled(seeds)
         name = seeds[0].scenario.name
         name = f"{name} ({folder.name})" if name in runs else name
         while name in runs:

@@ -20,6 +20,7 @@ from afdsim.errors import ScenarioError
 from afdsim.results.result import FRAMES, Manifest, Result, pooled
 from afdsim.simulation import simulate
 from afdsim.studies.marginal import marginal
+from afdsim.studies.reporting import reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,16 +90,21 @@ def verify(folder: str | Path, *, progress: Say | None = None) -> Verified:
     folder = Path(folder)
     if not folder.is_dir():
         raise ScenarioError(f"{folder}: no run folder; 'afdsim run SCENARIO -o {folder}' writes one")
-    saved = Result.load(folder)
-    _refuse_models(folder, saved)
+    with reading(folder):
+        saved = Result.load(folder)
+        _refuse_models(folder, saved)
+        others = _seeds(folder, saved)
     first = again(saved, saved.manifest, progress)
-    others = _seeds(folder, saved)
     rest = [again(saved, held, progress) for held in others[1:]]
-    origin = tuple(_origin(saved.manifest, first))
     counted = [0]
-    differences = [*_of_folder(folder, first, counted), *_of_seeds(folder, [first, *rest] if others else [], counted)]
-    if not differences:  # a figure of the manifest decides nothing that is in the other files
-        differences = list(_leaves("manifest.json", _bare(saved.summary), _bare(first.summary), counted))
+    with reading(folder):
+        origin = tuple(_origin(saved.manifest, first))
+        differences = [
+            *_of_folder(folder, first, counted),
+            *_of_seeds(folder, [first, *rest] if others else [], counted),
+        ]
+        if not differences:  # a figure of the manifest decides nothing that is in the other files
+            differences = list(_leaves("manifest.json", _bare(saved.summary), _bare(first.summary), counted))
     return Verified(
         folder=str(folder),
         scenario=saved.scenario.name,

@@ -87,7 +87,7 @@ def gentle(rng: random.Random, given: Any) -> Any:
     for _ in range(rng.choice((1, 2, 4))):
         holder, key = rng.choice([(each, name) for each, name in _places(made) if AMOUNT.fullmatch(str(each[name]))])
         number, unit = AMOUNT.fullmatch(str(holder[key])).groups()
-        factor = rng.choice((0, 1, 0.5, 2, 3, 10, 0.1, 1000, 1e-3, 1e6, 1e-6))
+        factor = rng.choice((0, 1, 0.5, 2, 3, 10, 0.1, 1e-3, 1e-6, *((1000, 1e6) if unit else (30,))))
         scaled = float(number) * factor
         whole = "." not in number and scaled.is_integer()
         holder[key] = f"{scaled:g}{unit}" if unit else int(scaled) if whole else scaled
