@@ -77,11 +77,12 @@ def between_steps() -> Iterator[Callable[[], int]]:
 
 @contextmanager
 def _handled(handler: Handler) -> Iterator[None]:
-    """Have signals handled so; only the main thread may, and elsewhere nothing changes."""
+    """Have signals handled so; only the main thread may, and what the caller has ignored (nohup, &) stays ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = [(number, signal.signal(number, handler)) for number in SIGNALS]
+    heard = [number for number in SIGNALS if signal.getsignal(number) not in {signal.SIG_IGN, None}]
+    before = [(number, signal.signal(number, handler)) for number in heard]
     try:
         yield
     finally:

@@ -18,8 +18,10 @@ from afdsim.results.header import short
 from afdsim.results.inline import Names, inline, stairs
 from afdsim.results.metrics import Columns, Run
 from afdsim.results.operators import operators
-from afdsim.results.page import Figure, Table, table
+from afdsim.results.page import Figure, Table, shown, table
+from afdsim.results.plot_parts import colours
 from afdsim.scenario.document import Scenario
+from afdsim.units import show_many
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,6 +65,16 @@ class Subject:
         return next(iter(self.runs.values()))[0]
 
     @property
+    def seeds(self) -> int:
+        """How many runs there are of the first deployment."""
+        return len(next(iter(self.runs.values())))
+
+    @property
+    def seed(self) -> str:
+        """What the first run is called, where pictures show it and not its mates."""
+        return f"seed {self.first.summary['afdsim']['provenance']['seed']}"
+
+    @property
     def summary(self) -> Mapping[str, Any]:
         """Figures of the first deployment."""
         return next(iter(self.summaries.values()))
@@ -78,10 +90,14 @@ class Subject:
         found = {name: spread.pooled(runs, metric) for name, runs in having.items()}
         return {name: each for name, each in found.items() if each.count}
 
-    def limit_ms(self, metric: str) -> tuple[str, float] | None:
-        """Statistic and limit of an SLA on a latency, ms."""
-        sla = self.first.run.sla
-        return None if sla is None or metric not in sla.limits else (sla.percentile, 1e3 * sla.limits[metric])
+    def limits_ms(self, metric: str) -> dict[str, tuple[str, float]]:
+        """Statistic and limit, ms, of the SLA of every deployment that has one on a latency."""
+        asked = {name: runs[0].sla for name, runs in self.columns.items()}
+        return {
+            name: (sla.percentile, 1e3 * sla.limits[metric])
+            for name, sla in asked.items()
+            if sla is not None and metric in sla.limits
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,35 +145,47 @@ def _histogram(metric: str) -> Draw:
         if not (samples := subject.samples(metric)):
             return None
         axes, off = near(getattr(plot, f"{metric}_histogram"), subject, metric)
-        sentence = _middles(samples, metric) + off
+        sentence = _sentence(_middles(samples, metric), subject) + off
         return Exhibit(axes=axes, sentence=sentence, table=_bins(axes), title=_TITLES[metric])
 
     return draw
 
 
 def near(draw: Callable[..., Axes], subject: Subject, metric: str) -> tuple[Axes, str]:
-    """Draw a latency, and say so where its limit is so far off that it is not drawn."""
-    axes, limit = draw(subject.columns), subject.limit_ms(metric)
+    """Draw a latency, and say so where a limit is so far off that it is not drawn."""
+    axes = draw(subject.columns)
+    every = 1e3 * np.concatenate([each.values for each in subject.samples(metric).values()])
+    limits = {limit for _, limit in subject.limits_ms(metric).values() if plot.far(every, limit)}
     told = any(text.get_text().endswith("far off") for text in getattr(axes.get_legend(), "texts", ()))
-    return axes, f" The SLA of {limit[1]:,.6g} ms is far off this picture." if limit is not None and told else ""
+    if not told or not limits:
+        return axes, ""
+    return axes, f" The SLA of {' and '.join(f'{limit:,.6g}' for limit in sorted(limits))} ms is far off this picture."
 
 
 _TITLES: Final = {"tpot": "Time per output token, by request", "ttft": "Time to first token, by request"}
 
 
-def _middles(samples: Mapping[str, metrics.Samples], metric: str) -> str:
-    """Say where half and nearly all of the requests are."""
+def _middles(samples: Mapping[str, metrics.Samples], metric: str) -> dict[str, str]:
+    """Say where half and nearly all of the requests are, as far as there are enough of them."""
     parts = {}
     for name, each in samples.items():
-        middle, high = (1e3 * metrics.percentiles(each, (50, 99))).tolist()
-        ends = f"at most {middle:,.4g} ms, and 99% at most {high:,.4g} ms"
-        parts[name] = f"half of the requests have a {metric.upper()} of {ends}"
-    return _sentence(parts)
+        high = next((percent for percent in (99, 95, 90) if metrics.enough(each.count, percent)), 100)
+        ends = [shown(1e3 * value) for value in metrics.percentiles(each, (50, high)).tolist()]
+        if metrics.enough(each.count, 50):
+            most = "all" if high == 100 else f"{high}%"
+            said = (
+                f"half of the requests have a {metric.upper()} of at most {ends[0]} ms, and {most} at most {ends[1]} ms"
+            )
+        else:
+            few = show_many(each.count, "request")
+            said = f"{few}, too few for percentiles, with a {metric.upper()} of at most {ends[1]} ms"
+        parts[name] = said
+    return parts
 
 
-def _sentence(parts: Mapping[str, str]) -> str:
-    """Return what is said of every deployment as one sentence: once where it is the same of all, else by name."""
-    if len(set(parts.values())) == 1:
+def _sentence(parts: Mapping[str, str], subject: Subject) -> str:
+    """Return what is said of deployments as one sentence: once where it is the same of all, else by name."""
+    if len(set(parts.values())) == 1 and len(parts) == len(subject.runs):
         text = next(iter(parts.values()))
         return f"{text[:1].upper()}{text[1:]}{' in every run' if len(parts) > 1 else ''}."
     return "; ".join(f"{name}: {text}" for name, text in parts.items()) + "."
@@ -180,10 +208,10 @@ def _cdf(metric: str, *, tail: bool = False) -> Draw:
             return None
         if tail:
             axes, off = near(partial(getattr(plot, f"{metric}_cdf"), tail=True), subject, metric)
-            sentence = _ends(samples, metric) + off
+            sentence = _sentence(_ends(samples, metric), subject) + off
         else:
             axes = getattr(plot, f"{metric}_cdf")(subject.columns)
-            sentence = _inside(samples, subject.limit_ms(metric), metric)
+            sentence = _sentence(_inside(samples, subject.limits_ms(metric), metric), subject)
         title = (
             f"{metric.upper()}: the slowest requests" if tail else f"{metric.upper()}: share of requests within a time"
         )
@@ -192,18 +220,21 @@ def _cdf(metric: str, *, tail: bool = False) -> Draw:
     return draw
 
 
-def _inside(samples: Mapping[str, metrics.Samples], limit: tuple[str, float] | None, metric: str) -> str:
-    """Say which share of the requests is inside the limit, or within what nine of ten are."""
+def _inside(
+    samples: Mapping[str, metrics.Samples], limits: Mapping[str, tuple[str, float]], metric: str
+) -> dict[str, str]:
+    """Say which share of the requests is inside the limit of their deployment, or within what nine of ten are."""
     parts = {}
     for name, each in samples.items():
-        if limit is None:
-            ninth = 1e3 * metrics.percentiles(each, (90,))[0]
-            parts[name] = f"nine of ten requests have a {metric.upper()} of at most {ninth:,.4g} ms"
-        else:
-            share = np.count_nonzero(1e3 * each.values <= limit[1]) / each.count
-            parts[name] = f"{_share(share)} requests have a {metric.upper()} of at most {limit[1]:,.6g} ms"
-    said = _sentence(parts)
-    return said if limit is None else f"{said} The SLA asks that of their {limit[0]}."
+        if name not in limits:
+            ninth = shown(1e3 * metrics.percentiles(each, (90,)).tolist()[0])
+            parts[name] = f"nine of ten requests have a {metric.upper()} of at most {ninth} ms"
+            continue
+        statistic, limit = limits[name]
+        share = np.count_nonzero(1e3 * each.values <= limit) / each.count
+        asked = f"which the SLA asks of their {statistic}"
+        parts[name] = f"{_share(share)} requests have a {metric.upper()} of at most {limit:,.6g} ms, {asked}"
+    return parts
 
 
 def _share(share: float) -> str:
@@ -212,14 +243,14 @@ def _share(share: float) -> str:
     return "all" if share == 1 else "nearly all" if shown == "100.0%" else "no" if share == 0 else f"{shown} of the"
 
 
-def _ends(samples: Mapping[str, metrics.Samples], metric: str) -> str:
+def _ends(samples: Mapping[str, metrics.Samples], metric: str) -> dict[str, str]:
     parts = {}
     for name, each in samples.items():
         one = next(percent for percent in (99.9, 99, 90) if metrics.enough(each.count, percent) or percent == 90)
-        high = 1e3 * metrics.percentiles(each, (one,))[0]
-        slow = f"one request in {100 / (100 - one):,.0f} has a {metric.upper()} above {high:,.4g} ms"
-        parts[name] = f"{slow}, the slowest {1e3 * float(each.values.max()):,.4g} ms"
-    return _sentence(parts)
+        high, most = shown(1e3 * metrics.percentiles(each, (one,)).tolist()[0]), shown(1e3 * float(each.values.max()))
+        slow = f"one request in {100 / (100 - one):,.0f} has a {metric.upper()} above {high} ms"
+        parts[name] = f"{slow}, the slowest {most} ms"
+    return parts
 
 
 _PERCENTS: Final = (0.1, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
@@ -292,13 +323,20 @@ def _utilization(subject: Subject) -> Exhibit | None:
     run = subject.first.run
     seconds = np.stack([np.asarray(run.gpus[cause], float) for cause in CAUSES])
     busy, pools = 100 * seconds[0] / seconds.sum(axis=0), np.asarray(run.gpus["pool"])
-    ends = [f"{pool} {busy[pools == pool].min():.1f} to {busy[pools == pool].max():.1f}%" for pool in run.pools]
+    ends = [f"{pool} {_range(busy[pools == pool])}" for pool in run.pools]
     columns = (np.asarray(run.gpus[name]).tolist() for name in ("pool", "instance", "rank"))
     rows = zip(*columns, (f"{share:.2f}" for share in busy.tolist()), strict=True)
-    sentence = f"Busy shares of single GPUs over the window of the metrics: {', '.join(ends)}."
+    whose = "single GPUs" if subject.seeds == 1 else f"single GPUs with {subject.seed}"
+    sentence = f"Busy shares of {whose} over the window of the metrics: {', '.join(ends)}."
     axes = plot_time.utilization(subject.first)
     found = table(["pool", "instance", "rank", "busy in the window (%)"], rows)
     return Exhibit(axes=axes, sentence=sentence, table=found, wide=True)
+
+
+def _range(shares: Any) -> str:
+    """Write the ends of some shares, percent; once where they are the same."""
+    low, high = f"{shares.min():.1f}", f"{shares.max():.1f}"
+    return f"{low}%" if low == high else f"{low} to {high}%"
 
 
 # over time ----------------------------------------------------------------------------------------------------------
@@ -311,10 +349,11 @@ def _pipeline(subject: Subject) -> Exhibit | None:
         return None
     rows = zip(*(_cells(name, spans) for name in _SPAN), strict=True)
     found = table([*_SPAN.values()], rows)
-    return Exhibit(axes=plot_time.gantt(subject.first), sentence=_bubbles(spans), table=found, wide=True)
+    sentence = _bubbles(spans, "" if subject.seeds == 1 else f" with {subject.seed}")
+    return Exhibit(axes=plot_time.gantt(subject.first), sentence=sentence, table=found, wide=True)
 
 
-def _bubbles(spans: Columns) -> str:
+def _bubbles(spans: Columns, where: str = "") -> str:
     """Say which track stands still most, and what most bubbles are."""
     cause, track = np.asarray(spans["cause"]), np.asarray(spans["track"])
     begin, end = (np.asarray(spans[name], float) for name in ("start_s", "end_s"))
@@ -322,10 +361,10 @@ def _bubbles(spans: Columns) -> str:
     idle = {each: float((end - begin)[(track == each) & (cause != "busy")].sum()) for each in sorted(set(track))}
     most, worst = max(idle, key=idle.__getitem__), max(lost, key=lost.__getitem__)
     if not lost[worst]:
-        return "In the layers shown nobody stands still."
+        return f"In the layers shown{where} nobody stands still."
     share, of = metrics.ratio(idle[most], float(end.max() - begin.min())), lost[worst] / sum(lost.values())
     why = f"{of:.0%} of all bubbles are {worst.replace('_', ' ')}"
-    return f"In the layers shown {most} stands still most, {share:.0%} of the time; {why}."
+    return f"In the layers shown{where} {most} stands still most, {share:.0%} of the time; {why}."
 
 
 _SPAN: Final = {
@@ -354,7 +393,8 @@ def _queue(subject: Subject) -> Exhibit | None:
     if waits is None:
         return None
     late, most = metrics.mean(waits), float(waits.values.max())
-    sentence = f"A request waits {1e3 * late:,.4g} ms for its seat on average, and {1e3 * most:,.4g} ms at most."
+    sentence = f"A request waits {shown(1e3 * late)} ms for its seat on average, and {shown(1e3 * most)} ms at most."
+    sentence += "" if subject.seeds == 1 else f" The curves are those of {subject.seed}."
     axes = plot_time.queue(subject.first, points=200)
     return Exhibit(axes=axes, sentence=sentence, table=_series(axes))
 
@@ -379,9 +419,10 @@ def _throughput(subject: Subject) -> Exhibit | None:
     axes = plot.throughput(subject.first)
     run = subject.first.run
     _, rates = metrics.throughput_over_time(run.tokens, run.window, 60)
+    mean = summary["output_throughput"] if subject.seeds == 1 else metrics.output_throughput(run.tokens, run.window)
     sentence = (
-        f"The cluster makes {summary['output_throughput']:,.0f} tokens/s on average over the window of "
-        f"{run.duration:,.4g} s, between {rates.min():,.0f} and {rates.max():,.0f}."
+        f"The cluster makes {mean:,.0f} tokens/s on average over the window of {run.duration:,.4g} s"
+        f"{'' if subject.seeds == 1 else f' of {subject.seed}'}, between {rates.min():,.0f} and {rates.max():,.0f}."
     )
     return Exhibit(axes=axes, sentence=sentence, table=_series(axes), title="Throughput over simulated time")
 
@@ -402,13 +443,24 @@ def _speed(subject: Subject) -> Exhibit | None:
     columns = dict(
         zip(("deployment", "tokens_per_s_per_user", "tgs"), map(np.array, zip(*rows, strict=True)), strict=True)
     )
-    axes = plot_sweep.pareto(columns, hue="deployment", met=None)
+    axes = plot_sweep.pareto(columns, hue="deployment", met=None, shades=_shades(subject, [row[0] for row in rows]))
     _closer(axes, columns)
     best = max(rows, key=lambda row: row[2])
     sentence = f"{best[0]} makes the most of its GPUs, {best[2]:,.0f} tok/s each, at {best[1]:.1f} tok/s for a user."
     names = {(row[1], row[2]): row[0] for row in rows}
     head = ["deployment", "tok/s/user", "tok/s/GPU"]
     return Exhibit(axes=axes, sentence=sentence, table=table(head, rows), names=names)
+
+
+def _shades(subject: Subject, names: Sequence[str]) -> dict[str, str]:
+    """Give deployments the colours that all pictures of the page have; one alone is the first, without a name."""
+    if not subject.alone:
+        every = colours(subject.runs)
+        return {name: every[name] for name in names}
+    own, *others = names if names[0] == short(subject.first.scenario) else ("", *names)
+    first = colours([""])[""]
+    found = colours(["", *dict.fromkeys(others)])
+    return {**({own: first} if own else {}), **{name: found[name] for name in dict.fromkeys(others)}}
 
 
 def _closer(axes: Axes, columns: Mapping[str, Any]) -> None:

@@ -101,8 +101,9 @@ def _settle(figure: Figure) -> None:
             if axis.get_scale() == "log":
                 axis.set_major_formatter("{x:,g}")
         for text in axes.texts:
-            inside = (text.get_ha(), text.get_va()) == ("center", "center")
-            if inside or text.get_bbox_patch() is not None or axes.images or text.get_color() == "white":
+            inside, plate = (text.get_ha(), text.get_va()) == ("center", "center"), text.get_bbox_patch()
+            coloured = plate is not None and plate.get_facecolor() != (1.0, 1.0, 1.0, 1.0)
+            if inside or coloured or axes.images or text.get_color() == "white":
                 text.set_color({"black": "#010101", "white": "#fefefe"}.get(str(text.get_color()), text.get_color()))
 
 

@@ -40,7 +40,8 @@ class Table:
         """Which columns hold numbers, or texts that begin with one."""
         columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.head)
         return tuple(
-            any(map(_is_number, column)) and all(_is_number(cell) is not False for cell in column) for column in columns
+            any(cell not in {"", "-"} for cell in column) and all(_is_number(cell) is not False for cell in column)
+            for column in columns
         )
 
     @property

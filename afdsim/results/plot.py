@@ -56,15 +56,16 @@ def ttft_histogram(runs: Runs, ax: Axes | None = None, *, bins: metrics.Bins = "
 def _histogram(runs: Runs, metric: str, ax: Axes | None, *, bins: metrics.Bins) -> Axes:
     ax = new_axes(ax)
     samples = {name: np.concatenate(seeds) for name, seeds in _spans_ms(runs, metric).items()}
-    every, limit = np.concatenate(list(samples.values())), _limit_ms(runs, metric)
+    every, limits = np.concatenate(list(samples.values())), _limits_ms(runs, metric)
     edges, _ = metrics.hist(every[every <= _reach(every)], bins=bins)
-    edges = _parted(edges, limit)
+    for limit in limits:
+        edges = _parted(edges, limit)
     _draw_shares(ax, samples, edges)
     for name, colour in colours(samples).items():
         _mark_percentiles(ax, samples[name], colour, not name)
     ax.set(xlabel=f"{metric.upper()} of a request (ms)", ylabel="requests (%)", title=_TITLES[metric])
     ax.margins(y=0.12)
-    _finish(ax, every, limit)
+    _finish(ax, every, limits)
     return ax
 
 
@@ -102,9 +103,9 @@ def ttft_cdf(runs: Runs, ax: Axes | None = None, *, tail: bool = False) -> Axes:
 
 def _cdf(runs: Runs, metric: str, ax: Axes | None, *, tail: bool) -> Axes:
     ax = new_axes(ax)
-    samples, limit = _spans_ms(runs, metric), _limit_ms(runs, metric)
+    samples, limits = _spans_ms(runs, metric), _limits_ms(runs, metric)
     every = np.concatenate([values for seeds in samples.values() for values in seeds])
-    for axes in (ax, None if tail else _inset(ax, every, limit)):
+    for axes in (ax, None if tail else _inset(ax, every, min(limits, default=None))):
         if axes is not None:
             _draw_cumulative(axes, samples, tail)
             axes.set(yscale="log" if tail else "linear", ylim=(None, 130) if tail else (0, 103))
@@ -112,7 +113,7 @@ def _cdf(runs: Runs, metric: str, ax: Axes | None, *, tail: bool) -> Axes:
         _mark_percentiles(ax, np.concatenate(samples[name]), colour, not name)
     ylabel = "requests above (%)" if tail else "requests at or below (%)"
     ax.set(xlabel=f"{metric.upper()} of a request (ms)", ylabel=ylabel, title=_TITLES[metric])
-    _finish(ax, every, limit, cut=not tail, whole=not tail)
+    _finish(ax, every, limits, cut=not tail, whole=not tail)
     return ax
 
 
@@ -203,10 +204,13 @@ def _joined(seeds: Sequence[Run]) -> dict[str, Any]:
     return {name: np.concatenate([np.asarray(run.gpus[name]) for run in seeds]) for name in ("pool", *CAUSES)}
 
 
-def _limit_ms(runs: Runs, metric: str) -> float | None:
-    """Return the strictest limit of the runs."""
-    every = (run.sla for seeds in named(runs).values() for run in seeds)
-    return min((1e3 * sla.limits[metric] for sla in every if sla is not None and metric in sla.limits), default=None)
+def _limits_ms(runs: Runs, metric: str) -> dict[float, list[str]]:
+    """Return the limits of the runs, the strictest first, with the names of those that have each."""
+    found: dict[float, list[str]] = {}
+    for name, seeds in named(runs).items():
+        for limit in {1e3 * run.sla.limits[metric] for run in seeds if run.sla and metric in run.sla.limits}:
+            found.setdefault(limit, []).append(name)
+    return dict(sorted(found.items()))
 
 
 # figure parts -------------------------------------------------------------------------------------------------------
@@ -215,41 +219,47 @@ def _limit_ms(runs: Runs, metric: str) -> float | None:
 def _legend(name: str, values: Floats) -> str | None:
     """Name a run of several with its percentiles; a single one has them on its marks."""
     if not len(values):
-        return f"{name}: no request" if name else "no request"
-    middle, high = np.percentile(values, (50, 99)).tolist()
-    return f"{name}: p50 {middle:.4g}, p99 {high:.4g} ms" if name else None
+        return f"{name}: none" if name else "no request"
+    known = ", ".join(f"{percent} {value:.4g}" for percent, _, value in _known(values))
+    return None if not name else f"{name}: {known} ms" if known else name
+
+
+def _known(values: Floats) -> list[tuple[str, str, float]]:
+    """Return p50 and p99 with the style of their marks, each where it has enough samples to be told."""
+    few = ((percent, style) for percent, style in ((50, ":"), (99, "--")) if metrics.enough(len(values), percent))
+    return [(f"p{percent}", style, float(np.percentile(values, percent))) for percent, style in few]
 
 
 def _mark_percentiles(ax: Axes, values: Floats, colour: str, alone: bool) -> None:
     """Mark p50 and p99; the legend says which is which, and of a single run also where."""
-    found = np.percentile(values, (50, 99)).tolist() if len(values) else ()
-    for name, style, value in zip(("p50", "p99"), (":", "--"), found, strict=False):
+    for name, style, value in _known(values):
         ax.axvline(value, color="black" if alone else colour, linestyle=style, linewidth=1.2)
-        if alone:
-            _mark_label(ax, f"{name} {value:.4g} ms", style)
+        _mark_label(ax, f"{name} {value:.4g} ms" if alone else name, style)
 
 
 def _mark_label(ax: Axes, label: str, style: str) -> None:
     ax.plot([], [], color="#404040", linestyle=style, linewidth=1.2, label=label)
 
 
-def _finish(ax: Axes, values: Floats, limit: float | None, *, cut: bool = True, whole: bool = False) -> None:
-    """Draw the SLA and the legend; cut the axis before a few stragglers, and say so.
+def _finish(
+    ax: Axes, values: Floats, limits: Mapping[float, Sequence[str]], *, cut: bool = True, whole: bool = False
+) -> None:
+    """Draw the SLA, or whose it is where there are several, and the legend; cut the axis before a few stragglers.
 
     Without `whole` a limit that would make a sliver of the values is told in the legend, not drawn.
     """
-    if not any(label.startswith("p50") for label in ax.get_legend_handles_labels()[1]):
-        _mark_label(ax, "p50", ":")
-        _mark_label(ax, "p99", "--")
-    if limit is not None and not whole and far(values, limit):
-        ax.plot([], [], color="#B00020", linewidth=1.6, label=f"SLA {limit:g} ms, far off")
-        limit = None
-    if limit is not None:
-        ax.axvline(limit, color="#B00020", linewidth=1.6, label=f"SLA {limit:g} ms")
+    drawn = [limit for limit in limits if whole or not far(values, limit)]
+    for limit, names in limits.items():
+        whose = f" of {names[0] if len(names) == 1 else f'{len(names)} runs'}" if len(limits) > 1 else ""
+        look: dict[str, Any] = {"color": "#B00020", "linewidth": 1.6}
+        if limit in drawn:
+            ax.axvline(limit, label=f"SLA {limit:g} ms{whose}", **look)
+        else:
+            ax.plot([], [], label=f"SLA {limit:g} ms{whose}, far off", **look)
     reach = _reach(values)
     beyond = int(np.count_nonzero(values > reach))
     if cut and beyond:
-        ax.set_xlim(right=max(reach, 1.02 * (limit or 0.0)))
+        ax.set_xlim(right=max(reach, 1.02 * max(drawn, default=0.0)))
         ax.set_xlabel(f"{ax.get_xlabel()}; {beyond:,} beyond, up to {values.max():,.1f} ms")
     legend_below(ax)
 

@@ -177,8 +177,8 @@ def _roofs(ax: Axes, table: Mapping[str, Any], ends: tuple[float, float]) -> dic
 
 
 def _name(ax: Axes, across: Any, up: Any, texts: Sequence[str]) -> None:
-    """Write names in a column left of the marks, the highest first, each with a line to its mark."""
-    order = np.argsort(-up, kind="stable").tolist()
+    """Write names in a column above the marks, each with a line to its mark that passes behind the names below it."""
+    order = np.argsort(-across, kind="stable").tolist()
     for row, place in enumerate(order):
         ax.annotate(
             texts[place],
@@ -187,6 +187,7 @@ def _name(ax: Axes, across: Any, up: Any, texts: Sequence[str]) -> None:
             textcoords="axes fraction",
             va="top",
             fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
             arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "relpos": (1.0, 0.5)},
             zorder=4,
         )

@@ -27,7 +27,7 @@ _UNSTABLE: Final[Mapping[str, Any]] = {"marker": "D", "linestyle": "none", "mfc"
 """How points look that miss the SLA, and whose load is not stable."""
 
 
-def pareto(
+def pareto(  # noqa: PLR0913 - the axes, and what marks are
     table: Columns | pd.DataFrame,
     ax: Axes | None = None,
     *,
@@ -35,17 +35,19 @@ def pareto(
     y: str = "tgs",
     hue: str | None = None,
     met: str | None = "sla.met",
+    shades: Mapping[str, str] | None = None,
 ) -> Axes:
     """Draw every point of a sweep and the frontier of those that no other beats in both x and y.
 
     Points where the column `met` is false and points whose load is not stable are hollow and not part of a frontier.
+    `shades` are the colours of the values of `hue`, as other pictures have them.
     """
     ax = new_axes(ax)
     across, up = _numbers(table, x), _numbers(table, y)
     groups = np.full(len(across), "") if hue is None else np.array(list(map(_name, np.asarray(table[hue]).tolist())))
     known, stable = ~np.isnan(across) & ~np.isnan(up), ~_unstable(table)
     fine = _claims(table, met) if met is not None and met in table else np.ones(len(across), bool)
-    for name, colour in colours(dict.fromkeys(groups.tolist())).items():
+    for name, colour in (shades or colours(dict.fromkeys(groups.tolist()))).items():
         mine = (groups == name) & known
         for some, look in ((mine & stable & ~fine, _MISSED), (mine & ~stable, _UNSTABLE)):
             ax.plot(across[some], up[some], color=colour, **look)

@@ -13,6 +13,7 @@ from afdsim.results.glossary import WORDS
 from afdsim.results.header import deployment_lines, prefill_lines, router_line, short
 from afdsim.results.inline import THEME, inline
 from afdsim.results.page import Badge, Page, Report, Section, Table, render, table, table_html
+from afdsim.results.summary import told
 from afdsim.scenario import yamlfile
 from afdsim.scenario.document import Scenario
 from afdsim.units import show_rate
@@ -43,7 +44,7 @@ def page(subject: Subject) -> Page:
         title=title,
         subtitle=tuple(_subtitle(scenario)) if subject.alone else (),
         badges=tuple(badge for name in subject.runs for badge in badges(name, subject)),
-        answer=" ".join(answer(subject.runs[name][0], own) for name, own in subject.summaries.items()),
+        answer=" ".join(_answers(subject)),
         sections=tuple(_sections(subject)),
         footer=footer(),
     )
@@ -89,16 +90,28 @@ def _limits(own: Mapping[str, Any], seeds: int) -> Iterator[Badge]:
         return
     for metric, limit in sla.get("limits", {sla.get("metric"): sla}).items():
         scale, unit = metrics.shown_in(metric)
-        value = f"{limit['value_ms'] * scale:,.4g} {unit}" if "value_ms" in limit else "not known"
-        low, high = limit.get("ci_ms", (None, None))
+        few = f"{sla['percentile']}_{metric}_ms" in own.get("too_few", ()) and limit["verdict"] == "n/a"
+        value = f"{limit['value_ms'] * scale:,.4g} {unit}" if "value_ms" in limit else "no request has it"
+        value = f"{sla['percentile']} needs more requests" if few else value
+        low, high = limit.get("ci_ms", (None, None)) if not few else (None, None)
         within = "" if low is None or high is None else f", 95% CI {low * scale:,.4g} to {high * scale:,.4g}"
         over = f", mean of {seeds} seeds" if seeds > 1 else ""
         if limit["verdict"] == "FAIL" and limit.get("value_ms", math.inf) <= limit["limit_ms"]:
             over += "; an SLA is met by a stable load only"
         what = f"SLA {sla['percentile']} {metric.upper()}"
         yield Badge(
-            what=what, word=limit["verdict"], why=f"{value} of {limit['limit_ms'] * scale:,.6g} {unit}{within}{over}"
+            what=what,
+            word=told(limit, own),
+            why=f"{value}{', limit' if few or 'value_ms' not in limit else ' of'} "
+            f"{limit['limit_ms'] * scale:,.6g} {unit}{within}{over}",
         )
+
+
+def _answers(subject: Subject) -> Iterator[str]:
+    """Answer for every deployment, by its name where there are several."""
+    for name, own in subject.summaries.items():
+        said = answer(subject.runs[name][0], own)
+        yield said if subject.alone else f"{name}: {said}"
 
 
 def answer(told: Told, summary: Mapping[str, Any]) -> str:
@@ -116,7 +129,7 @@ def answer(told: Told, summary: Mapping[str, Any]) -> str:
     if level == "n/a":
         return f"{what}: the run is too short to say what load it carries."
     if level != "STABLE":
-        return f"{what} does not carry the load: {level}, {gives}, and a queue that grows."
+        return f"{what} does not carry the load: {level}, {gives}; {own['saturation']['why']}."
     return f"{what} gives {gives}; {_enough(own)}."
 
 
@@ -132,7 +145,8 @@ def _enough(own: Mapping[str, Any]) -> str:
     for metric, limit in sla.get("limits", {sla.get("metric"): sla}).items():
         scale, unit = metrics.shown_in(metric)
         amount = f"{limit['limit_ms'] * scale:,.6g} {unit}"
-        parts.append(f"{sla['percentile']} {metric.upper()} is {_HELD[limit['verdict']].format(amount)}")
+        held = _HELD["unsure" if limit["verdict"] == "MARGINAL" and "ci_ms" not in limit else limit["verdict"]]
+        parts.append(f"{sla['percentile']} {metric.upper()} is {held.format(amount)}")
     return ", ".join(parts)
 
 
@@ -140,6 +154,7 @@ _HELD: Final = {
     "PASS": "within the SLA of {}",
     "FAIL": "beyond the SLA of {}",
     "MARGINAL": "too near the SLA of {} to tell",
+    "unsure": "not known well enough for the SLA of {}: the run is too short for an interval",
     "n/a": "not known well enough for the SLA of {}",
 }
 
@@ -175,15 +190,16 @@ _HEADINGS: Final = {
 
 
 def _summary(subject: Subject) -> Section:
-    drafts = any(part.deployment.mtp is not None for part in subject.first.scenario.parts)
     tables = [] if subject.alone else [_side_by_side(subject)]
-    for name, runs in subject.columns.items():
+    texts: dict[str, Sequence[str]] = {}
+    for (name, runs), seeds in zip(subject.columns.items(), subject.runs.values(), strict=True):
+        drafts = any(part.deployment.mtp is not None for part in seeds[0].scenario.parts)
         rows = spread.rows(runs, drafts=drafts)
         few = spread.too_few(rows)
         tables.append(table([name or "Metric", *spread.COLUMNS], rows, f"n/a: {few}." if few else ""))
-    text = spread.definitions(subject.first.run, drafts=drafts)
+        texts[name] = spread.definitions(runs[0], drafts=drafts)
     own = tables + ([_rates(subject)] if subject.alone else [])
-    return Section(name="summary", title="Summary", tables=tuple(own), text=(". ".join(text) + ".",))
+    return Section(name="summary", title="Summary", tables=tuple(own), text=tuple(_of_whom(texts)))
 
 
 def _rates(subject: Subject) -> Table:
@@ -214,10 +230,16 @@ def _side_by_side(subject: Subject) -> Table:
     """The main figures of several deployments."""
     rows = []
     for label, key in _MAIN.items():
-        values = [each["afdsim"].get(key, each.get(key)) for each in subject.summaries.values()]
+        values = [_figure(each, key) for each in subject.summaries.values()]
         if any(value is not None for value in values):
             rows.append((label, *values))
     return Table(head=("Figure", *subject.runs), rows=tuple(rows))
+
+
+def _figure(summary: Mapping[str, Any], key: str) -> Any:
+    """A figure of a summary; none for a percentile of too few requests."""
+    own = summary["afdsim"]
+    return None if key in own.get("too_few", ()) else own.get(key, summary.get(key))
 
 
 _MAIN: Final = {
@@ -267,20 +289,22 @@ def _happened(subject: Subject) -> Iterator[Section]:
     texts: list[str] = []
     if (found := own.get("failures")) is not None:
         texts += outages.sentences(found, own.get("lost", 0))
-    for key, sentences in _EVENTS.items():
-        texts += sentences(own[key]) if own.get(key) else []
-    cells = tuple(_cells(own["cells"])) if own.get("cells") else ()
-    if texts or cells:
+    for key, (head, sentences) in _EVENTS.items():
+        said = "; ".join(sentences(own[key])) if own.get(key) else ""
+        texts += [f"{head}: {said}"] if said else []
+    tables = tuple(_cells(own["cells"])) if own.get("cells") else ()
+    tables += (table(outages.HEAD, rows),) if found and (rows := outages.rows(found)) else ()
+    if texts or tables:
         points = tuple(f"{text[:1].upper()}{text[1:]}." for text in texts)
-        yield Section(name="happened", title="What else happened", points=points, tables=cells)
+        yield Section(name="happened", title="What else happened", points=points, tables=tables)
 
 
-_EVENTS: Final[Mapping[str, Callable[[Mapping[str, Any]], Iterable[str]]]] = {
-    "prefill": mixed.sentences,
-    "kv_cache": caching.sentences,
-    "sessions": conversed.sentences,
+_EVENTS: Final[Mapping[str, tuple[str, Callable[[Mapping[str, Any]], Iterable[str]]]]] = {
+    "prefill": ("prompts", mixed.sentences),
+    "kv_cache": ("KV cache", caching.sentences),
+    "sessions": ("sessions", conversed.sentences),
 }
-"""What a summary may hold, and how it is said."""
+"""What a summary may hold, what that is called, and how it is said."""
 
 
 def _cells(cells: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
@@ -304,13 +328,24 @@ _OF_CELL: Final = {
 
 
 def _rests(subject: Subject) -> Iterator[Section]:
-    notes = list(dict.fromkeys(note for own in subject.summaries.values() for note in own["afdsim"].get("notes", ())))
-    made = subject.first.summary["afdsim"]["provenance"]
-    reason = f": {made['engine_reason']}" if made.get("engine_reason") else ""
-    points = (*(f"{note[:1].upper()}{note[1:]}." for note in notes), f"Engine {made['engine']}{reason}.")
-    yield Section(name="rests-on", title="What the figures rest on", points=points)
+    told = {name: tuple(_basis(own["afdsim"], subject.runs[name][0])) for name, own in subject.summaries.items()}
+    yield Section(name="rests-on", title="What the figures rest on", points=tuple(_of_whom(told)))
     yield Section(name="limits", title="What is not modelled", points=UNMODELLED)
     yield Section(name="words", title="Words", tables=(table(["word", "means"], WORDS),))
+
+
+def _of_whom(told: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Say once what is said of every deployment, and of whom what is said of some."""
+    of = {text: [name for name, own in told.items() if text in own] for texts in told.values() for text in texts}
+    for text, names in of.items():
+        yield f"{text[:1].upper()}{text[1:]}." if len(names) == len(told) else f"{', '.join(names)}: {text}."
+
+
+def _basis(own: Mapping[str, Any], told: Told) -> Iterator[str]:
+    """What is noted of a deployment, and the engine that ran it."""
+    made = told.summary["afdsim"]["provenance"]
+    yield from own.get("notes", ())
+    yield f"engine {made['engine']}" + (f": {made['engine_reason']}" if made.get("engine_reason") else "")
 
 
 def _resolved(subject: Subject) -> Iterator[Section]:

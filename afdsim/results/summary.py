@@ -203,6 +203,12 @@ def _sla(run: Run, samples: Mapping[str, Samples], intervals: Mapping[str, list[
     }
 
 
+def told(limit: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """Return the verdict on one limit as reports tell it: none while the load is not known, as over all limits."""
+    word: str = limit["verdict"]
+    return "n/a" if own.get("load") == "n/a" else word
+
+
 def limit(each: Verdict) -> dict[str, Any]:
     """Return one limit with what was found."""
     return {

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afdsim import __version__
@@ -23,11 +24,10 @@ from afdsim.results.header import (
     straggler_lines,
 )
 from afdsim.results.ink import Ink, sparkline, table
+from afdsim.results.summary import told
 from afdsim.units import show_count, show_rate
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from afdsim.results.result import Result
 
 _BAR = 48
@@ -69,12 +69,16 @@ def terminal(
         page.sessions(),
         page.verdict(),
         page.remarks(),
-        [f"Saved {saved}/  ({_CONTENT})"] if saved is not None else [],
+        [f"Saved {saved}/  ({_content(saved)})"] if saved is not None else [],
     )
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
-_CONTENT = "report.html, result.json, scenario.yaml, frames, figures/"
+def _content(saved: str | Path) -> str:
+    """Name what a folder holds; no report and no figures where these could not be drawn."""
+    drawn = {"report.html": "report.html, ", "figures": ", figures/"}
+    first, last = (text if (Path(saved) / name).exists() else "" for name, text in drawn.items())
+    return f"{first}result.json, scenario.yaml, frames{last}"
 
 
 _OF_CELLS = {
@@ -331,7 +335,7 @@ class _Page:
     def _limit(self, sla: Mapping[str, Any], metric: str, limit: Mapping[str, Any]) -> list[str]:
         scale, unit = metrics.shown_in(metric)
         of = f" (mean of {len(self.runs)} seeds)" if len(self.runs) > 1 else ""
-        name, word = f"{sla['percentile']} {metric.upper()}{of}", limit["verdict"]
+        name, word = f"{sla['percentile']} {metric.upper()}{of}", told(limit, self.own)
         few = f"{sla['percentile']}_{metric}_ms" in self.own.get("too_few", ())
         value = f"{limit['value_ms'] * scale:,.4g} {unit}" if "value_ms" in limit else "no request has it"
         value = f"n/a ({sla['percentile']} needs more requests)" if few and word == "n/a" else value

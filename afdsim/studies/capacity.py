@@ -28,6 +28,7 @@ from afdsim.cost.roofline import CostModel
 from afdsim.errors import ScenarioError
 from afdsim.results.result import Result, pooled
 from afdsim.results.summary import known
+from afdsim.scenario import yamlfile
 from afdsim.scenario.asked import ClosedLoop, Gamma, Mmpp, RateCurve, Replay
 from afdsim.scenario.document import Scenario, Source, load
 from afdsim.simulation import simulate
@@ -202,13 +203,14 @@ class Capacity:
         return pd.DataFrame(rows)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``capacity.json``, ``capacity.csv`` with every point and the picture of these; return the folder."""
+        """Write ``capacity.json``, the scenario, ``capacity.csv`` with every point, and pictures; return the folder."""
         from afdsim.results import plot_parts, plot_plan
         from afdsim.results.result import to_json, write_text
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "capacity.json", to_json(self.to_dict()))
+        write_text(folder / "scenario.yaml", yamlfile.dump(self.scenario.given()))
         frame = self.frame()
         write_text(folder / "capacity.csv", frame.to_csv(index=False))
         axes = plot_plan.capacity(frame)

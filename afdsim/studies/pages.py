@@ -20,7 +20,7 @@ from afdsim.studies import ranking, telling
 from afdsim.studies.choosing import WORDS
 from afdsim.studies.comparison import Comparison
 from afdsim.studies.differences import FIGURES, value_of
-from afdsim.units import show_change
+from afdsim.units import show_change, show_many
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,14 +54,15 @@ def sweep(frame: pd.DataFrame, axes: telling.Axes, notes: Sequence[str]) -> Page
         Section(name="rests-on", title="What the figures rest on", points=tuple(map(_noted, notes))),
     ]
     kept = [each for each in sections if each.figures or each.tables or each.points]
-    counts = f"{len(found):,} points, {len(frame):,} runs; varied: {', '.join(axes.paths) or 'nothing'}"
+    counts = f"{show_many(len(found), 'point')}, {show_many(len(frame), 'run')}"
+    varied = ", ".join(axes.paths) or "nothing"
     again = _again(
         "From the folder of this sweep; points that are known are not run again.", "afdsim sweep sweep.yaml -o again"
     )
     return Page(
         kind="sweep",
         title=axes.name,
-        subtitle=(counts,),
+        subtitle=(f"{counts}; varied: {varied}",),
         answer=f"{answer[:1].upper()}{answer[1:]}.",
         sections=(*kept, again),
         footer=footer(),
@@ -135,8 +136,11 @@ def _pareto(frame: pd.DataFrame, axes: telling.Axes) -> Exhibit:
     texts: list[list[Any]] = [[where[place], *at[place]] for place in front]
     ends = [at[place] for place in front[:: max(1, len(front) - 1)]]
     told = " to ".join(f"{tgs:,.0f} tok/s/GPU at {speed:.1f} tok/s per user" for speed, tgs in ends[:2])
+    what = "run" if frame["seed"].ne(frame["seed"].iloc[0]).any() else "point"
     sentence = (
-        f"{len(front)} points are beaten by no other: {told}." if front else "No point carries its load within the SLA."
+        f"{show_many(len(front), what)} {'is' if len(front) == 1 else 'are'} beaten by no other: {told}."
+        if front
+        else f"No {what} carries its load within the SLA."
     )
     return Exhibit(
         axes=picture,
@@ -223,7 +227,7 @@ def _differences(found: Comparison) -> Table:
             known = change is not None and np.isfinite(change.low)
             ends = [
                 show_change(change.value) if change else "",
-                f"{change.low:+.1%} to {change.high:+.1%}" if change and known else "",
+                f"{change.low:+,.1%} to {change.high:+,.1%}" if change and known else "",
             ]
             rows.append([figure.label, *([name] if len(others) > 1 else []), *texts, *ends])
     of = ["deployment", first, "it"] if len(others) > 1 else [first, others[0]]
@@ -376,7 +380,7 @@ def capacity(found: Mapping[str, Any], points: pd.DataFrame) -> Page:
                 if found["notes"]
                 else []
             ),
-            _again("The run of the answer.", f"afdsim run {shlex.quote(found['scenario'])} {options}"),
+            _again("The run of the answer, from the folder of this search.", f"afdsim run scenario.yaml {options}"),
         ),
         footer=footer(),
     )

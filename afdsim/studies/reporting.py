@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from afdsim.results.result import Result
 
 
+LONGEST: Final = 40
+"""Characters of a name by which a report of several runs calls one, in every legend and table."""
+
+
 def report(*folders: str | Path) -> Report:
     """Return the report of what a folder holds, or of several runs over one another.
 
@@ -71,16 +75,17 @@ _FILES: Final = {
 
 
 @contextmanager
-def reading(folder: Path) -> Iterator[None]:
-    """Say of whatever the files of a folder lead to that they are damaged."""
+def reading(*folders: Path) -> Iterator[None]:
+    """Say of whatever the files of a folder, or of some, lead to that they are damaged."""
     try:
         yield
     except AfdsimError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError) as error:
+    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         what = f"{type(error).__name__}: {error}".splitlines()[0]
+        which = f"one of {', '.join(map(str, folders))}" if len(folders) > 1 else f"{folders[0]}"
         raise ScenarioError(
-            f"{folder} is damaged, or of another version of afdsim ({what}); write it anew with --force"
+            f"{which} is damaged, or of another version of afdsim ({what}); write it anew with --force"
         ) from None
 
 
@@ -98,16 +103,23 @@ def _together(folders: Sequence[Path]) -> Report:
     from afdsim.results.seeds import load_seeds
 
     runs: dict[str, Sequence[Result]] = {}
+    summaries: dict[str, Mapping[str, Any]] = {}
     for folder in folders:
         with reading(folder):
             seeds = load_seeds(folder)
-            _ = pooled(seeds)
-        name = seeds[0].scenario.name
-        name = f"{name} ({folder.name})" if name in runs else name
+            told = pooled(seeds)
+        name = _brief(seeds[0].scenario.name)
+        name = f"{name} ({_brief(folder.resolve().name)})" if name in runs else name
         while name in runs:
             name += "'"
-        runs[name] = seeds
-    return of_runs(runs, {name: pooled(seeds) for name, seeds in runs.items()})
+        runs[name], summaries[name] = seeds, told
+    with reading(*folders):
+        return of_runs(runs, summaries)
+
+
+def _brief(name: str) -> str:
+    """Cut a name that would fill a legend."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _of_sweep(folder: Path) -> Report:

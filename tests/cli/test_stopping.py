@@ -108,3 +108,15 @@ def test_a_second_signal_ends_a_run_at_once():
         assert stopped() == 143
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_what_the_caller_ignores_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup and "&" in a script do
+    try:
+        with stopping.noticed() as asked, stopping.between_steps() as stopped:
+            signal.raise_signal(signal.SIGINT)
+
+            assert (asked, stopped()) == ([], 0)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

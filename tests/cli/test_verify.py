@@ -9,7 +9,8 @@ from click.testing import CliRunner
 
 import afdsim
 from afdsim.cli.main import main
-from afdsim.results.result import Result, save_seeds
+from afdsim.results.result import Result
+from afdsim.results.seeds import save_seeds
 from afdsim.studies import verifying
 from tests.cases import Stages, tiny
 

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -109,13 +110,33 @@ def test_a_legend_hides_no_data():
 
 
 def test_histogram_says_percentiles_and_limit():
-    ax = plot.tpot_histogram(simulated())
+    ax = plot.tpot_histogram(simulated(n=1000))
 
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
 
     assert labels[0].startswith("p50 4")
     assert labels[1].startswith("p99 4")
     assert labels[2] == "SLA 50 ms"
+
+
+@pytest.mark.parametrize("draw", [plot.tpot_histogram, plot.tpot_cdf])
+def test_no_percentile_is_marked_that_the_table_calls_unknown(draw):
+    many, few = (
+        [text.get_text() for text in draw(runs).get_legend().get_texts()]
+        for runs in (simulated(n=999), {"one": simulated(n=5), "two": simulated(n=1000)})
+    )
+
+    assert [label[:3] for label in many] == ["p50", "SLA"]
+    assert few[0] == "one"
+    assert few[1].startswith("two: p50 4")
+    assert ", p99 4" in few[1]
+
+
+def test_unlike_limits_are_drawn_each_with_whose_it_is():
+    runs = {"one": simulated(), "two": replace(simulated(1), sla=Sla(limits={"tpot": 0.045}))}
+    labels = [text.get_text() for text in plot.tpot_histogram(runs).get_legend().get_texts()]
+
+    assert labels[-2:] == ["SLA 45 ms of two", "SLA 50 ms of one"]
 
 
 def test_a_few_stragglers_do_not_flatten_the_histogram():

@@ -263,3 +263,43 @@ def test_columns_of_numbers_are_known_and_long_tables_are_cut_and_say_so():
     assert len(found.rows) == 200
     assert "50 more rows are left out." in html
     assert html.count("<button") == 3
+
+
+def test_every_run_is_held_to_its_own_limit_by_its_name(small):
+    strict = simulate(small.vary("sla", {"tpot": "1ms", "percentile": "mean"}))
+    runs = {"loose": [simulate(small)], "strict": [strict]}
+    text = Read(str(reports.report(runs, {name: seeds[0].summary for name, seeds in runs.items()}))).texts
+    told = " ".join(data for data, path in text if path[-1:] == ("p",))
+
+    assert "loose: all requests have a TPOT of at most 4 ms, which the SLA asks of their mean" in told
+    assert "strict: no requests have a TPOT of at most 1 ms, which the SLA asks of their mean" in told
+    assert "The SLA of 1 and 4 ms is far off this picture." in told
+    assert "strict: 1A1F on 16 H800 gives" in told
+
+
+def test_no_percentile_is_told_that_the_table_calls_unknown(result):
+    sentence = next(data for data, _ in Read(str(result.report())).texts if data.startswith("Half of the requests"))
+    one = str(simulate(result.scenario.vary("workload.num_requests", 1)).report())
+
+    assert "95% at most" in sentence
+    assert "99%" not in sentence
+    assert "1 request, too few for percentiles" in one
+    assert "the run is too short for an interval" in one
+
+
+def test_a_limit_has_no_verdict_while_the_load_is_not_known():
+    scenario = load("step3_prefill").vary("workload.duration", "20s")
+    made = simulate(scenario)
+    html = str(made.report())
+
+    assert made.summary["afdsim"]["load"] == "n/a"
+    assert ">PASS<" not in html
+    assert "PASS" not in str(made)
+
+
+def test_names_on_plates_of_paper_follow_the_theme(html):
+    (roofline,) = [figure for figure in figures_of(html) if 'id="roofline"' in figure]
+    names = re.findall(r"<text[^>]*>[^<]*of the kernels[^<]*</text>", roofline)
+
+    assert names
+    assert not [name for name in names if "#010101" in name]

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+from html import unescape
 
 import pytest
 from click.testing import CliRunner
@@ -164,6 +166,28 @@ def test_a_damaged_folder_is_told_in_words(folders, name, file, text):
     assert name in told.stderr
 
 
+def test_one_damaged_folder_of_several_is_told_in_words(folders):
+    requests = folders["run"] / "requests.parquet"
+    before = requests.read_bytes()
+    try:
+        requests.write_bytes((folders["run"] / "gpus.parquet").read_bytes())
+        told = run("report", folders["comparison"] / "runs" / "1", folders["run"])
+    finally:
+        requests.write_bytes(before)
+
+    assert told.exit_code == 2
+    assert f"{folders['run']} is damaged" in told.stderr
+
+
+def test_long_names_are_cut_where_several_runs_share_a_page(folders, tmp_path):
+    long = tmp_path / "long"
+    assert run("run", "small", "--set", f"name={'n' * 200}", "--no-marginal", "--quiet", "-o", long).exit_code == 0
+    html = str(reporting.report(folders["run"], long))
+
+    assert f"{'n' * 39}…:" in html
+    assert "n" * 41 not in html.split('<section id="scenario', maxsplit=1)[0]
+
+
 def test_a_file_that_cannot_be_written_is_told(folders, tmp_path):
     (tmp_path / "file").write_text("x", encoding="utf-8")
     inside, folder = (
@@ -197,3 +221,11 @@ def test_a_report_from_python_is_that_of_the_folder(folders):
     result = afdsim.results.result.Result.load(folders["run"])
 
     assert str(reporting.report(folders["run"])) == str(result.report())
+
+
+def test_a_search_for_capacity_is_run_again_from_its_folder(folders, monkeypatch):
+    html = (folders["capacity"] / "report.html").read_text(encoding="utf-8")
+    (command,) = re.findall(r"afdsim (run scenario\.yaml [^<]*)<", html)
+    monkeypatch.chdir(folders["capacity"])
+
+    assert run(*shlex.split(unescape(command)), "--no-marginal", "--quiet").exit_code == 0
