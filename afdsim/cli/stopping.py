@@ -20,6 +20,8 @@ Handler = Callable[[int, "FrameType | None"], object]
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes, as shells have them: 128 and the signal."""
+GRACE = 5
+"""Seconds in which a run that was terminated may reach the end of its step."""
 
 
 class TerminatedError(KeyboardInterrupt):
@@ -61,18 +63,26 @@ def noticed() -> Iterator[list[int]]:
 def between_steps() -> Iterator[Callable[[], int]]:
     """Let a signal end a run at its next whole step, so that what is complete is kept; a second one ends it at once.
 
-    Gives a function that returns the exit code once one was asked to stop, and 0 before.
+    Whoever sends SIGTERM does not wait for long, and kills: `GRACE` seconds after it nothing is kept. Gives a function
+    that returns the exit code once one was asked to stop, and 0 before.
     """
     asked: list[int] = []
 
     def ask(number: int, _: object) -> None:
         asked.append(number)
         if len(asked) > 1:
-            raise TerminatedError if number == signal.SIGTERM else KeyboardInterrupt
+            raise TerminatedError if asked[0] == signal.SIGTERM else KeyboardInterrupt
+        if number == signal.SIGTERM and hasattr(signal, "SIGALRM"):
+            signal.signal(signal.SIGALRM, ask)
+            signal.alarm(GRACE)
         click.echo("stopping; Ctrl-C again to drop the run", err=True)
 
     with _handled(ask):
-        yield lambda: 128 + asked[0] if asked else 0
+        try:
+            yield lambda: 128 + asked[0] if asked else 0
+        finally:
+            if asked and hasattr(signal, "SIGALRM"):
+                signal.alarm(0)
 
 
 @contextmanager

@@ -199,8 +199,9 @@ def counted(path: str, experts: int, layers: int) -> Array:
     if counts.ndim != 2 or counts.shape[1] != experts or len(counts) not in (1, layers):
         shape = "x".join(map(str, counts.shape))
         raise ScenarioError(f"{path}: {shape} counts; needs 1 or {layers} rows of {experts} experts")
-    if (counts < 0).any() or (counts.sum(axis=1) <= 0).any():
-        raise ScenarioError(f"{path}: counts must be >= 0, and above 0 somewhere in every row")
+    sums = counts.sum(axis=1)
+    if not np.isfinite(sums).all() or (counts < 0).any() or (sums <= 0).any():
+        raise ScenarioError(f"{path}: counts must be finite and >= 0, and above 0 somewhere in every row")
     return np.broadcast_to(counts / counts.sum(axis=1, keepdims=True), (layers, experts))
 
 

@@ -12,10 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from afdsim.catalog.llm import Llm
+from afdsim.errors import ScenarioError
 from afdsim.workload.laws import Stream
 
 SCALE = 1 << 20
 """Fixed point of contexts where a step yields a fraction of a token: exact sums in any order."""
+MOST = 1_000_000
+"""Tokens of an answer whose steps are drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,9 @@ class Drafts:
         """Decode steps that `request` needs for `tokens` more tokens."""
         if tokens <= 1 or self.acceptance == 0:
             return tokens
+        if tokens > MOST:
+            why = f"the steps of an answer with drafts are drawn one by one, of {MOST:,} tokens at most"
+            raise ScenarioError(f"workload.output_len: {why} (got {tokens:,})")
         random, taken, left = self.stream("acceptance", request), 0, tokens
         while True:
             block = max(int(1.2 * left / self.mean) + 8, 8)

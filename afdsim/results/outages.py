@@ -65,7 +65,7 @@ def _each(record: Record, requests: Columns, tokens: Columns, sla: Sla | None) -
     """Return what is said of every outage."""
     assert record.outages is not None
     output, found, since = _Output(tokens), list[dict[str, Any]](), 0.0
-    nexts = [outage.at for outage, _ in record.outages[1:]] + [record.ended]
+    nexts = [*(outage.at for outage, _ in record.outages[1:]), record.ended][: len(record.outages)]
     for (outage, hit), until in zip(record.outages, nexts, strict=True):
         resumed = min(outage.resumed, record.ended)
         before = ((since + outage.at) / 2, outage.at)

@@ -321,6 +321,14 @@ def test_a_bare_model_is_cut_evenly(options, message):
     assert message in done.stderr
 
 
+def test_answers_whose_drafts_would_take_hours_to_draw_are_refused(file):
+    changes = ("--set", "deployment.mtp={draft: 1, acceptance: 0.5}", "--set", "workload.output_len=8000000")
+    done = command("run", "small", "--quiet", *changes)
+
+    assert done.exit_code == 2
+    assert done.stderr.startswith("workload.output_len: the steps of an answer with drafts are drawn one by one")
+
+
 # names
 
 

@@ -101,6 +101,15 @@ def test_what_a_library_makes_of_a_signal_is_an_interruption():
     assert _explained(ValueError("a bug"), []) is None
 
 
+def test_a_run_that_is_terminated_in_a_long_step_ends_without_it(monkeypatch):
+    monkeypatch.setattr(stopping, "GRACE", 1)
+    with stopping.between_steps() as stopped:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopped() == 143
+        with pytest.raises(stopping.TerminatedError):
+            time.sleep(20)
+
+
 def test_a_second_signal_ends_a_run_at_once():
     with stopping.between_steps() as stopped:
         assert stopped() == 0

@@ -149,7 +149,12 @@ def test_expert_counts_of_a_file_govern_the_load(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("1,2,x\n", "rows of numbers"), ("1,2\n", "needs 1 or 3 rows of 4 experts"), ("0,0,0,0\n", "above 0 somewhere")],
+    [
+        ("1,2,x\n", "rows of numbers"),
+        ("1,2\n", "needs 1 or 3 rows of 4 experts"),
+        ("0,0,0,0\n", "above 0 somewhere"),
+        ("1,2,inf,4\n", "must be finite"),
+    ],
 )
 def test_counts_that_cannot_be_are_refused(tmp_path, text, message):
     path = tmp_path / "counts.csv"

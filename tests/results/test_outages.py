@@ -36,6 +36,13 @@ def result() -> Result:
     return afdsim.simulate(crashed())
 
 
+def test_a_run_that_ends_before_the_first_crash_tells_of_none():
+    found = afdsim.simulate(crashed().vary("run.stop.max_sim_time", "500ms")).summary["afdsim"]["failures"]
+
+    assert found["outages"] == []
+    assert found["crashes"] == found["downtime_s"] == 0
+
+
 def test_an_outage_is_told_with_whom_it_hit_and_when_the_output_was_back(result):
     found = result.summary["afdsim"]["failures"]
     (one,) = found["outages"]
