@@ -196,7 +196,7 @@ def _levels(times: Floats, changes: Floats, until: float, points: int) -> tuple[
     edges = np.linspace(0.0, until, points + 1)
     first = np.searchsorted(moments, edges, side="right").tolist()
     low, high = (np.array([ends(level[i : j + 1]) for i, j in pairwise(first)]) for ends in (np.min, np.max))
-    breaks = np.concatenate([[min(0.0, *moments[:1])], moments, [max(until, *moments[-1:])]])
+    breaks = np.concatenate([[min([0.0, *moments[:1]])], moments, [max([until, *moments[-1:]])]])
     area = np.concatenate([[0.0], np.cumsum(level * np.diff(breaks))])
     return edges, low, np.diff(np.interp(edges, breaks, area)) / np.diff(edges), high
 

@@ -193,7 +193,7 @@ class LognormalLength(_Bounded):
     """Lognormal, rounded and clipped."""
 
     distribution: Literal["lognormal"]
-    mean: Annotated[float, Real(positive=True, reach=(1e-3, 1e8))]
+    mean: Annotated[float, Real(positive=True, reach=(1e-3, 1e9))]
     """Mean before clipping."""
     cv: Sigma
     """Standard deviation over mean."""

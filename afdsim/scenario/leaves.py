@@ -87,7 +87,7 @@ class Amount(_Leaf):
         number, (low, high) = self._number(value), BOUNDS[self.quantity]
         if number < 0 or (self.positive and number == 0):
             raise ValueError(f"must be {'>' if self.positive else '>='} 0 {got(value)}")
-        if math.isfinite(number) and number and not low <= number <= high:
+        if math.isfinite(number) and not (low if self.positive else 0.0) <= number <= high:
             ends = " and ".join(units.exact(end, self.quantity) for end in (low, high))
             raise ValueError(f"must be between {ends} {got(value)}")
         return number

@@ -126,27 +126,34 @@ class Cache:
         return self.folder / code()[:16] / key[:2] / f"{key}-{seed}.json"
 
     @staticmethod
-    def get(file: Path) -> Outcome | None:
+    def line(file: Path) -> str | None:
+        """Return the line that a file keeps, or None if there is none that is whole and its own."""
+        with suppress(OSError, ValueError):
+            if file.is_file():  # a pipe would be waited for
+                text, _, seal = file.read_text(encoding="utf-8").partition("\n")
+                return text if seal == sealed(file, text) else None
+        return None
+
+    @classmethod
+    def get(cls, file: Path) -> Outcome | None:
         """Return the outcome in a file, or None if there is none that is whole and its own."""
         try:
-            if not file.is_file():  # a pipe would be waited for
-                return None
-            text, end, seal = file.read_text(encoding="utf-8").partition("\n")
-            return Outcome.read(text) if seal == sealed(file, text + end) else None
-        except (OSError, ValueError, KeyError, TypeError):
+            return None if (text := cls.line(file)) is None else Outcome.read(text)
+        except (ValueError, KeyError, TypeError):
             return None
 
     @staticmethod
     def put(file: Path, text: str) -> None:
-        """Write an outcome: whole, or OSError and nothing."""
+        """Write a line, such as an outcome: whole, or OSError and nothing."""
         from afdsim.results.result import write_text
 
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, text + sealed(file, text))
+        kept = text.removesuffix("\n")
+        write_text(file, f"{kept}\n{sealed(file, kept)}")
 
 
 def sealed(file: Path, text: str) -> str:
-    """Return the line that says whose outcome a text is, and that nothing in it was changed."""
+    """Return the line that says whose line a text is, and that nothing in it was changed."""
     own = hashlib.sha256(f"{file.stem} {text}".encode()).hexdigest()
     return json.dumps({"of": file.stem, "sha256": own}) + "\n"
 

@@ -98,9 +98,8 @@ class Search:
     def _measured(self, trial: Trial) -> Future[str]:
         """Have the quick measures of a layout, from the cache where they are there."""
         file = self._file(trial)
-        if file is not None:
-            with suppress(OSError, ValueError, TypeError):
-                kept = file.read_text(encoding="utf-8")
+        if file is not None and (kept := Cache.line(file)) is not None:
+            with suppress(ValueError, TypeError):
                 _ = [_point(row) for row in json.loads(kept)]
                 return _known(kept)
         return self.pool.submit(_measures, trial.questions, trial.layout, file, code())
