@@ -32,7 +32,9 @@ def register(group: click.Group) -> None:
 @click.option("--closed", is_flag=True, help="The largest max_num_seqs of a closed loop, in place of a rate.")
 @click.option("--tolerance", type=float, default=0.02, show_default=True, help="Relative width of the answer.")
 @click.option("--seed", type=click.IntRange(min=0), help="Run this one seed instead of run.seeds.")
-@click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="Run seeds 0 to N-1; all must meet the SLA.")
+@click.option(
+    "--seeds", type=click.IntRange(1, 100_000), metavar="N", help="Run seeds 0 to N-1; all must meet the SLA."
+)
 @click.option("--engine", type=click.Choice(["auto", "processes", "kernel"]), help="Instead of run.engine.")
 @STRICT
 @click.option("-o", "--output", "folder", type=click.Path(path_type=Path), help="Save capacity.json in this folder.")

@@ -35,7 +35,7 @@ def register(group: click.Group) -> None:
 )
 @click.option("--set-a", metavar="PATH=VALUE", multiple=True, help="Change one value of the first; repeat.")
 @click.option("--set-b", metavar="PATH=VALUE", multiple=True, help="Change one value of the second; repeat.")
-@click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="Run seeds 0 to N-1; more give intervals.")
+@click.option("--seeds", type=click.IntRange(1, 100_000), metavar="N", help="Run seeds 0 to N-1; more give intervals.")
 @click.option(
     "--no-tune",
     is_flag=True,

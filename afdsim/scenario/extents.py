@@ -11,6 +11,7 @@ from afdsim.scenario.part import Fault
 
 MOST_SEQUENCES = 5_000_000
 """Sequences in flight of a deployment: a table has a row for each that a step may have."""
+MOST_GPUS = 100_000
 MOST_MESSAGES = 20_000_000
 """Messages, or operations, of a step: each has a place in the schedule."""
 MOST_REQUESTS = 10_000_000
@@ -22,9 +23,22 @@ def misfits(deployment: tree.Deployment, model: str, *, per_gpu: bool) -> Iterat
     if deployment.slots > MOST_SEQUENCES:
         text = f"gives {deployment.slots:,} sequences in flight; at most {MOST_SEQUENCES:,} are simulated"
         yield "deployment.max_num_seqs", text
+    if (gpus := _gpus(deployment)) > MOST_GPUS:
+        yield "deployment", f"has {gpus:,} GPUs; at most {MOST_GPUS:,} are simulated: no cluster has more"
     if (count := _messages(deployment, per_gpu) * _layers(model)) > MOST_MESSAGES:
         text = f"has {count:,} messages or operations in a step; at most {MOST_MESSAGES:,} are simulated"
         yield "deployment", f"{text}: fewer instances or micro-batches" + (", or granularity: instance" * per_gpu)
+
+
+def _gpus(deployment: tree.Deployment) -> int:
+    """GPUs of a deployment."""
+    match deployment:
+        case tree.Afd(attention=attention, ffn=ffn):
+            return sum(pool.instances * pool.gpus_per_instance for pool in (attention, ffn))
+        case tree.Colocated():
+            return deployment.instances * deployment.gpus_per_instance
+        case tree.TensorParallel():
+            return deployment.gpus
 
 
 def _messages(deployment: tree.Deployment, per_gpu: bool) -> int:

@@ -26,6 +26,8 @@ from afdsim.scenario.yamlfile import Document
 TRIED = 200
 """Combinations in which a value that the base refuses is tried before it is called wrong."""
 
+MOST_SEEDS = 100_000
+
 KEYS = ("version", "name", "base", "axes", "zip", "seeds")
 
 Zips = Mapping[str, Iterable[object]] | Iterable[Mapping[str, Iterable[object]]]
@@ -326,6 +328,8 @@ def _seeds(seeds: Any, base: Scenario, place: str) -> tuple[int, ...]:
     if isinstance(seeds, int) and not isinstance(seeds, bool):
         if seeds < 1:
             raise ScenarioError(f"{place}: must be >= 1, or a list of seeds {got(seeds)}")
+        if seeds > MOST_SEEDS:
+            raise ScenarioError(f"{place}: must be at most {MOST_SEEDS:,} {got(seeds)}: each is a run of every point")
         return tuple(range(seeds))
     if isinstance(seeds, bool | str | bytes | Mapping) or not isinstance(seeds, Iterable):
         raise ScenarioError(f"{place}: must be how many, or a list of seeds {got(seeds)}")

@@ -12,7 +12,11 @@ OPEN = ("workload.num_requests=null", "workload.duration=1min")
 ROWS = [
     (("deployment.num_microbatches=10000",), "must be at most 64 (got 10000): a micro-batch beyond has nothing left"),
     (("deployment.attention.instances=99999999999",), "must be at most 100,000 (got 99999999999): no cluster has more"),
-    (("deployment.attention.instances=90000",), "gives 34,560,000 sequences in flight; at most 5,000,000"),
+    (
+        ("deployment.attention.instances=5000", "deployment.max_num_seqs=900"),
+        "gives 36,000,000 sequences in flight; at most 5,000,000",
+    ),
+    (("deployment.attention.instances=20000", "deployment.max_num_seqs=9"), "has 160,008 GPUs; at most 100,000 are"),
     (("deployment.max_num_seqs=999999999",), "must be at most 100,000 (got 999999999): a GPU holds every sequence"),
     (("deployment.mtp={draft: 1000000, acceptance: 0.5}",), "must be at most 16 (got 1000000): no published system"),
     (("workload.num_requests=9223372036854775807",), "must be at most 10,000,000 (got 9223372036854775807): a run"),

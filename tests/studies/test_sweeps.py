@@ -482,6 +482,12 @@ def test_a_changed_digit_and_the_entry_of_another_point_are_computed_again(undis
     assert same(swept(tmp_path), undisturbed)
 
 
+@pytest.mark.parametrize("seeds", [100_001, 2**63 - 1, 10**30])
+def test_more_seeds_than_anybody_runs_are_refused(tmp_path, seeds):
+    with pytest.raises(afdsim.ScenarioError, match="seeds: must be at most 100,000"):
+        swept(tmp_path, seeds=seeds)
+
+
 def test_neither_a_pipe_nor_a_folder_is_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.json")
     (tmp_path / "folder.json").mkdir()
