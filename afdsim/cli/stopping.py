@@ -77,12 +77,14 @@ def between_steps() -> Iterator[Callable[[], int]]:
             signal.alarm(GRACE)
         click.echo("stopping; Ctrl-C again to drop the run", err=True)
 
+    alarmed = signal.getsignal(signal.SIGALRM) if hasattr(signal, "SIGALRM") else None
     with _handled(ask):
         try:
             yield lambda: 128 + asked[0] if asked else 0
         finally:
-            if asked and hasattr(signal, "SIGALRM"):
+            if asked and alarmed is not None:
                 signal.alarm(0)
+                signal.signal(signal.SIGALRM, alarmed)
 
 
 @contextmanager

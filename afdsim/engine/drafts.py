@@ -34,8 +34,8 @@ class Drafts:
         if tokens <= 1 or self.acceptance == 0:
             return tokens
         if tokens > MOST:
-            why = f"the steps of an answer with drafts are drawn one by one, of {MOST:,} tokens at most"
-            raise ScenarioError(f"workload.output_len: {why} (got {tokens:,})")
+            why = f"an answer has at most {MOST:,} tokens with it, whose steps are drawn one by one (got {tokens:,})"
+            raise ScenarioError(f"deployment.mtp: {why}")
         random, taken, left = self.stream("acceptance", request), 0, tokens
         while True:
             block = max(int(1.2 * left / self.mean) + 8, 8)

@@ -14,8 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from afdsim.results.excerpt import Span
 from afdsim.results.result import write_whole
-from afdsim.results.timeline import Span, Timeline
+from afdsim.results.timeline import Timeline
 
 Event = dict[str, Any]
 

@@ -29,7 +29,7 @@ NEVER = float("-inf")
 
 
 class Span(NamedTuple):
-    """What a track does from one moment to another; columns of the frame `pipeline`."""
+    """What a track does from one moment to another, or what it waits for; columns of the frame `pipeline`."""
 
     track: str
     """A unit, its NVLink (``ffn[0] gather``, ``ffn[0] scatter``), or messages on their way to it (``→ ffn[0]``)."""
@@ -37,13 +37,13 @@ class Span(NamedTuple):
     end_s: float
     step: int
     layer: int
-    """-1 at a boundary; of a gap that of the operation behind it."""
+    """-1 at a boundary; of a gap that of the operation behind it, which timelines leave at -1."""
     micro_batch: int
     """-1 in a gap."""
     cause: str
     """"busy", or why a unit stood still (`books.CAUSES`)."""
-    what: str
-    """Operation, "boundary", "messages" or "gap"."""
+    what: str = ""
+    """Operation, "boundary", "messages" or "gap"; of timelines only where the track does not say it."""
 
 
 def pipeline(record: Record, cell: Cell) -> dict[str, Array]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
@@ -144,22 +143,19 @@ def _histogram(metric: str) -> Draw:
     def draw(subject: Subject) -> Exhibit | None:
         if not (samples := subject.samples(metric)):
             return None
-        axes, off = near(getattr(plot, f"{metric}_histogram"), subject, metric)
-        sentence = _sentence(_middles(samples, metric), subject) + off
+        axes = getattr(plot, f"{metric}_histogram")(subject.columns)
+        sentence = _sentence(_middles(samples, metric), subject) + far_off(subject, metric)
         return Exhibit(axes=axes, sentence=sentence, table=_bins(axes), title=_TITLES[metric])
 
     return draw
 
 
-def near(draw: Callable[..., Axes], subject: Subject, metric: str) -> tuple[Axes, str]:
-    """Draw a latency, and say so where a limit is so far off that it is not drawn."""
-    axes = draw(subject.columns)
+def far_off(subject: Subject, metric: str) -> str:
+    """Say which limits of a latency are so far off that a histogram does not draw them; nothing where none is."""
     every = 1e3 * np.concatenate([each.values for each in subject.samples(metric).values()])
     limits = {limit for _, limit in subject.limits_ms(metric).values() if plot.far(every, limit)}
-    told = any(text.get_text().endswith("far off") for text in getattr(axes.get_legend(), "texts", ()))
-    if not told or not limits:
-        return axes, ""
-    return axes, f" The SLA of {' and '.join(f'{limit:,.6g}' for limit in sorted(limits))} ms is far off this picture."
+    text = " and ".join(f"{limit:,.6g}" for limit in sorted(limits))
+    return f" The SLA of {text} ms is far off this picture." if limits else ""
 
 
 _TITLES: Final = {"tpot": "Time per output token, by request", "ttft": "Time to first token, by request"}
@@ -207,8 +203,8 @@ def _cdf(metric: str, *, tail: bool = False) -> Draw:
         if not samples or (tail and min(each.count for each in samples.values()) < 100):
             return None
         if tail:
-            axes, off = near(partial(getattr(plot, f"{metric}_cdf"), tail=True), subject, metric)
-            sentence = _sentence(_ends(samples, metric), subject) + off
+            axes = getattr(plot, f"{metric}_cdf")(subject.columns, tail=True)
+            sentence = _sentence(_ends(samples, metric), subject) + far_off(subject, metric)
         else:
             axes = getattr(plot, f"{metric}_cdf")(subject.columns)
             sentence = _sentence(_inside(samples, subject.limits_ms(metric), metric), subject)

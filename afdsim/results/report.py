@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from afdsim import __version__
 from afdsim.results import blaming, caching, conversed, metrics, mixed, outages, plot, spread
-from afdsim.results.exhibits import Subject, Told, figures, near
+from afdsim.results.exhibits import Subject, Told, far_off, figures
 from afdsim.results.glossary import WORDS
 from afdsim.results.header import deployment_lines, prefill_lines, router_line, short
 from afdsim.results.inline import THEME, inline
@@ -385,6 +385,6 @@ def excerpt(told: Told) -> str:
     if not spread.pooled([told.run], "tpot").count:
         return found
     style = "max-width:520px;background:#fff;" + ";".join(f"{name}:{colour}" for colour, name in THEME.items())
-    axes, off = near(plot.tpot_histogram, Subject(runs={"": [told]}, summaries={"": told.summary}), "tpot")
+    axes, off = plot.tpot_histogram(told), far_off(Subject(runs={"": [told]}, summaries={"": told.summary}), "tpot")
     picture = inline(axes, "tpot", "TPOT per request")
     return f'{found}<div style="{style}">{picture}</div><p>{off}</p>'

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,29 +24,9 @@ from afdsim.engine.cell import Cell
 from afdsim.engine.lowering import lower
 from afdsim.engine.schedule import COMPUTE, GATHER, PAIRS, SCATTER, Boundary, Compute, Exchange
 from afdsim.errors import ScenarioError
+from afdsim.results.excerpt import NEVER, PARTS, Span
 from afdsim.results.metrics import Columns, Window
 from afdsim.results.result import Result
-
-NEVER = float("-inf")
-RESOURCES = {COMPUTE: "", GATHER: " gather", SCATTER: " scatter"}
-"""What the tracks of a unit's resources are called behind its name."""
-
-
-class Span(NamedTuple):
-    """One interval in which a track does one thing, or waits for one cause."""
-
-    track: str
-    start_s: float
-    end_s: float
-    step: int
-    layer: int
-    """-1 at a step boundary and in a gap."""
-    micro_batch: int
-    """-1 in a gap."""
-    cause: str
-    """"busy", or why the track stood still."""
-    what: str = ""
-    """What is done or where to, where the track does not say."""
 
 
 class Recorder:
@@ -248,7 +228,7 @@ class _Spans:
             for resource in (COMPUTE, GATHER, SCATTER):
                 turns = schedule.of(pool, resource)
                 for unit in pool if turns else ():
-                    yield from self._operations(step, unit, turns, RESOURCES[resource])
+                    yield from self._operations(step, unit, turns, PARTS[resource])
         arrived: dict[int, float] = {}
         for number, turn in enumerate(schedule.turns):
             if isinstance(turn, Exchange) and turn.pattern == PAIRS:

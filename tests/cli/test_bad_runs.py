@@ -326,7 +326,9 @@ def test_answers_whose_drafts_would_take_hours_to_draw_are_refused(file):
     done = command("run", "small", "--quiet", *changes)
 
     assert done.exit_code == 2
-    assert done.stderr.startswith("workload.output_len: the steps of an answer with drafts are drawn one by one")
+    assert done.stderr.startswith(
+        "deployment.mtp: an answer has at most 1,000,000 tokens with it, whose steps are drawn"
+    )
 
 
 # names
