@@ -160,7 +160,7 @@ def _sla(slas: Sequence[Mapping[str, Any]], level: Level | None, too_few: Sequen
         for metric in each[0]
     ]
     ordered = sorted(found, key=lambda one: -(one.value or 0.0) / one.limit)
-    limits = {one.metric: known(limit(one)) for one in ordered}
+    limits = {one.metric: known(limit(one, level)) for one in ordered}
     worst = {
         **limits[ordered[0].metric],
         "metric": ordered[0].metric,

@@ -13,7 +13,6 @@ from afdsim.results.glossary import WORDS
 from afdsim.results.header import deployment_lines, prefill_lines, router_line, short
 from afdsim.results.inline import THEME, inline
 from afdsim.results.page import Badge, Page, Report, Section, Table, render, table, table_html
-from afdsim.results.summary import told
 from afdsim.scenario import yamlfile
 from afdsim.scenario.document import Scenario
 from afdsim.units import show_rate
@@ -101,7 +100,7 @@ def _limits(own: Mapping[str, Any], seeds: int) -> Iterator[Badge]:
         what = f"SLA {sla['percentile']} {metric.upper()}"
         yield Badge(
             what=what,
-            word=told(limit, own),
+            word=limit["verdict"],
             why=f"{value}{', limit' if few or 'value_ms' not in limit else ' of'} "
             f"{limit['limit_ms'] * scale:,.6g} {unit}{within}{over}",
         )

@@ -15,7 +15,7 @@ import numpy as np
 from afdsim.results import blame, bottleneck, metrics, mixed, prefilled
 from afdsim.results.intervals import Interval, half_width, ratio_interval
 from afdsim.results.metrics import Floats, Run, Samples, Verdict, column, completed, counted, enough, ratio
-from afdsim.results.steady import BINS, Load
+from afdsim.results.steady import BINS, Level, Load
 
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99")
 """Of latencies, with intervals."""
@@ -189,13 +189,14 @@ def _sla(run: Run, samples: Mapping[str, Samples], intervals: Mapping[str, list[
     found = metrics.verdicts(run, samples)
     if run.sla is None or not found:
         return None
-    kept, limits = metrics.good(run.requests, run.sla), {each.metric: limit(each) for each in found}
+    level = None if run.load is None else run.load.level
+    kept, limits = metrics.good(run.requests, run.sla), {each.metric: limit(each, level) for each in found}
     return {
         **limits[found[0].metric],
         "met": run.carried and all(each.met for each in found),
         "metric": found[0].metric,
         "percentile": run.sla.percentile,
-        "verdict": metrics.overall([each.word for each in found], run.load.level if run.load is not None else None),
+        "verdict": metrics.overall([each.word for each in found], level),
         "goodput": metrics.goodput(run, run.sla) if run.steady else None,
         "goodput_ci": intervals.get("request_goodput"),
         "goodput_share": ratio(float(kept.sum()), float(metrics.decided(run, run.sla).sum())),
@@ -203,19 +204,13 @@ def _sla(run: Run, samples: Mapping[str, Samples], intervals: Mapping[str, list[
     }
 
 
-def told(limit: Mapping[str, Any], own: Mapping[str, Any]) -> str:
-    """Return the verdict on one limit as reports tell it: none while the load is not known, as over all limits."""
-    word: str = limit["verdict"]
-    return "n/a" if own.get("load") == "n/a" else word
-
-
-def limit(each: Verdict) -> dict[str, Any]:
-    """Return one limit with what was found."""
+def limit(each: Verdict, level: Level | None) -> dict[str, Any]:
+    """Return one limit with what was found; no verdict while the load is not known, as over all limits."""
     return {
         "limit_ms": each.limit * 1e3,
         "value_ms": None if each.value is None else each.value * 1e3,
         "ci_ms": bounds(each.interval, 1e3),
-        "verdict": each.word,
+        "verdict": "n/a" if level == "n/a" else each.word,
     }
 
 

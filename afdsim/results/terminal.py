@@ -24,7 +24,6 @@ from afdsim.results.header import (
     straggler_lines,
 )
 from afdsim.results.ink import Ink, sparkline, table
-from afdsim.results.summary import told
 from afdsim.units import show_count, show_rate
 
 if TYPE_CHECKING:
@@ -335,7 +334,7 @@ class _Page:
     def _limit(self, sla: Mapping[str, Any], metric: str, limit: Mapping[str, Any]) -> list[str]:
         scale, unit = metrics.shown_in(metric)
         of = f" (mean of {len(self.runs)} seeds)" if len(self.runs) > 1 else ""
-        name, word = f"{sla['percentile']} {metric.upper()}{of}", told(limit, self.own)
+        name, word = f"{sla['percentile']} {metric.upper()}{of}", limit["verdict"]
         few = f"{sla['percentile']}_{metric}_ms" in self.own.get("too_few", ())
         value = f"{limit['value_ms'] * scale:,.4g} {unit}" if "value_ms" in limit else "no request has it"
         value = f"n/a ({sla['percentile']} needs more requests)" if few and word == "n/a" else value

@@ -292,7 +292,9 @@ def test_a_limit_has_no_verdict_while_the_load_is_not_known():
     made = simulate(scenario)
     html = str(made.report())
 
+    limits = made.summary["afdsim"]["sla"]["limits"]
     assert made.summary["afdsim"]["load"] == "n/a"
+    assert {each["verdict"] for each in limits.values()} == {"n/a"}
     assert ">PASS<" not in html
     assert "PASS" not in str(made)
 
