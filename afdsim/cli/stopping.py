@@ -20,7 +20,7 @@ Handler = Callable[[int, "FrameType | None"], object]
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes, as shells have them: 128 and the signal."""
-GRACE = 5
+GRACE = 2
 """Seconds in which a run that was terminated may reach the end of its step."""
 
 
@@ -63,8 +63,8 @@ def noticed() -> Iterator[list[int]]:
 def between_steps() -> Iterator[Callable[[], int]]:
     """Let a signal end a run at its next whole step, so that what is complete is kept; a second one ends it at once.
 
-    Whoever sends SIGTERM does not wait for long, and kills: `GRACE` seconds after it nothing is kept. Gives a function
-    that returns the exit code once one was asked to stop, and 0 before.
+    Whoever sends SIGTERM does not wait for long, and kills: a step that has not ended `GRACE` seconds after it is not
+    kept. Gives a function that returns the exit code once one was asked to stop, and 0 before.
     """
     asked: list[int] = []
 
@@ -85,6 +85,12 @@ def between_steps() -> Iterator[Callable[[], int]]:
             if asked and alarmed is not None:
                 signal.alarm(0)
                 signal.signal(signal.SIGALRM, alarmed)
+
+
+def patient() -> None:
+    """Let what follows take its time though a run was terminated: its step has ended, and is to be kept."""
+    if hasattr(signal, "SIGALRM"):
+        signal.alarm(0)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def torn(folder: Path) -> Iterator[str]:
             yield f"{path.relative_to(folder)} is torn: {type(error).__name__}: {error}"
 
 
-def _read(path: Path, data: bytes) -> object:
+def _read(path: Path, data: bytes) -> None:
     """Read a file to its end."""
     import pandas as pd
 
@@ -37,24 +37,24 @@ def _read(path: Path, data: bytes) -> object:
         raise ValueError("empty")
     match path.suffix:
         case ".json" if POINTS in path.parts:
-            return [json.loads(line) for line in data.decode().splitlines()]
+            _ = [json.loads(line) for line in data.decode().splitlines()]
         case ".json":
-            return json.loads(data)
+            json.loads(data)
         case ".parquet":
-            return pd.read_parquet(io.BytesIO(data))
+            pd.read_parquet(io.BytesIO(data))
         case ".csv":
-            return pd.read_csv(io.BytesIO(data))
+            pd.read_csv(io.BytesIO(data))
         case ".gz":
-            return gzip.decompress(data)
+            gzip.decompress(data)
         case ".yaml":
-            return yamlfile.read(path)
+            yamlfile.read(path)
         case _:
-            return _ended(path.suffix, data)
+            _ended(path.suffix, data)
 
 
 def _ended(suffix: str, data: bytes) -> None:
     """Refuse a picture or a page without its end."""
-    ends = {".png": b"IEND\xaeB`\x82", ".svg": b"</svg>\n", ".html": b"</html>\n"}
+    ends = {".png": b"IEND\xaeB`\x82", ".svg": b"</svg>\n", ".html": b"</html>"}
     if not data.endswith(ends.get(suffix, b"\n")):
         raise ValueError(f"ends with {data[-20:]!r}")
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from afdsim.cli.main import main
 from tests.kills.commands import KINDS, OUT, POINTS, Kind, outcomes
 from tests.kills.files import differences, left_over, torn
-from tests.kills.processes import GROUP, PARENT, WORKER, Command, gone
+from tests.kills.processes import PARENT, WORKER, Command, gone
 from tests.kills.shelf import Reference, Shelf
 
 SIGNALS = ("INT", "TERM", "KILL")
