@@ -152,8 +152,8 @@ class _Trial:
             yield f"processes were left after {SECONDS:g} s"
         self.empty = self.command.seconds()
         self.command.process.wait()
-        if self.case.kind.dask:
-            self.shelf.cluster.calm()
+        if self.case.kind.dask and not self.shelf.cluster.calm():
+            yield "the cluster still works for a command that has ended"
 
     def ending(self) -> Iterator[str]:
         """The exit code is that of the signal, with one message and no traceback; or all was done."""
