@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -18,13 +19,15 @@ def main() -> int:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("count", type=int, nargs="?", default=60)
     asked.add_argument("--seed", type=int, default=0)
+    asked.add_argument("--skip", type=int, default=0, help="trials of the seed to leave out, to repeat one")
     asked.add_argument("--only", choices=[kind.name for kind in KINDS], help="command")
     given = asked.parse_args()
-    cases = (chosen(number, given.seed) for number in range(given.count * len(KINDS) * 3))
-    cases = [case for case in cases if given.only in {None, case.kind.name}][: given.count]
+    numbered = ((number, chosen(number, given.seed)) for number in range(given.skip, given.skip + 48 * given.count))
+    cases = [each for each in numbered if given.only in {None, each[1].kind.name}][: given.count]
     started, outcomes = time.monotonic(), []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with Shelf() as shelf:
-        for number, case in enumerate(cases):
+        for number, case in cases:
             found = tried(case, given.seed * 1_000_000 + number, shelf)
             outcomes.append(found)
             print(_line(found), flush=True)
@@ -37,7 +40,7 @@ def main() -> int:
 
 def _line(found: Outcome) -> str:
     case = found.case
-    what = f"{case.kind.name:<15}{case.signal:<5}{case.victim:<7}{found.moment:<28}"
+    what = f"{found.seed % 1_000_000:>3} {case.kind.name:<15}{case.signal:<5}{case.victim:<7}{found.moment:<28}"
     told = "" if found.hit else "  nobody left to kill"
     head = f"{what} exit {found.code:>4}, gone after {found.seconds:.1f} s{told}"
     return "\n".join([head, *(f"  WRONG {each}" for each in found.wrong)])

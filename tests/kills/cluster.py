@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from tests.kills.processes import MARK, NUMBERS, gone
+from tests.kills.processes import MARK, gone
 
 WORKERS = 2
 
@@ -48,11 +47,6 @@ class Cluster:
         with Client(self.address, timeout=30) as client:
             client.wait_for_workers(WORKERS, timeout=60)
             return ask(client)
-
-    def kill(self, name: str, rng: random.Random) -> bool:
-        """Send a signal to one of its workers."""
-        os.kill(rng.choice(self.workers()), NUMBERS[name])
-        return True
 
     def calm(self, seconds: float = 20.0) -> bool:
         """Whether it does nothing within so many seconds, nor for those who asked it and are no more."""

@@ -34,11 +34,18 @@ class Command:
                 stderr=err,
                 start_new_session=True,
             )
-        self.began = time.monotonic()
+        self.began, self._used = time.monotonic(), 0.0
 
     def seconds(self) -> float:
         """How long ago it began."""
         return time.monotonic() - self.began
+
+    def used(self) -> float:
+        """Seconds that it has computed itself; the last that was seen of one that has ended."""
+        with suppress(OSError, IndexError):
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            self._used = max(self._used, (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
+        return self._used
 
     def said(self, stream: str = "stderr") -> str:
         """What it has written."""
@@ -59,7 +66,9 @@ class Command:
 
     def kill(self, name: str, victim: str, rng: random.Random) -> bool:
         """Send a signal to a part of it; False where that part is no more."""
-        with suppress(ProcessLookupError):
+        if self.ended():
+            return False
+        with suppress(ProcessLookupError, IndexError):
             if victim == GROUP:
                 os.killpg(self.process.pid, NUMBERS[name])
             elif victim == PARENT:

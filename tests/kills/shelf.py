@@ -20,6 +20,7 @@ class Reference:
 
     folder: Path
     seconds: float
+    """That it computed itself, by which moments are counted: the same on a machine with more to do."""
     printed: str
 
 
@@ -66,15 +67,13 @@ class Shelf:
         return kind.words(self.cluster.address if kind.dask else "")
 
     def reference(self, kind: Kind) -> Reference:
-        """Run a command undisturbed, the first time that it is asked for: twice, the first to fill caches."""
+        """Run a command undisturbed, the first time that it is asked for."""
         if kind.name not in self._references:
-            for number in (1, 2):
-                yard = self.yard(f"{kind.name} undisturbed {number}", kind)
-                command = Command(self.words(kind), yard / "here", yard.name, self.environment(yard))
-                command.wait(command.ended)
-                assert command.process.returncode == 0, command.said()
-                seconds = command.seconds()
+            yard = self.yard(f"{kind.name} undisturbed", kind)
+            command = Command(self.words(kind), yard / "here", yard.name, self.environment(yard))
+            command.wait(lambda: command.used() < 0)  # which notes what it computes until it ends
+            assert command.process.returncode == 0, command.said()
             self._references[kind.name] = Reference(
-                folder=yard / "here", seconds=seconds, printed=command.said("stdout")
+                folder=yard / "here", seconds=command.used(), printed=command.said("stdout")
             )
         return self._references[kind.name]

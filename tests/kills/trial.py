@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from afdsim.cli.main import main
 from tests.kills.commands import KINDS, OUT, POINTS, Kind, outcomes
 from tests.kills.files import differences, left_over, torn
-from tests.kills.processes import PARENT, WORKER, Command, gone
+from tests.kills.processes import NUMBERS, PARENT, WORKER, Command, gone
 from tests.kills.shelf import Reference, Shelf
 
 SIGNALS = ("INT", "TERM", "KILL")
@@ -70,58 +70,48 @@ def chosen(number: int, seed: int) -> Case:
 
 
 def tried(case: Case, seed: int, shelf: Shelf) -> Outcome:
-    """Kill a command at a moment, and look at what is left; then run it again."""
-    reference = shelf.reference(case.kind)
-    yard = shelf.yard(f"{case.kind.name} {case.signal} {case.victim} {seed}", case.kind)
-    rng = random.Random(f"{case.kind.name} {case.signal} {case.victim} {seed}")
+    """Kill a command at a moment, and look at what is left; then run it again, where it has not done its work."""
+    name = f"{case.kind.name} {case.signal} {case.victim} {seed}"
+    reference, yard, rng = shelf.reference(case.kind), shelf.yard(name, case.kind), random.Random(name)
+    others = shelf.cluster.workers() if case.kind.dask and case.victim == WORKER else []
     command = Command(shelf.words(case.kind), yard / "here", yard.name, shelf.environment(yard))
-    moment, hit = _killed(case, command, reference, rng, shelf)
-    killed = command.seconds()
+    moment = _waited(case, command, reference, rng)
+    hit, killed = _killed(case, command, rng, others), command.seconds()
     trial = _Trial(case, shelf, yard, reference, command)
     wrong = [*trial.left(), *trial.ending(), *trial.files()]
-    seconds = trial.empty - killed
-    wrong += [] if command.process.returncode == 0 and not case.kind.dask and _finished(trial) else trial.again()
-    wrong += trial.outside()
-    found = Outcome(
-        case=case,
-        seed=seed,
-        moment=moment,
-        code=command.process.returncode,
-        seconds=seconds,
-        hit=hit,
-        wrong=tuple(wrong),
-    )
+    done = command.process.returncode == 0 and not list(differences(trial.folder, reference.folder))
+    wrong += [*([] if done else trial.again()), *trial.outside()]
     if not wrong:
         shutil.rmtree(yard)
-    return found
+    code, seconds = command.process.returncode, trial.empty - killed
+    return Outcome(case=case, seed=seed, moment=moment, code=code, seconds=seconds, hit=hit, wrong=tuple(wrong))
 
 
-def _finished(trial: _Trial) -> bool:
-    return not list(differences(trial.folder, trial.reference.folder))
-
-
-def _killed(case: Case, command: Command, reference: Reference, rng: random.Random, shelf: Shelf) -> tuple[str, bool]:
-    """Wait for a moment of the command's life, a time or a file that it writes, and kill; says when, and whether."""
-    if rng.random() < 0.5:
+def _waited(case: Case, command: Command, reference: Reference, rng: random.Random) -> str:
+    """Wait for a moment of the command's life: a share of what it computes, or a file that it writes."""
+    if rng.random() < 0.4:
         share = rng.random()
-        moment = f"at {share:.0%} of its time"
-        command.wait(lambda: command.seconds() > share * reference.seconds)
-    else:
-        files = sorted(
-            path.relative_to(reference.folder) for path in (reference.folder / OUT).rglob("*") if path.is_file()
-        )
-        files = files or sorted(
-            each.relative_to(reference.folder) for each in (reference.folder / POINTS).rglob("*.json")
-        )
-        file = rng.choice(files)
-        moment = f"at {file.name[:24]}"
-        command.wait(lambda: _begun(command.folder / file))
+        command.wait(lambda: command.used() >= share * reference.seconds)
+        return f"at {share:.0%} of its work"
+    places = (POINTS,) if case.victim == WORKER else (OUT, POINTS)
+    found = (path for place in places for path in (reference.folder / place).rglob("*") if path.is_file())
+    file = rng.choice(sorted(found))
+    place = command.folder / file.relative_to(reference.folder)
+    command.wait(lambda: _begun(place))
+    return f"at {file.name[:24]}"
+
+
+def _killed(case: Case, command: Command, rng: random.Random, others: list[int]) -> bool:
+    """Send the signal, to one of `others` where these are the workers; whether there was somebody to hear it."""
     if case.victim != WORKER:
-        return moment, command.kill(case.signal, case.victim, rng)
-    if case.kind.dask:
-        return moment, not command.ended() and shelf.cluster.kill(case.signal, rng)
-    command.wait(command.workers)
-    return moment, not command.ended() and command.kill(case.signal, WORKER, rng)
+        return command.kill(case.signal, case.victim, rng)
+    if not others:
+        command.wait(command.workers)
+        return command.kill(case.signal, WORKER, rng)
+    if not command.ended():
+        os.kill(rng.choice(others), NUMBERS[case.signal])
+        return True
+    return False
 
 
 def _begun(file: Path) -> bool:
