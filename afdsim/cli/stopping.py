@@ -24,6 +24,14 @@ GRACE = 2
 """Seconds in which a run that was terminated may reach the end of its step."""
 
 
+class InterruptError(KeyboardInterrupt):
+    """Ctrl-C, in a class of its own.
+
+    CPython remembers that a plain `KeyboardInterrupt` left an `exec`, and then ends by the signal, whatever was made of
+    it; libraries make their classes so.
+    """
+
+
 class TerminatedError(KeyboardInterrupt):
     """SIGTERM, which whoever waits for Ctrl-C takes for it."""
 
@@ -53,7 +61,7 @@ def noticed() -> Iterator[list[int]]:
 
     def raised(number: int, _: object) -> None:
         asked.append(number)
-        raise TerminatedError if number == signal.SIGTERM else KeyboardInterrupt
+        raise TerminatedError if number == signal.SIGTERM else InterruptError
 
     with _handled(raised):
         yield asked
@@ -71,7 +79,7 @@ def between_steps() -> Iterator[Callable[[], int]]:
     def ask(number: int, _: object) -> None:
         asked.append(number)
         if len(asked) > 1:
-            raise TerminatedError if asked[0] == signal.SIGTERM else KeyboardInterrupt
+            raise TerminatedError if asked[0] == signal.SIGTERM else InterruptError
         if number == signal.SIGTERM and hasattr(signal, "SIGALRM"):
             signal.signal(signal.SIGALRM, ask)
             signal.alarm(GRACE)

@@ -176,6 +176,22 @@ def test_a_command_that_is_stopped_while_it_is_loaded_says_so(number, tmp_path):
     assert (process.returncode, told) == (128 + number, "interrupted; nothing was saved\n")
 
 
+def test_the_exit_code_counts_wherever_the_signal_came():
+    asked = "exec('signal.raise_signal(signal.SIGINT)')"  # as libraries make classes when they are loaded
+    words = f"""import signal, sys
+from afdsim.cli import stopping
+for hears in (stopping.noticed, stopping.between_steps):
+    try:
+        with hears() as stopped:
+            {asked}
+            {asked}
+    except KeyboardInterrupt:
+        pass
+sys.exit(130)
+"""
+    assert subprocess.run([sys.executable, "-c", words], stderr=subprocess.DEVNULL, check=False).returncode == 130
+
+
 def caught(pid, number):
     """Whether a process has a handler for a signal."""
     mask = int(Path(f"/proc/{pid}/status").read_text().partition("SigCgt:")[2].split()[0], 16)
