@@ -176,20 +176,23 @@ def test_a_command_that_is_stopped_while_it_is_loaded_says_so(number, tmp_path):
     assert (process.returncode, told) == (128 + number, "interrupted; nothing was saved\n")
 
 
-def test_the_exit_code_counts_wherever_the_signal_came():
-    asked = "exec('signal.raise_signal(signal.SIGINT)')"  # as libraries make classes when they are loaded
-    words = f"""import signal, sys
+@pytest.mark.parametrize("hears", ["noticed", "between_steps"])
+def test_the_exit_code_counts_wherever_ctrl_c_came(hears, tmp_path):
+    (tmp_path / "asked.py").write_text(INSIDE_EXEC.format(hears=hears), encoding="utf-8")
+    words = [sys.executable, "-m", "asked"]
+
+    assert subprocess.run(words, cwd=tmp_path, stderr=subprocess.DEVNULL, check=False).returncode == 130
+
+
+INSIDE_EXEC = """import signal, sys
 from afdsim.cli import stopping
-for hears in (stopping.noticed, stopping.between_steps):
-    try:
-        with hears() as stopped:
-            {asked}
-            {asked}
-    except KeyboardInterrupt:
-        pass
-sys.exit(130)
+try:
+    with stopping.{hears}():
+        for _ in range(2):
+            exec("signal.raise_signal(signal.SIGINT)")  # as libraries make classes when they are loaded
+except KeyboardInterrupt:
+    sys.exit(130)
 """
-    assert subprocess.run([sys.executable, "-c", words], stderr=subprocess.DEVNULL, check=False).returncode == 130
 
 
 def caught(pid, number):
