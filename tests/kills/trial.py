@@ -44,7 +44,7 @@ class Outcome:
     moment: str
     code: int
     seconds: float
-    """From the signal until no process was left."""
+    """From the signal, or the end of a command that has done its work, until no process was left."""
     hit: bool
     """Whether there was somebody to kill."""
     wrong: tuple[str, ...] = field(default=())
@@ -76,14 +76,14 @@ def tried(case: Case, seed: int, shelf: Shelf) -> Outcome:
     others = shelf.cluster.workers() if case.kind.dask and case.victim == WORKER else []
     command = Command(shelf.words(case.kind), yard / "here", yard.name, shelf.environment(yard))
     moment = _waited(case, command, reference, rng)
-    hit, killed = _killed(case, command, rng, others), command.seconds()
-    trial = _Trial(case, shelf, yard, reference, command)
+    hit = _killed(case, command, rng, others)
+    trial = _Trial(case, shelf, yard, reference, command, since=command.seconds())
     wrong = [*trial.left(), *trial.ending(), *trial.files()]
     done = command.process.returncode == 0 and not list(differences(trial.folder, reference.folder))
     wrong += [*([] if done else trial.again()), *trial.outside()]
     if not wrong:
         shutil.rmtree(yard)
-    code, seconds = command.process.returncode, trial.empty - killed
+    code, seconds = command.process.returncode, trial.empty - trial.since
     return Outcome(case=case, seed=seed, moment=moment, code=code, seconds=seconds, hit=hit, wrong=tuple(wrong))
 
 
@@ -127,6 +127,8 @@ class _Trial:
     yard: Path
     reference: Reference
     command: Command
+    since: float
+    """Seconds of the command's life at the signal, or when it had ended in spite of that."""
     empty: float = 0.0
     """Seconds of the command's life when no process was left."""
 
@@ -138,6 +140,7 @@ class _Trial:
         """No process is left after three seconds; those of a command that lost a worker, after its end."""
         if self.case.victim == WORKER or self.command.process.poll() == 0:
             self.command.wait(self.command.ended)
+            self.since = self.command.seconds()
         if not gone(self.command.mark, SECONDS * slack()):
             yield f"processes were left after {SECONDS:g} s"
         self.empty = self.command.seconds()
