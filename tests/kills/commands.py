@@ -20,12 +20,12 @@ AXIS = [6, 8, 10, 12, 14, 16, 18, 20]
 SWEEP = {
     "version": 1,
     "name": "s",
-    "base": {"extends": "small", "workload": {"num_requests": 900}},
+    "base": {"extends": "small", "workload": {"num_requests": 400}},
     "axes": {"deployment.max_num_seqs": AXIS},
     "seeds": 1,
 }
 SCRIPT = f"""import afdsim
-base = afdsim.load("small").vary("workload.num_requests", 900)
+base = afdsim.load("small").vary("workload.num_requests", 400)
 table = afdsim.sweep(base, {{"deployment.max_num_seqs": {AXIS}}}, seeds=1, workers=2, cache="{POINTS}")
 print(table.drop(columns="wall_s").to_csv())
 """
