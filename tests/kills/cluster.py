@@ -37,6 +37,17 @@ class Cluster:
         """Processes of the workers that live; fewer where one was killed a moment ago."""
         return self._asked(lambda client: sorted(client.run(os.getpid).values()))
 
+    def complete(self, seconds: float = 30.0) -> bool:
+        """Whether all its workers are there within so many seconds; one that was asked to stop may not be replaced."""
+        from distributed import Client
+
+        try:
+            with Client(self.address, timeout=30) as client:
+                client.wait_for_workers(WORKERS, timeout=seconds)
+        except (TimeoutError, OSError):
+            return False
+        return True
+
     def tasks(self) -> int:
         """Tasks that the scheduler knows of, and those that workers are in."""
         return self._asked(_tasks)
@@ -45,7 +56,7 @@ class Cluster:
         from distributed import Client
 
         with Client(self.address, timeout=30) as client:
-            client.wait_for_workers(WORKERS, timeout=60)
+            client.wait_for_workers(1, timeout=120)
             return ask(client)
 
     def calm(self, seconds: float = 20.0) -> bool:

@@ -59,11 +59,15 @@ class Shelf:
     def cluster(self) -> Cluster:
         """The Dask cluster, started when it is first asked for."""
         if self._cluster is None:
-            self._cluster = Cluster(self.place / "cluster", self.environment())
+            number = len(list(self.place.glob("cluster *")))
+            self._cluster = Cluster(self.place / f"cluster {number}", self.environment())
         return self._cluster
 
     def words(self, kind: Kind) -> tuple[str, ...]:
-        """What is typed."""
+        """What is typed; of a Dask cluster that has lost a worker for good, another one is the next."""
+        if kind.dask and not self.cluster.complete():
+            self.cluster.close()
+            self._cluster = None
         return kind.words(self.cluster.address if kind.dask else "")
 
     def reference(self, kind: Kind) -> Reference:
