@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # What a run needs comes first, so that the engine compiles while the rest is installed.
 NEEDED := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")
 
-.PHONY: run test check laws paper bench golden docs docs-test links pictures fuzz verify
+.PHONY: run test check laws paper bench golden docs docs-test links pictures fuzz kills verify
 run: $(READY)    ## simulate the main scenario
 	@$(BIN)/afdsim run scenarios/step3_2a2f_4k.yaml
 
@@ -24,6 +24,9 @@ laws: $(READY)   ## the laws again, with many more examples
 
 fuzz: $(READY)   ## 20,000 mutated inputs of every kind that is read; counts of what became of them
 	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+kills: $(READY)  ## 60 kills of commands at work (INT, TERM, KILL; parent, group, worker); counts, and every law that broke
+	@$(BIN)/python -m tests.kills $(ARGS)
 
 paper: $(READY)  ## bands around published numbers, with the gaps printed
 	@$(BIN)/python experiments/step3_paper/run.py

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afdsim.errors import AfdsimError
-from afdsim.results.result import write_text
+from afdsim.results.whole import write_text
 
 if TYPE_CHECKING:
     from verification.suite import Row

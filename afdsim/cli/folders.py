@@ -9,14 +9,17 @@ from pathlib import Path
 import click
 
 from afdsim.cli.scenarios import warn
+from afdsim.cli.stopping import StoppedError, code
 from afdsim.errors import ScenarioError, SimulationError
 
 
 def check_folder(folder: Path, holds: str, what: str, *, force: bool) -> None:
     """Refuse a folder that holds something else than `what`, which is known by the file `holds`."""
+    from afdsim.results.whole import vacant
+
     if folder.exists() and not folder.is_dir():
         raise ScenarioError(f"{folder} is a file; -o takes a folder")
-    if not force and folder.is_dir() and any(folder.iterdir()) and not (folder / holds).is_file():
+    if not force and not vacant(folder) and not (folder / holds).is_file():
         raise ScenarioError(f"{folder} exists and holds no {what}; -o or --force")
 
 
@@ -28,6 +31,8 @@ def save(write: Callable[[Path], Iterable[Path] | Path], folder: Path, *, page: 
             report(folder)
     except OSError as error:
         raise SimulationError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    except KeyboardInterrupt as error:
+        raise StoppedError(f"{folder} is not whole: the same again writes it", code=code(error)) from None
     except ImportError:
         raise SimulationError("figures need matplotlib: pip install 'afdsim[report]'") from None
     files = () if isinstance(written, Path) else written

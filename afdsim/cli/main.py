@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import signal
 import sys
 import time
 import warnings
@@ -38,7 +39,7 @@ from afdsim.cli import (
     verify,
 )
 from afdsim.cli.scenarios import SCENARIO, SET, STRICT, load_noted, warn
-from afdsim.cli.stopping import StoppedError, between_steps, code, noticed
+from afdsim.cli.stopping import StoppedError, between_steps, code, noticed, patient
 from afdsim.errors import AfdsimError, ScenarioError, SimulationError, StoppedEarly
 from afdsim.units import clip, file_name, printable
 
@@ -219,9 +220,12 @@ def _simulate_seeds(
                 results.append(_one_seed(scenario, seed, report, None if results else recorder))
                 if len(results) == 1 and not stopped():
                     results[0] = _with_marginal(results[0], marginal)
+                patient()
                 _save(results, folder, force=force, wall=time.perf_counter() - started)
                 if stopped():
                     raise StoppedError(_kept(results, folder, scenario.run.seeds, reached), results, stopped())
+                with noticed():  # which loses nothing now
+                    _draw(results, folder)
     except KeyboardInterrupt as error:
         raise StoppedError(_kept(results, folder, scenario.run.seeds, reached), results, code(error)) from None
     if not quiet:
@@ -237,7 +241,13 @@ def _with_marginal(result: Result, asked: bool | None) -> Result:
 
     from afdsim.studies.marginal import marginal, quick
 
-    return replace(result, marginal=marginal(result)) if asked or quick(result.scenario) else result
+    with noticed() as signals:
+        try:
+            return replace(result, marginal=marginal(result)) if asked or quick(result.scenario) else result
+        except KeyboardInterrupt:
+            told = signals[0]
+    signal.raise_signal(told)  # for who stops between steps, and keeps what is there
+    return result
 
 
 def _go_on(
@@ -313,6 +323,7 @@ def _save(results: list[Result], folder: Path | None, *, force: bool, wall: floa
             results[0].save(
                 folder,
                 force=force,
+                pictures=False,
                 log=(f"wall time: {wall:.2f} s", f"command: {shlex.join(['afdsim', *sys.argv[1:]])}"),
             )
         if len(results[0].scenario.run.seeds) > 1:
@@ -321,13 +332,34 @@ def _save(results: list[Result], folder: Path | None, *, force: bool, wall: floa
         raise SimulationError(f"{folder}: cannot be written: {error.strerror or error}") from None
 
 
+def _draw(results: list[Result], folder: Path | None) -> None:
+    if folder is None:
+        return
+    from afdsim.results.seeds import draw_seeds
+
+    try:
+        draw_seeds(results, folder)
+    except OSError as error:
+        raise SimulationError(f"{folder}: cannot be written: {error.strerror or error}") from None
+
+
 def _kept(results: list[Result], folder: Path | None, seeds: Sequence[int], reached: list[float]) -> str:
     """Say how far the run got, and what is on disk."""
     last = seeds[max(len(results) - 1, 0)]
     at = f"seed {last} was at {reached[-1]:.0%}; " if 0 < reached[-1] < 1 else ""
-    if folder is None or not results:
+    saved = [] if folder is None else _on_disk(results, folder)
+    if not saved:
         return f"{at}nothing was saved"
-    return f"{at}{folder} keeps seed{'s' if len(results) > 1 else ''} {', '.join(str(each.seed) for each in results)}"
+    return f"{at}{folder} keeps seed{'s' if len(saved) > 1 else ''} {', '.join(map(str, saved))}"
+
+
+def _on_disk(results: list[Result], folder: Path) -> list[int]:
+    """Return the seeds of which a folder has all but pictures."""
+    from afdsim.results.result import SEEDS
+    from afdsim.results.seeds import whole
+
+    homes = [folder, *(folder / SEEDS / str(each.seed) for each in results[1:])]
+    return [each.seed for each, home in zip(results, homes, strict=False) if whole(home)]
 
 
 def _print_wall_time(results: list[Result], wall: float) -> None:

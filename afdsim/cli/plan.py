@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import click
 from afdsim.cli.completion import model_names
 from afdsim.cli.executors import DASK, WORKERS, cores, opened
 from afdsim.cli.folders import check_folder, save, trying
+from afdsim.cli.stopping import StoppedError, code
 from afdsim.cli.tables import AS_JSON, block
 from afdsim.errors import ScenarioError
 
@@ -85,7 +87,8 @@ def _found(*, dask: str | None, workers: int | None, resume: bool, cache: Path |
     limits = {key: asked[key] for key in ("tpot", "ttft") if asked[key] is not None}
     if asked["overrides"] and not named:
         raise ScenarioError("--set changes workloads; give --workload")
-    with opened(dask, cores() if workers is None else workers) as pool:
+    kept = (cache or POINTS) if resume else None
+    with _resumable(kept), opened(dask, cores() if workers is None else workers) as pool:
         return search(
             asked["model"],
             [load(name, asked["overrides"]) for name in named] or None,
@@ -99,10 +102,20 @@ def _found(*, dask: str | None, workers: int | None, resume: bool, cache: Path |
             rule=asked["rule"],
             tail=asked["tail"],
             workers=pool,
-            cache=(cache or POINTS) if resume else None,
+            cache=kept,
             pareto=asked["pareto"],
             say=trying,
         )
+
+
+@contextmanager
+def _resumable(cache: Path | None) -> Iterator[None]:
+    """Say, when a search is interrupted, what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        kept = "nothing was saved" if cache is None else f"what was tried is kept in {cache}; the same again goes on"
+        raise StoppedError(kept, code=code(error)) from None
 
 
 def _budget(text: str) -> dict[str, int]:

@@ -30,7 +30,8 @@ def report(folders: tuple[Path, ...], file: Path | None) -> None:
     afdsim report results/run                 of a run, sweep, comparison, plan or capacity
     afdsim report out/afd out/ep -o both.html runs over one another
     """  # noqa: D301 - click keeps the lines of a paragraph that starts with a backspace
-    from afdsim.results.result import REPORT, write_text
+    from afdsim.results.result import REPORT
+    from afdsim.results.whole import write_text
     from afdsim.studies.reporting import report as made
 
     path = file or (folders[0] / REPORT if len(folders) == 1 else Path(REPORT))

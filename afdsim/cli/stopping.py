@@ -20,8 +20,16 @@ Handler = Callable[[int, "FrameType | None"], object]
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes, as shells have them: 128 and the signal."""
-GRACE = 5
+GRACE = 2
 """Seconds in which a run that was terminated may reach the end of its step."""
+
+
+class InterruptError(KeyboardInterrupt):
+    """Ctrl-C, in a class of its own.
+
+    CPython remembers that a plain `KeyboardInterrupt` left an `exec`, and then ends by the signal, whatever was made of
+    it; libraries make their classes so.
+    """
 
 
 class TerminatedError(KeyboardInterrupt):
@@ -53,7 +61,7 @@ def noticed() -> Iterator[list[int]]:
 
     def raised(number: int, _: object) -> None:
         asked.append(number)
-        raise TerminatedError if number == signal.SIGTERM else KeyboardInterrupt
+        raise TerminatedError if number == signal.SIGTERM else InterruptError
 
     with _handled(raised):
         yield asked
@@ -63,15 +71,15 @@ def noticed() -> Iterator[list[int]]:
 def between_steps() -> Iterator[Callable[[], int]]:
     """Let a signal end a run at its next whole step, so that what is complete is kept; a second one ends it at once.
 
-    Whoever sends SIGTERM does not wait for long, and kills: `GRACE` seconds after it nothing is kept. Gives a function
-    that returns the exit code once one was asked to stop, and 0 before.
+    Whoever sends SIGTERM does not wait for long, and kills: a step that has not ended `GRACE` seconds after it is not
+    kept. Gives a function that returns the exit code once one was asked to stop, and 0 before.
     """
     asked: list[int] = []
 
     def ask(number: int, _: object) -> None:
         asked.append(number)
         if len(asked) > 1:
-            raise TerminatedError if asked[0] == signal.SIGTERM else KeyboardInterrupt
+            raise TerminatedError if asked[0] == signal.SIGTERM else InterruptError
         if number == signal.SIGTERM and hasattr(signal, "SIGALRM"):
             signal.signal(signal.SIGALRM, ask)
             signal.alarm(GRACE)
@@ -85,6 +93,12 @@ def between_steps() -> Iterator[Callable[[], int]]:
             if asked and alarmed is not None:
                 signal.alarm(0)
                 signal.signal(signal.SIGALRM, alarmed)
+
+
+def patient() -> None:
+    """Let what follows take its time though a run was terminated: its step has ended, and is to be kept."""
+    if hasattr(signal, "SIGALRM"):
+        signal.alarm(0)
 
 
 @contextmanager

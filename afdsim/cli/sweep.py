@@ -115,12 +115,9 @@ def sweep(  # noqa: PLR0917 - click passes one argument per option
 
 def _execute(run: Sweep, pool: Executor, folder: Path, *, quiet: bool) -> None:
     """Run the points into the shards of the folder, and show the table, the winner and where the pictures are."""
-    from afdsim.results import result
-    from afdsim.scenario import yamlfile
     from afdsim.studies import ranking, sweeps, telling
 
-    folder.mkdir(parents=True, exist_ok=True)
-    result.write_text(folder / "sweep.yaml", yamlfile.dump(run.grid.described()))
+    _begin(run.grid, folder)
     _tell(_of_base(run.grid), folder)
     with nullcontext() if quiet else sweeps.bar() as report:
         sweeps.write(run.rows(pool, report), run.grid.paths, folder, run.grid.units)
@@ -138,10 +135,31 @@ def _execute(run: Sweep, pool: Executor, folder: Path, *, quiet: bool) -> None:
     )
 
 
+def _begin(points: Grid, folder: Path) -> None:
+    """Write which sweep a folder is of; what it held of another one is no part of it, and goes first."""
+    from afdsim.results.whole import write_text
+    from afdsim.scenario import yamlfile
+
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yamlfile.dump(points.described())
+    if _held(folder) != text:
+        for stale in folder.glob("points-*"):
+            stale.unlink()
+    write_text(folder / "sweep.yaml", text)
+
+
+def _held(folder: Path) -> str | None:
+    """Return which sweep a folder is of; None where it is of none."""
+    try:
+        return (folder / "sweep.yaml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+
+
 def _tell(notes: Sequence[str], folder: Path) -> None:
     """Print what the base rests on, and keep it beside the table."""
     from afdsim.results.header import hanging
-    from afdsim.results.result import write_text
+    from afdsim.results.whole import write_text
 
     write_text(folder / NOTES, "".join(f"{note}\n" for note in notes))
     precision, *rest = notes
@@ -226,16 +244,15 @@ def _axes(points: Grid) -> telling.Axes:
 
 def _free_folder(folder: Path, points: Grid, *, force: bool) -> Path:
     """Return a folder, or refuse it where it holds something else than this sweep."""
+    from afdsim.results.whole import vacant
     from afdsim.scenario import yamlfile
 
     if folder.exists() and not folder.is_dir():
         raise ScenarioError(f"{folder} is a file; -o takes a folder")
-    if force or not folder.is_dir() or not any(folder.iterdir()):
+    if force or vacant(folder):
         return folder
-    try:
-        held = (folder / "sweep.yaml").read_text(encoding="utf-8")
-    except OSError:
-        raise ScenarioError(f"{folder} exists and holds no sweep; -o or --force") from None
+    if (held := _held(folder)) is None:
+        raise ScenarioError(f"{folder} exists and holds no sweep; -o or --force")
     if held != yamlfile.dump(points.described()):
         raise ScenarioError(f"{folder} exists and holds a different sweep; -o or --force")
     return folder

@@ -1,5 +1,6 @@
 """What a run says: pure functions of columns.
 
+whole                files that are whole or not there
 bottleneck           what bounds a step, from its schedule
 intervals            how sure a figure of one run is
 steady               whether an open loop was steady and carried its load

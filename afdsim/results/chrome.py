@@ -9,14 +9,13 @@ import gzip
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from afdsim.results.excerpt import Span
-from afdsim.results.result import write_whole
 from afdsim.results.timeline import Timeline
+from afdsim.results.whole import write_whole
 
 Event = dict[str, Any]
 
@@ -49,7 +48,7 @@ def save_pipeline(timeline: Timeline, folder: Path) -> None:
     columns, window = timeline.pipeline()
     for suffix in ("svg", "png"):
         axes = plot_time.gantt(columns, window=window)
-        write_whole(folder / f"gantt.{suffix}", partial(plot_parts.save, axes))
+        plot_parts.save(axes, folder / f"gantt.{suffix}")
 
 
 def document(timeline: Timeline) -> dict[str, Any]:

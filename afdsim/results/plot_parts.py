@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
+from afdsim.results.whole import write_whole
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -46,7 +48,7 @@ def save(picture: Axes | Figure, path: str | Path, *, dpi: int = 150) -> Path:
     from afdsim.results import plot_axes
 
     path = Path(path)
-    plot_axes.write(picture, path, path.suffix, dpi=dpi)
+    write_whole(path, lambda temporary: plot_axes.write(picture, temporary, path.suffix, dpi=dpi))
     return path
 
 

@@ -1,22 +1,23 @@
 """What a run gives: columns, a summary, where it came from; saved to a folder and read back.
 
-Nothing saved but ``run.log`` knows the time of day, so the same scenario and seed give the same bytes. Every file is
-written beside its place and renamed, so that a full disk or an interruption leaves whole files only.
+Nothing saved but ``run.log`` knows the time of day, so the same scenario and seed give the same bytes. Files are
+written whole or not at all, and the manifest after what it is about, so that a full disk or an interruption leaves
+nothing that looks whole and is not.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
 import platform
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +31,7 @@ from afdsim.results.metrics import Run
 from afdsim.results.pooling import together
 from afdsim.results.steady import Load
 from afdsim.results.summary import known, summary
+from afdsim.results.whole import vacant, write_text, write_whole
 from afdsim.scenario import yamlfile
 from afdsim.scenario.document import Scenario, load
 from afdsim.scenario.formats import Format, answer, of_scenario
@@ -226,7 +228,7 @@ class Result:
     def save(self, folder: str | Path, *, force: bool = False, log: Iterable[str] = (), pictures: bool = True) -> Path:
         """Write the run folder and return its path; `log` are further lines of ``run.log``.
 
-        Without `pictures` it has no figures and no report; `Result.load` reads it all the same.
+        Without `pictures` it has no figures and no report, until `draw` adds them; `Result.load` reads it all the same.
         """
         folder = Path(folder)
         check_folder(folder, self.scenario, force=force)
@@ -237,15 +239,18 @@ class Result:
         for name in FRAMES:
             if len((frame := getattr(self, name)).columns):
                 write_frame(frame, folder, name)
-        if pictures and _drawable():
-            self._draw(folder / "figures")
-            write_report(folder / REPORT, self.report)
-        else:
-            (folder / REPORT).unlink(missing_ok=True)  # of an earlier run
         write_text(folder / "run.log", _log(self.manifest, log))
-        # last, so that a folder with a manifest is a whole one
+        # last, so that a folder with a manifest is a whole one; pictures only show what it holds
         write_text(folder / "manifest.json", to_json(self._rest()))
+        if pictures:
+            self.draw(folder)
         return folder
+
+    def draw(self, folder: str | Path) -> None:
+        """Add the figures and the report to a run folder."""
+        if drawable():
+            self._draw(Path(folder) / "figures")
+            write_report(Path(folder) / REPORT, self.report)
 
     def _texts(self) -> dict[str, str]:
         # result.json comes first: it says which scenario the folder is for
@@ -268,7 +273,7 @@ class Result:
         for name in (*FIGURES, *(FIRST_TOKEN if self.run.prefilled else ())):
             axes = getattr(self.plot, name)()
             for suffix in ("svg", "png"):
-                write_whole(folder / f"{name}.{suffix}", partial(plot_parts.save, axes))
+                plot_parts.save(axes, folder / f"{name}.{suffix}")
 
     @classmethod
     def load(cls, folder: str | Path) -> Result:
@@ -365,7 +370,7 @@ def write_report(path: Path, made: Callable[[], Report]) -> None:
     write_text(path, str(made()))
 
 
-def _drawable() -> bool:
+def drawable() -> bool:
     """Whether pictures can be drawn; else one warning says that there are none."""
     try:
         import matplotlib as mpl  # noqa: F401 - plot draws with it
@@ -376,10 +381,13 @@ def _drawable() -> bool:
 
 
 def _clear(folder: Path) -> None:
-    """Take away what would be another run's: the mark of a whole folder, and further seeds."""
-    for name in ("manifest.json", "seeds.json"):
+    """Take away what would be another run's: the mark of a whole folder, pictures, and further seeds."""
+    for name in ("manifest.json", "seeds.json", REPORT):
         (folder / name).unlink(missing_ok=True)
+    for name, suffix in product((*FIGURES, *FIRST_TOKEN), ("svg", "png")):
+        (folder / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)
     for manifest in (folder / SEEDS).glob("*/manifest.json"):
+        manifest.unlink()  # first, for a folder that has it is a whole one
         rmtree(manifest.parent)
 
 
@@ -391,7 +399,7 @@ def check_folder(folder: str | Path, scenario: Scenario, *, force: bool = False)
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ScenarioError(f"{folder} is a file; -o takes a folder")
-    if force or not folder.is_dir() or not any(folder.iterdir()):
+    if force or vacant(folder):
         return
     held = _held_key(folder)
     if held is None:
@@ -411,21 +419,6 @@ def _held_key(folder: Path) -> str | None:
 def to_json(tree: object) -> str:
     """Return JSON text with a stable order, and an error rather than a NaN."""
     return json.dumps(tree, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file that is whole or not there."""
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file that then takes the place of `path`."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _frame(columns: metrics.Columns) -> pd.DataFrame:

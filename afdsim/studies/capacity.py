@@ -205,7 +205,8 @@ class Capacity:
     def save(self, folder: str | Path) -> Path:
         """Write ``capacity.json``, the scenario, ``capacity.csv`` with every point, and pictures; return the folder."""
         from afdsim.results import plot_parts, plot_plan
-        from afdsim.results.result import to_json, write_text
+        from afdsim.results.result import to_json
+        from afdsim.results.whole import write_text
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

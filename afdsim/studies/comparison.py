@@ -23,8 +23,9 @@ from afdsim.errors import ScenarioError
 from afdsim.results.header import WIDTH, deployment_lines, model_line, prefill_lines, router_line, straggler_lines
 from afdsim.results.ink import Ink, table
 from afdsim.results.metrics import shown_in
-from afdsim.results.result import Result, pooled, to_json, write_text
+from afdsim.results.result import Result, pooled, to_json
 from afdsim.results.seeds import save_seeds
+from afdsim.results.whole import write_text
 from afdsim.scenario.document import Scenario, Source, load
 from afdsim.scenario.tree import Afd
 from afdsim.simulation import simulate
@@ -255,7 +256,9 @@ class Comparison:
     def save(self, folder: str | Path) -> Path:
         """Write ``compare.json``, ``compare.txt``, the figures and a run folder for every deployment in ``runs/``."""
         folder = Path(folder)
-        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for manifest in (folder / RUNS).glob("*/manifest.json"):
+            manifest.unlink()  # of an earlier comparison, whose runs must not be taken for those of this one
         write_text(folder / "compare.json", to_json(self.to_dict()))
         write_text(folder / "compare.txt", self.text() + "\n")
         for number, results in enumerate(self.runs.values(), start=1):
@@ -264,6 +267,7 @@ class Comparison:
             save_seeds(results, own)
         from afdsim.results import plot, plot_parts
 
+        (folder / "figures").mkdir(exist_ok=True)
         for name, draw in (("tpot_cdf", plot.tpot_cdf), ("causes", plot.causes)):
             axes = draw(self.runs)
             for suffix in ("svg", "png"):

@@ -129,13 +129,15 @@ class Plan:
         from afdsim.results import plot_parts
         from afdsim.results.plot_plan import front
         from afdsim.results.plot_plan import plan as drawn
-        from afdsim.results.result import to_json, write_text
+        from afdsim.results.result import to_json
+        from afdsim.results.whole import write_text
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "plan.json").is_file():  # of an earlier plan, whose winners are others
-            for stale in (*folder.glob("winner*.yaml"), *folder.glob("best-*.yaml"), *folder.glob("front.*")):
-                stale.unlink()
+            stale = ("plan.csv", "winner*.yaml", "best-*.yaml", "front.*")
+            for each in (path for pattern in stale for path in folder.glob(pattern)):
+                each.unlink()
         write_text(folder / "plan.json", to_json(self.to_dict()))
         frame = self.frame()
         write_text(folder / "plan.csv", frame.to_csv(index=False))
@@ -192,7 +194,7 @@ class Plan:
 
 
 def _written(file: Path, scenario: Scenario) -> Path:
-    from afdsim.results.result import write_text
+    from afdsim.results.whole import write_text
 
     write_text(file, yamlfile.dump(scenario.given()))
     return file

@@ -145,7 +145,7 @@ class Cache:
     @staticmethod
     def put(file: Path, text: str) -> None:
         """Write a line, such as an outcome: whole, or OSError and nothing."""
-        from afdsim.results.result import write_text
+        from afdsim.results.whole import write_text
 
         file.parent.mkdir(parents=True, exist_ok=True)
         kept = text.removesuffix("\n")

@@ -80,6 +80,8 @@ class Pool(Executor):
 
     def _feed(self) -> None:
         """Wait for a call, let a process answer it, announce the answer."""
+        if hasattr(signal, "pthread_sigmask"):  # processes inherit it, and are deaf to Ctrl-C from their first moment
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         process: Process | None = None
         while (call := self._calls.get()) is not None:
             if self._killed:

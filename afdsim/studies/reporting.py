@@ -44,7 +44,8 @@ def report(*folders: str | Path) -> Report:
 
 def write(folder: str | Path) -> Path:
     """Write ``report.html`` into a folder; return the file."""
-    from afdsim.results.result import REPORT, write_text
+    from afdsim.results.result import REPORT
+    from afdsim.results.whole import write_text
 
     path = Path(folder) / REPORT
     write_text(path, str(report(folder)))

@@ -166,7 +166,8 @@ class Resized:
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write ``resize.json`` and the scenario of every answer; return the files of the scenarios."""
-        from afdsim.results.result import to_json, write_text
+        from afdsim.results.result import to_json
+        from afdsim.results.whole import write_text
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -367,7 +367,8 @@ def _tidy(frame: pd.DataFrame, paths: tuple[str, ...], units: Mapping[str, str])
 
 def write(rows: Iterable[Row], paths: Iterable[str], folder: Path, units: Mapping[str, str] | None = None) -> int:
     """Stream rows into the numbered shards of a table, each whole or absent, and return how many rows there were."""
-    from afdsim.results.result import write_frame, write_text
+    from afdsim.results.result import write_frame
+    from afdsim.results.whole import write_text
 
     paths, stream, count, shard = tuple(paths), iter(rows), 0, 0
     while chunk := list(islice(stream, SHARD)):

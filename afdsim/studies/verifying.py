@@ -29,6 +29,8 @@ Say = Callable[[float, str], None]
 
 ROUTED: Final = "requests were routed by "
 """How the note begins of a run whose router was the caller's."""
+STOPPED: Final = "stopped at "
+"""How the note begins of a run that somebody stopped."""
 FITTED: Final = "sha256:"
 """How the digest of our own coefficients begins; a cost model of the caller's has its class before."""
 MANY: Final = "number of rows"
@@ -94,6 +96,7 @@ def verify(folder: str | Path, *, progress: Say | None = None) -> Verified:
         saved = Result.load(folder)
         _refuse_models(folder, saved)
         others = _seeds(folder, saved)
+        _refuse_stopped(folder, saved)
     first = again(saved, saved.manifest, progress)
     rest = [again(saved, held, progress) for held in others[1:]]
     counted = [0]
@@ -140,6 +143,18 @@ def _refuse_models(folder: Path, saved: Result) -> None:
         raise ScenarioError(
             f"{folder}: ran with {' and '.join(given)}, which a folder does not hold; "
             "simulate() it again with them and compare the folders"
+        )
+
+
+def _refuse_stopped(folder: Path, saved: Result) -> None:
+    """Refuse a run that somebody stopped: when that was is in no scenario."""
+    path = folder / "seeds.json"
+    told = {str(saved.seed): {"afdsim": {"notes": saved.notes}}, **(_read(path)["seeds"] if path.is_file() else {})}
+    cut = [seed for seed, held in told.items() if any(note.startswith(STOPPED) for note in held["afdsim"]["notes"])]
+    if cut:
+        raise ScenarioError(
+            f"{folder}: seed {', '.join(cut)} was stopped before its end, which no scenario can repeat; "
+            f"'afdsim run {folder / 'scenario.yaml'} -o {folder}' runs it whole"
         )
 
 

@@ -1,6 +1,7 @@
 """`afdsim plan`: the answer on a terminal, as JSON and in a folder, and what is refused."""
 
 import json
+import signal
 
 import pandas as pd
 import pytest
@@ -87,6 +88,30 @@ def test_what_cannot_be_asked_is_refused_in_one_message(command, words, message)
 def test_the_choices_of_the_command_are_those_of_the_planner():
     assert plan.OBJECTIVES == choosing.OBJECTIVES
     assert plan.RULES == candidates.RULES
+
+
+def test_an_interrupted_search_says_what_it_keeps(command, monkeypatch):
+    from afdsim.studies.searching import Search
+
+    def interrupted(*_):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Search, "_try", interrupted)
+    kept, lost = command("--cache", "points"), command("--no-resume")
+
+    assert (kept.exit_code, lost.exit_code) == (143, 143)
+    assert kept.stderr == "interrupted; what was tried is kept in points; the same again goes on\n"
+    assert lost.stderr == "interrupted; nothing was saved\n"
+
+
+def test_a_folder_whose_writing_was_interrupted_is_not_called_saved(command, monkeypatch):
+    from afdsim.results import plot_parts
+
+    monkeypatch.setattr(plot_parts, "save", lambda *_: signal.raise_signal(signal.SIGINT))
+    done = command("-o", "out")
+
+    assert done.exit_code == 130
+    assert done.stderr == "interrupted; out is not whole: the same again writes it\n"
 
 
 def test_a_folder_of_something_else_is_left_alone(command, tmp_path):

@@ -18,10 +18,16 @@ axes: {{deployment.max_num_seqs: [16, 24, 32, 48]}}
 """
 
 
-def begun(words, folder, until):
+def begun(words, folder, until, **environment):
     """Start a command in a group of its own and wait until a line on stderr, or a process, shows that it works."""
     process = subprocess.Popen(
-        [*AFDSIM, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*AFDSIM, *words],
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 120
     while not until(process) and time.monotonic() < deadline and process.poll() is None:
@@ -117,6 +123,82 @@ def test_a_second_signal_ends_a_run_at_once():
         assert stopped() == 143
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_what_was_reached_in_time_is_kept_however_long_that_takes(monkeypatch):
+    monkeypatch.setattr(stopping, "GRACE", 1)
+    with stopping.between_steps() as stopped:
+        os.kill(os.getpid(), signal.SIGTERM)
+        stopping.patient()
+        time.sleep(1.2)
+
+        assert stopped() == 143
+
+
+def test_a_run_that_is_stopped_while_it_looks_at_one_more_instance_is_kept(monkeypatch, tmp_path):
+    from click.testing import CliRunner
+
+    from afdsim.cli.main import main
+    from afdsim.studies import marginal
+
+    def asked(_):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(marginal, "marginal", asked)
+    done = CliRunner().invoke(main, ["run", "small", "--quiet", "-o", str(tmp_path / "out")])
+
+    assert done.exit_code == 143
+    assert done.stderr.splitlines()[-1] == f"interrupted; {tmp_path / 'out'} keeps seed 0"
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_what_is_drawn_can_be_left_at_once(monkeypatch, tmp_path):
+    from click.testing import CliRunner
+
+    from afdsim.cli.main import main
+    from afdsim.results.result import Result
+
+    monkeypatch.setattr(Result, "draw", lambda *_: signal.raise_signal(signal.SIGINT))
+    done = CliRunner().invoke(main, ["run", "small", "--quiet", "--no-marginal", "-o", str(tmp_path / "out")])
+
+    assert (done.exit_code, done.stderr) == (130, f"interrupted; {tmp_path / 'out'} keeps seed 0\n")
+
+
+@linux
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_stopped_while_it_is_loaded_says_so(number, tmp_path):
+    (tmp_path / "click.py").write_text("import time\ntime.sleep(60)\n", encoding="utf-8")  # what takes long to load
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    process = begun(("list",), tmp_path, lambda each: caught(each.pid, signal.SIGTERM), PYTHONPATH=path)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+
+    assert (process.returncode, told) == (128 + number, "interrupted; nothing was saved\n")
+
+
+@pytest.mark.parametrize("hears", ["noticed", "between_steps"])
+def test_the_exit_code_counts_wherever_ctrl_c_came(hears, tmp_path):
+    (tmp_path / "asked.py").write_text(INSIDE_EXEC.format(hears=hears), encoding="utf-8")
+    words = [sys.executable, "-m", "asked"]
+
+    assert subprocess.run(words, cwd=tmp_path, stderr=subprocess.DEVNULL, check=False).returncode == 130
+
+
+INSIDE_EXEC = """import signal, sys
+from afdsim.cli import stopping
+try:
+    with stopping.{hears}():
+        for _ in range(2):
+            exec("signal.raise_signal(signal.SIGINT)")  # as libraries make classes when they are loaded
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def caught(pid, number):
+    """Whether a process has a handler for a signal."""
+    mask = int(Path(f"/proc/{pid}/status").read_text().partition("SigCgt:")[2].split()[0], 16)
+    return bool(mask >> (number - 1) & 1)
 
 
 def test_what_the_caller_ignores_stays_ignored():

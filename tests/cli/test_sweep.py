@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,15 @@ def heads(stdout):
 def on(**sla):
     """The option that gives the base an SLA."""
     return f"--set=sla={{{', '.join(f'{name}: {value}' for name, value in sla.items())}}}"
+
+
+def test_another_sweep_in_a_folder_is_gone_before_the_first_point_of_this_one(command, tmp_path, monkeypatch):
+    command("base: tiny.yaml\naxes: {deployment.ffn.instances: [1, 2]}\n")
+    monkeypatch.setattr(sweeps.Sweep, "rows", lambda *_: signal.raise_signal(signal.SIGINT))
+    stopped = command("base: tiny.yaml\naxes: {deployment.ffn.instances: [1]}\n", "--force")
+
+    assert stopped.exit_code == 130
+    assert list((tmp_path / "out").glob("points-*")) == []
 
 
 # what it rests on ---------------------------------------------------------------------------------------------------

@@ -149,6 +149,16 @@ def test_a_cost_model_of_the_callers_is_known_by_its_name(tmp_path, monkeypatch)
     assert "ran with cost=tests.cases.Stages" in done.output
 
 
+def test_a_run_that_somebody_stopped_is_one_message(run):
+    note = "stopped at 0.2 s: 9 requests had finished"
+    rewritten(run / "seeds.json", lambda held: held["seeds"]["4"]["afdsim"].setdefault("notes", []).append(note))
+    done = verify(run)
+
+    assert done.exit_code == 2
+    assert "seed 4 was stopped before its end, which no scenario can repeat; 'afdsim run " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_folder_that_is_none_and_one_that_is_not_whole_are_told_apart(run, tmp_path):
     missing = verify(tmp_path / "nowhere")
     (run / "gpus.parquet").unlink()

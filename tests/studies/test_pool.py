@@ -35,6 +35,11 @@ def test_a_call_that_a_worker_cannot_read_is_an_error_and_the_worker_lives():
         assert pool.submit(os.getpid).result() == before
 
 
+def test_ctrl_c_is_not_heard_by_workers_from_their_first_moment():
+    with Pool(1) as pool:
+        assert pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, ()).result() == {signal.SIGINT}
+
+
 class Unreadable:
     def __reduce__(self):
         return divmod, (1, 0)
