@@ -589,7 +589,8 @@ def _underway(plan: Plan, concurrency: int) -> Array:
 
 
 def extended(column: Array, size: int, blank: Any) -> Array:
-    """The array with room for `size` entries; new ones are `blank`."""
-    grown = np.full((size, *column.shape[1:]), blank, dtype=column.dtype)
+    """The array with room for `size` entries; new ones are `blank`. Zeros take no memory before they are written."""
+    shape = (size, *column.shape[1:])
+    grown = np.full(shape, blank, dtype=column.dtype) if blank else np.zeros(shape, dtype=column.dtype)
     grown[: len(column)] = column
     return grown
