@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 HOURS, HOUR, MB = 10.0, 3600.0, 1e6
 ROW = 5 * 8 + 8
-"""Bytes of a boundary that is recorded: five whole numbers and a time (MODEL.md, the record)."""
+"""Bytes of a boundary that is recorded: five whole numbers and a time (`engine.record.Boundaries`)."""
 SETTLED = 0.02
 """Share of a run behind which it is measured: until then tables, samples and inboxes are touched for the first time."""
 SPARE = 16.0
