@@ -55,7 +55,7 @@ def test_help_shows_every_public_name_before_any_is_used():
     for name, room in afdsim._HOME:
         assert re.search(rf"^ +{name}\b.* {{2}}\w", head, re.MULTILINE), name
         assert not room or re.search(rf"(class |^ +|\.){name}\b", rest, re.MULTILINE), name
-    assert "simulate(scenario: " in rest
+    assert re.search(r"simulate\(\s*scenario: ", rest)  # since 3.13 a long signature has a line for each argument
 
 
 def test_no_public_function_bears_the_name_of_a_module():

@@ -200,6 +200,18 @@ def test_a_run_that_is_stopped_keeps_what_is_complete(small, engine, rate):
     json.dumps(result.summary, allow_nan=False)
 
 
+def test_an_open_loop_that_is_stopped_before_its_load_can_be_judged_says_so(small):
+    def stop(*_):
+        raise StoppedEarly
+
+    asked = small.varied(
+        {"run.engine": "kernel", "workload.arrival": {"process": "poisson", "request_rate": "20 req/s"}}
+    )
+    found = afdsim.simulate(asked, progress=stop).run.load
+
+    assert (found.level, found.why) == ("n/a", "the run was stopped early")
+
+
 def test_requests_that_a_limit_cut_off_are_noted(small):
     notes = afdsim.simulate(small.vary("run.stop.max_sim_time", "250ms")).notes
 

@@ -16,6 +16,8 @@ jitter      what is drawn, and the slowest of several ranks, against theory
 little      Little's law over deployments of every kind
 engines     the two engines against one another, bit for bit
 oracles     runs against simulators that were written from the model's text alone
+memory      what a process holds while it runs long, or does the same again and again
+soak        ten simulated hours and many repetitions, against the bytes of what is recorded
 suite       all checks in their order
 page        the page of the documentation
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from afdsim.errors import ScenarioError
 from afdsim.results.plot_parts import new_axes, save
-from verification import engines, estimate, flows, jitter, little, oracles, other, pipeline, ports, waits
+from verification import engines, estimate, flows, jitter, little, oracles, other, pipeline, ports, soak, waits
 from verification.checks import Check, Finding, NotRunError
 
 CHECKS: tuple[Check, ...] = (
@@ -26,6 +26,8 @@ CHECKS: tuple[Check, ...] = (
     jitter.MAXIMA,
     engines.ENGINES,
     oracles.ORACLES,
+    soak.SOAK,
+    soak.REPEATED,
 )
 AGREES, DIFFERS = "agrees", "differs"
 PICTURES = "verification"

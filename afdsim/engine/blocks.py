@@ -100,7 +100,7 @@ class Blocks:
         assert desk.book.ranks[:, KV_FREE].min() >= 0.0, "KV cache is overdrawn"
         self._opened = why in {MORE_PRICES, CLOSING}
         if step > first:
-            self._completed.append((first, int(step)))
+            self._complete(first, int(step))
             if self._observer is not None:
                 self._observer(first, desk.seen(desk.memory.trace))
         match why:
@@ -122,6 +122,12 @@ class Blocks:
             case _:
                 assert why in (DONE, ENDED, PAUSED), why
         return why, int(step)
+
+    def _complete(self, first: int, end: int) -> None:
+        """Note that steps are completed, in one range with those right before them."""
+        if self._completed and self._completed[-1][1] == first:
+            first, _ = self._completed.pop()
+        self._completed.append((first, end))
 
     def _broken(self, step: int) -> None:
         """The cell has stopped in a step: it is not completed, and the one before only if all its boundaries stand."""

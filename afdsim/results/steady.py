@@ -173,6 +173,8 @@ def found(
         return 0, _judged(flow, (float(edges[0]), stop), changing=True)
     if given:
         return 0, _as_given(flow, (float(edges[0]), stop))
+    if len(edges) <= GROUPED:
+        return 0, _unknown(flow, stop, "the run was stopped early")
     warm = _warm(flow, edges)
     place = len(edges) // 2 if warm is None else warm
     load = _judged(flow, (float(edges[place]), stop))

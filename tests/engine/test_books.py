@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from afdsim.engine.blank import blank_trace
 from afdsim.engine.books import (
     BLOCK,
     BUSY,
@@ -22,7 +23,11 @@ from afdsim.engine.books import (
     close,
     settle,
 )
+from afdsim.engine.desk import Desk
+from afdsim.engine.lowering import lower
 from afdsim.engine.watch import FINEST, Watch
+from afdsim.simulation import demanded
+from tests.cases import tiny
 
 ALWAYS = 0.0
 """A window that opens at once."""
@@ -324,3 +329,14 @@ def test_rows_adjoin_and_add_up_to_the_time_they_cover(drawn):
     settle(kept, 0)
     assert kept.run.sum() == pytest.approx(traces[-1].finish[-1], rel=1e-9, abs=1e-12)
     assert np.array_equal(kept.run, kept.slices[0])
+
+
+def test_seconds_of_boundaries_are_the_same_bits_from_lists_and_from_arrays():
+    """The processes have lists, the kernel arrays, and since Python 3.12 the sum of a list is rounded otherwise."""
+    cell = lower(tiny(2), seed=0)
+    desk, trace = Desk(cell, demanded(tiny(2), cell, 0)), blank_trace(cell)
+    for place, finish in zip(desk._boundaries[0], (1e16, 1.0, 1.0), strict=True):
+        trace.finish[place], trace.start[place] = finish, -finish / 3
+    arrays = Trace(*map(np.array, trace))
+
+    assert desk._heads(trace, 0) == desk._heads(arrays, 0)

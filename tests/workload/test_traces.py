@@ -195,7 +195,7 @@ def test_more_than_one_bad_row_in_a_hundred_is_no_trace(tmp_path):
         ('{"a": {"b": [{"c": 1}]}}\n', r"found c in a JSON array \(a.b\); rename the columns"),
         ("[[0, 5, 5]]", "is a JSON array of lists; expected objects, one a request"),
         ("[]", "is a JSON array of nothing"),
-        ("[" * 5000, "is no JSON that can be read"),
+        ("[" * 100_000, "is no JSON that can be read"),
         (
             '{"completed": 2, "total_input_tokens": 9, "duration": 1.5}',
             "without the length of each request: save it with",
