@@ -43,7 +43,7 @@ def test_the_tour_runs_from_top_to_bottom(tmp_path, capsys):
     assert {path.name for path in tmp_path.glob("*.png")} == {"histogram.png", "pareto.png", "causes.png"}
 
 
-@pytest.mark.parametrize("name", [*TABLES, TRACED, "tour"])
+@pytest.mark.parametrize("name", [*TABLES, TRACED, "step3_story", "tour"])
 def test_every_experiment_says_what_it_is(name):
     done = subprocess.run(
         [sys.executable, EXPERIMENTS / name / "run.py", "--help"], capture_output=True, text=True, check=True
