@@ -1,0 +1,128 @@
+"""What the expressions of quotes stand for: rows of kept tables, runs, and the page of validation."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from verdicts import tables
+from verdicts.ledger import Ledger, Quote, Run
+
+WORDS: Mapping[str, Any] = {
+    "abs": abs,
+    "float": float,
+    "int": int,
+    "len": len,
+    "max": max,
+    "median": statistics.median,
+    "min": min,
+    "round": round,
+    "set": set,
+    "sum": sum,
+    "pct": lambda share: 100 * share,
+    "over": lambda one, other: 100 * (one / other - 1),
+}
+"""Functions that expressions may call. `pct` is a share in %, `over` by how many % one is above another."""
+VALIDATION = "validation"
+
+
+class Told:
+    """The summary of a run, whose keys read as attributes."""
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+
+    def __getattr__(self, key: str) -> Any:
+        return self[key]
+
+    def __getitem__(self, key: Any) -> Any:
+        found = self._data[key]
+        return Told(found) if isinstance(found, Mapping | list) else found
+
+    def __iter__(self) -> Iterator[Any]:
+        return (Told(each) if isinstance(each, Mapping | list) else each for each in self._data)
+
+
+@cache
+def _simulated(scenario: str, settings: tuple[str, ...]) -> Told:
+    import afdsim
+    from afdsim.scenario.document import load
+
+    return Told(afdsim.simulate(load(scenario, overrides=settings), watch=False).summary)
+
+
+def runner(run: Run) -> Callable[..., Told]:
+    """Return a run as expressions call it, with more settings."""
+
+    def go(*more: str | tuple[str, ...]) -> Told:
+        added = [word for each in more for word in ((each,) if isinstance(each, str) else each)]
+        return _simulated(run.scenario, (*run.settings, *added))
+
+    return go
+
+
+def needs_run(quote: Quote, ledger: Ledger) -> bool:
+    """Return whether a quote can be held to its figures by a simulation only."""
+    return bool(quote.names & set(ledger.runs))
+
+
+def origins(quote: Quote, ledger: Ledger) -> tuple[str, ...]:
+    """Return the commands that give the figures of a quote."""
+    if quote.also:
+        return (f"blocks of {quote.also}",)
+    places = tables.places()
+    found = []
+    for name in sorted(quote.names):
+        if name in places:
+            found.append(f"experiments/{places[name].parent.parent.name}/run.py")
+        elif name in ledger.runs:
+            found.append(command(ledger.runs[name]))
+        elif name == VALIDATION:
+            found.append("afdsim validate")
+    return tuple(dict.fromkeys(found))
+
+
+def command(run: Run) -> str:
+    """Return a run as typed into a shell."""
+    sets = "".join(f" --set {shlex.quote(each)}" for each in run.settings)
+    return f"afdsim run {run.scenario}{sets}"
+
+
+def scope(quote: Quote, ledger: Ledger, made: Path | None = None) -> dict[str, Any]:
+    """Return what the names of a quote mean; tables of `made` folders come before those that are kept."""
+    meanings = ((name, _meaning(name, ledger, made)) for name in quote.names)
+    known = {name: meaning for name, meaning in meanings if meaning is not None}
+    for name, expression in quote.let.items():
+        known[name] = value(expression, known)
+    return known
+
+
+def _meaning(name: str, ledger: Ledger, made: Path | None) -> Any:
+    """Return what a name means, None where it means nothing here: the parameter of a lambda."""
+    if name in (places := tables.places()):
+        return _table(_anew(places[name], made))
+    if name in ledger.runs:
+        return runner(ledger.runs[name])
+    if name in ledger.settings:
+        return ledger.settings[name]
+    return tables.validation() if name == VALIDATION else WORDS.get(name)
+
+
+def _anew(path: Path, made: Path | None) -> Path:
+    """Return where a table was made anew, if it was."""
+    place = made / path.parent.parent.name / path.name if made else path
+    return place if place.is_file() else path
+
+
+@cache
+def _table(path: Path) -> tables.Rows:
+    return tables.read(path)
+
+
+def value(expression: str, known: Mapping[str, Any]) -> Any:
+    """Return what an expression of the ledger gives."""
+    return eval(compile(expression, "docs/figures.yaml", "eval"), {"__builtins__": {}, **known})

@@ -1,0 +1,156 @@
+"""Kept tables: rows of them by their leading columns, and a table made anew beside the one that is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verdicts.numbers import change
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ROOT = Path(__file__).parent.parent
+RTOL, ATOL = 1e-3, 1e-8
+"""As the tests of experiments allow, for other processors' last digits."""
+
+
+class Rows:
+    """Rows of a table; `rows(a, b)` are those whose first columns are a and b, `...` stands for any value."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self._frame = frame
+
+    def __call__(self, *values: Any) -> Rows:
+        frame = self._frame
+        for column, value in zip(frame.columns, values, strict=False):
+            if value is not ...:
+                frame = frame[frame[column] == value]
+        if frame.empty:
+            raise LookupError(f"no row {values} in a table of {', '.join(self._frame.columns[: len(values)])}")
+        return Rows(frame)
+
+    def where(self, **values: Any) -> Rows:
+        """Return the rows that have these values, or one of those that a list has."""
+        frame = self._frame
+        for column, value in values.items():
+            frame = frame[frame[column].isin(value if isinstance(value, list | tuple) else [value])]
+        return Rows(frame)
+
+    def most(self, column: str) -> Rows:
+        """Return the row with the largest value of a column."""
+        return Rows(self._frame.loc[[self._frame[column].idxmax()]])
+
+    def least(self, column: str) -> Rows:
+        """Return the row with the smallest value of a column."""
+        return Rows(self._frame.loc[[self._frame[column].idxmin()]])
+
+    def __getitem__(self, column: str) -> Any:
+        """The value of the only row, or a list of all rows'."""
+        found = self._frame[column].tolist()
+        return found[0] if len(found) == 1 else found
+
+    def __getattr__(self, column: str) -> Any:
+        return self[column]
+
+    def all(self, column: str) -> list[Any]:
+        """Return the values of all rows."""
+        return list(self._frame[column])
+
+    def __len__(self) -> int:
+        return len(self._frame)
+
+
+def places() -> dict[str, Path]:
+    """Return the kept tables by name: the experiment's, and the file's where it is not `table.csv`."""
+    found = sorted((ROOT / "experiments").glob("*/expected/*.csv"))
+    return {_name(path): path for path in found}
+
+
+def _name(path: Path) -> str:
+    own = path.parent.parent.name
+    return own if path.stem == "table" else f"{own}_{path.stem}"
+
+
+def read(path: Path) -> Rows:
+    """Return a kept table."""
+    import pandas as pd
+
+    return Rows(pd.read_csv(path))
+
+
+def validation() -> Rows:
+    """Return the classes of `docs/validation.md`: kind, figures, error (median), worst."""
+    import pandas as pd
+
+    lines = (ROOT / "docs" / "validation.md").read_text(encoding="utf-8").splitlines()
+    head = lines.index("| class | figures | median error | worst |")
+    rows = [[each.strip() for each in line.strip("|").split("|")] for line in lines[head + 2 :]]
+    short = [[row[0][1:].partition("]")[0].lower(), int(row[1]), *row[2:]] for row in rows[: _until(rows)]]
+    return Rows(
+        pd.DataFrame(
+            [[kind, count, *(float(each.rstrip("%")) / 100 for each in rest)] for kind, count, *rest in short],
+            columns=["kind", "figures", "error", "worst"],
+        )
+    )
+
+
+def _until(rows: list[list[str]]) -> int:
+    return next(number for number, row in enumerate(rows) if len(row) != 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell of two tables."""
+
+    row: str
+    column: str
+    kept: Any
+    made: Any
+    share: float
+    """By how much of itself it moved; inf where it is text or missing."""
+
+    def __str__(self) -> str:
+        moved = f" ({change(self.kept, self.made)})" if self.share != float("inf") else ""
+        return f"{self.column} of {self.row}: {_short(self.kept)} -> {_short(self.made)}{moved}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def moved(kept: Path, made: Path) -> list[Cell]:
+    """Return the cells of a table made anew that are not as kept, the worst first."""
+    import pandas as pd
+
+    before, after = pd.read_csv(kept), pd.read_csv(made)
+    if list(before.columns) != list(after.columns) or len(before) != len(after):
+        shapes = (f"{len(each)} rows of {', '.join(each.columns)}" for each in (before, after))
+        return [Cell(row="the table", column="shape", kept=next(shapes), made=next(shapes), share=float("inf"))]
+    return sorted(_unlike(before, after), key=lambda cell: -cell.share)
+
+
+def _unlike(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[Cell]:
+    labels = before.select_dtypes(exclude="number").columns[:3]
+    for column in before.columns:
+        for number, (kept, made) in enumerate(zip(before[column], after[column], strict=True)):
+            share = _share(kept, made)
+            if share > 0:
+                words = [str(before[label].iloc[number]) for label in labels]
+                row = f"row {number + 1} ({', '.join(words)})" if words else f"row {number + 1}"
+                yield Cell(row=row, column=column, kept=kept, made=made, share=share)
+
+
+def _share(kept: Any, made: Any) -> float:
+    """Return by what share a cell moved: 0 where it is within tolerance, inf where it is not a number on both sides."""
+    if kept == made or (kept != kept and made != made):
+        return 0.0
+    try:
+        far = abs(float(made) - float(kept))
+    except ValueError:
+        return float("inf")
+    if far != far:
+        return float("inf")
+    return 0.0 if far <= ATOL + RTOL * abs(kept) else far / max(abs(kept), ATOL)
