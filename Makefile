@@ -25,9 +25,8 @@ laws: $(READY)   ## the laws again, with many more examples
 fuzz: $(READY)   ## 20,000 mutated inputs of every kind that is read; counts of what became of them
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
-paper: $(READY)  ## bands around published numbers, with the gaps printed
-	@$(BIN)/python experiments/step3_paper/run.py
-	@$(BIN)/pytest -m paper -rA $(ARGS)
+paper: $(READY)  ## every figure of README, MODEL and docs made anew, and docs/verdicts.md; ARGS=--all for the long ones
+	@$(BIN)/python -m verdicts $(ARGS)
 
 bench: $(READY)  ## speed of the engines, then event counts
 	@$(BIN)/afdsim bench

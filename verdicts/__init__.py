@@ -5,14 +5,16 @@ tests hold what tables give to it, in seconds; `make paper` makes tables, runs, 
 table of verdicts, `docs/verdicts.md`.
 
 numbers      figures as text prints them
+kept         rows of the table of verdicts, and what was made anew so far, kept for a run that goes on
 tables       kept tables: rows of them, and two of them beside one another
 ledger       the quotes of `docs/figures.yaml`
 figures      what the expressions of quotes stand for: rows of tables, runs, the page of validation
 quotes       quotes held to their documents and to their figures
+runs         values of quotes that need runs, and the rows of all quotes
 uncovered    figures of documents that no quote has
-kept         what was made anew so far, kept for a run that goes on
+pictures     pictures drawn anew beside those that are kept
 experiments  experiments run anew, their tables and pictures beside those that they keep
-pages        blocks of documentation followed, pictures of it drawn anew
+pages        blocks of documentation followed, bands around published figures
 verified     what the verification suite and the paper's claims say
 suite        all parts in their order
 page         the table of verdicts, as a page and printed

@@ -97,7 +97,8 @@ def scope(quote: Quote, ledger: Ledger, made: Path | None = None) -> dict[str, A
     meanings = ((name, _meaning(name, ledger, made)) for name in quote.names)
     known = {name: meaning for name, meaning in meanings if meaning is not None}
     for name, expression in quote.let.items():
-        known[name] = value(expression, known)
+        if name in quote.names:
+            known[name] = value(expression, known)
     return known
 
 

@@ -59,10 +59,18 @@ class Quote:
 
     @property
     def names(self) -> set[str]:
-        """Names that the expressions use, those behind `let` too."""
-        texts = [*(each.expression for each in self.figures), *self.let.values()]
-        nodes = (node for text in texts for node in ast.walk(ast.parse(text, mode="eval")))
-        return {node.id for node in nodes if isinstance(node, ast.Name)} - set(self.let)
+        """Names that the expressions use, those behind names of `let` too."""
+        seen: set[str] = set()
+        waiting = [each.expression for each in self.figures]
+        while waiting:
+            new = _named(waiting.pop()) - seen
+            seen |= new
+            waiting += [self.let[name] for name in new if name in self.let]
+        return seen
+
+
+def _named(expression: str) -> set[str]:
+    return {node.id for node in ast.walk(ast.parse(expression, mode="eval")) if isinstance(node, ast.Name)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,12 +145,11 @@ def _unlike(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[Cell]:
 
 def _share(kept: Any, made: Any) -> float:
     """Return by what share a cell moved: 0 where it is within tolerance, inf where it is not a number on both sides."""
-    if kept == made or (kept != kept and made != made):
+    import pandas as pd
+
+    if kept == made or (pd.isna(kept) and pd.isna(made)):
         return 0.0
-    try:
-        far = abs(float(made) - float(kept))
-    except ValueError:
+    if isinstance(kept, str) or isinstance(made, str) or pd.isna(kept) or pd.isna(made):
         return float("inf")
-    if far != far:
-        return float("inf")
-    return 0.0 if far <= ATOL + RTOL * abs(kept) else far / max(abs(kept), ATOL)
+    far = abs(made - kept)
+    return 0.0 if far <= ATOL + RTOL * abs(kept) else float(far / max(abs(kept), ATOL))

@@ -82,10 +82,7 @@ def _quoted(text: str, document: str, ledger: Ledger) -> set[int]:
     places = _places(text)
     plain = spaced(text)
     spans = (
-        each.span()
-        for quote in ledger.quotes
-        if quote.document == document
-        for each in quote.pattern.finditer(plain)
+        each.span() for quote in ledger.quotes if quote.document == document for each in quote.pattern.finditer(plain)
     )
     return {place for start, end in spans for place in range(places[start], places[end - 1] + 1)}
 
@@ -136,9 +133,12 @@ def _paragraph(text: str, words: str) -> tuple[int, int]:
 def report(counts: Iterable[Count]) -> str:
     """Return the figures that are left, and how many there are of each kind."""
     counts = list(counts)
-    lines = [f"{each.document}:{each.line}: {each.figure} | {each.words.strip()}" for one in counts for each in one.left]
-    for one in counts:
-        lines.append(f"{one.document}: {one.quoted} quoted, {one.run} run, {one.aside} aside, {len(one.left)} left")
+    lines = [
+        f"{each.document}:{each.line}: {each.figure} | {each.words.strip()}" for one in counts for each in one.left
+    ]
+    lines += [
+        f"{one.document}: {one.quoted} quoted, {one.run} run, {one.aside} aside, {len(one.left)} left" for one in counts
+    ]
     kinds = ("quoted", "run", "aside")
     total = ", ".join(f"{sum(getattr(one, kind) for one in counts)} {kind}" for kind in kinds)
     return "\n".join([*lines, f"in all: {total}, {sum(len(one.left) for one in counts)} left"])
