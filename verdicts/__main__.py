@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,17 +44,18 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         suite.check(asked)
         suite.make(asked, lambda text: print(text, file=sys.stderr, flush=True))
+        rows = tuple(suite.rows(asked))
     except (AfdsimError, OSError) as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted; what was made is kept, and the next run goes on with the rest", file=sys.stderr)
         return INTERRUPTED
-    rows = tuple(suite.rows(asked))
     given.output.write_text(page.page(rows), encoding="utf-8")
     print(page.printed(rows))
     return 0 if all(row.holds for row in rows) else MOVED
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run that is terminated ends its experiments, too
     sys.exit(main())

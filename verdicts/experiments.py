@@ -21,7 +21,7 @@ TRACED = "when_afd_pays"
 """Its table is made of recorded traces, which do not ship."""
 SERIAL = ("like_for_like", "step3_paper")
 """Experiments that take no `--workers`."""
-LOG = "log.txt"
+LOG, FAILED = "log.txt", "failed.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +79,9 @@ def run(experiments: Sequence[Experiment], jobs: int, say: Callable[[str], None]
     try:
         while waiting or going:
             while waiting and len(going) < jobs:
-                say(f"{waiting[0].name} ...")
-                going[waiting[0]] = _start(waiting.pop(0), jobs)
+                each = waiting.pop(0)
+                say(f"{each.name} ...")
+                going[each] = _start(each, jobs)
             for each in [each for each, process in going.items() if process.poll() is not None]:
                 say(_end(each, going.pop(each).returncode))
             time.sleep(0.2)
@@ -105,6 +106,7 @@ def _end(each: Experiment, code: int) -> str:
         kept.stamp(each.made, each.made_of)
         return f"{each.name}: made"
     last = (each.made / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+    (each.made / FAILED).write_text("".join(last), encoding="utf-8")
     return f"{each.name}: failed with exit code {code}: {''.join(last)} ({each.made / LOG})"
 
 
@@ -112,7 +114,7 @@ def rows(each: Experiment) -> Iterator[Row]:
     """Return what became of an experiment's tables and pictures."""
     told = f"experiments/{each.name}/README.md"
     if not kept.whole(each.made, each.made_of):
-        failed = not each.why_not and (each.made / LOG).is_file()
+        failed = not each.why_not and (each.made / FAILED).is_file()
         verdict = "failed" if failed else f"{NOT_RUN}: {each.why_not or 'not asked for'}"
         yield Row(kind="table", what=each.name, told=told, verdict=verdict, origin=each.origin, holds=not failed)
         return

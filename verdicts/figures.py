@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import statistics
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from verdicts import tables
-from verdicts.ledger import Ledger, Quote, Run
+from verdicts.ledger import ROOT, Ledger, Quote, Run
 
 WORDS: Mapping[str, Any] = {
     "abs": abs,
@@ -23,11 +24,15 @@ WORDS: Mapping[str, Any] = {
     "round": round,
     "set": set,
     "sum": sum,
+    "zip": zip,
     "pct": lambda share: 100 * share,
     "over": lambda one, other: 100 * (one / other - 1),
 }
 """Functions that expressions may call. `pct` is a share in %, `over` by how many % one is above another."""
-VALIDATION = "validation"
+PAGES: Mapping[str, Callable[[], tables.Rows]] = {"validation": tables.validation, "validated": tables.validated}
+"""Tables of docs/validation.md."""
+BLOCK = "block"
+RUN_BLOCK = re.compile(r"^```(?:console|python)[^\n]*\n(.*?)^``` *$", re.MULTILINE | re.DOTALL)
 
 
 class Told:
@@ -47,12 +52,35 @@ class Told:
         return (Told(each) if isinstance(each, Mapping | list) else each for each in self._data)
 
 
+def block(document: str, pattern: str, number: int = 0, page: str = "") -> float:
+    """Return what a pattern's group finds in the blocks of a document, or of another page, that are run."""
+    text = "\n".join(RUN_BLOCK.findall((ROOT / (page or document)).read_text(encoding="utf-8")))
+    found = re.findall(pattern, text)
+    if number >= len(found):
+        raise LookupError(f"no block of {document} has {pattern!r}")
+    return float(found[number].replace(",", ""))
+
+
 @cache
-def _simulated(scenario: str, settings: tuple[str, ...]) -> Told:
+def _simulated(scenario: str, settings: tuple[str, ...], free: str) -> Told:
     import afdsim
     from afdsim.scenario.document import load
 
-    return Told(afdsim.simulate(load(scenario, overrides=settings), watch=False).summary)
+    cost = _without(free) if free else None
+    return Told(afdsim.simulate(load(scenario, overrides=settings), cost=cost, watch=False).summary)
+
+
+def _without(free: str) -> Any:
+    """Return the shipped cost model with an operator that takes no time."""
+    from afdsim.cost.roofline import Roofline
+
+    class Without(Roofline):
+        """Kernels as they ship, but for one."""
+
+        def seconds(self, operator: Any, gpu: Any) -> Any:
+            return super().seconds(operator, gpu) * (operator.name != free)
+
+    return Without()
 
 
 def runner(run: Run) -> Callable[..., Told]:
@@ -60,7 +88,7 @@ def runner(run: Run) -> Callable[..., Told]:
 
     def go(*more: str | tuple[str, ...]) -> Told:
         added = [word for each in more for word in ((each,) if isinstance(each, str) else each)]
-        return _simulated(run.scenario, (*run.settings, *added))
+        return _simulated(run.scenario, (*run.settings, *added), run.free)
 
     return go
 
@@ -81,20 +109,22 @@ def origins(quote: Quote, ledger: Ledger) -> tuple[str, ...]:
             found.append(f"experiments/{places[name].parent.parent.name}/run.py")
         elif name in ledger.runs:
             found.append(command(ledger.runs[name]))
-        elif name == VALIDATION:
+        elif name in PAGES:
             found.append("afdsim validate")
+        elif name == BLOCK:
+            found.append("make docs-test")
     return tuple(dict.fromkeys(found))
 
 
 def command(run: Run) -> str:
     """Return a run as typed into a shell."""
     sets = "".join(f" --set {shlex.quote(each)}" for each in run.settings)
-    return f"afdsim run {run.scenario}{sets}"
+    return f"afdsim run {run.scenario}{sets}{f' (no time for {run.free})' if run.free else ''}"
 
 
 def scope(quote: Quote, ledger: Ledger, made: Path | None = None) -> dict[str, Any]:
     """Return what the names of a quote mean; tables of `made` folders come before those that are kept."""
-    meanings = ((name, _meaning(name, ledger, made)) for name in quote.names)
+    meanings = ((name, _meaning(name, quote, ledger, made)) for name in quote.names)
     known = {name: meaning for name, meaning in meanings if meaning is not None}
     for name, expression in quote.let.items():
         if name in quote.names:
@@ -102,7 +132,7 @@ def scope(quote: Quote, ledger: Ledger, made: Path | None = None) -> dict[str, A
     return known
 
 
-def _meaning(name: str, ledger: Ledger, made: Path | None) -> Any:
+def _meaning(name: str, quote: Quote, ledger: Ledger, made: Path | None) -> Any:
     """Return what a name means, None where it means nothing here: the parameter of a lambda."""
     if name in (places := tables.places()):
         return _table(_anew(places[name], made))
@@ -110,7 +140,9 @@ def _meaning(name: str, ledger: Ledger, made: Path | None) -> Any:
         return runner(ledger.runs[name])
     if name in ledger.settings:
         return ledger.settings[name]
-    return tables.validation() if name == VALIDATION else WORDS.get(name)
+    if name == BLOCK:
+        return partial(block, quote.document)
+    return PAGES[name]() if name in PAGES else WORDS.get(name)
 
 
 def _anew(path: Path, made: Path | None) -> Path:

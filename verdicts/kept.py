@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -31,11 +32,18 @@ class Row:
 
 def digest(*more: Path) -> str:
     """Return the digest of everything that a run depends on: the package, its data, scenarios, and more files."""
-    files = [*_sources(ROOT / "afdsim"), *_sources(ROOT / "scenarios"), *more]
-    hashed = hashlib.sha256()
-    for path in files:
-        hashed.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return hashed.hexdigest()
+    return hashlib.sha256(_package() + b"".join(map(_named, more))).hexdigest()
+
+
+@cache
+def _package() -> bytes:
+    """Return the digest of the package and the scenarios, which do not change while this runs."""
+    files = [*_sources(ROOT / "afdsim"), *_sources(ROOT / "scenarios")]
+    return hashlib.sha256(b"".join(map(_named, files))).digest()
+
+
+def _named(path: Path) -> bytes:
+    return path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0"
 
 
 def _sources(folder: Path) -> list[Path]:

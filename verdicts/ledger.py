@@ -82,7 +82,9 @@ class Aside:
     section: str = ""
     """The heading of the part, with all below it."""
     paragraph: str = ""
-    """Or words of the paragraph, or of the row of a table."""
+    """Or words of the paragraph, of the point of a list, or of the row of a table."""
+    words: str = ""
+    """Or the words themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,8 @@ class Run:
 
     scenario: str
     settings: tuple[str, ...] = ()
+    free: str = ""
+    """An operator that takes no time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +113,8 @@ def read(path: Path = PLACE) -> Ledger:
 
     data = YAML(typ="safe").load(path)
     runs = {
-        name: Run(scenario=run["scenario"], settings=tuple(run.get("set", ()))) for name, run in data["runs"].items()
+        name: Run(scenario=run["scenario"], settings=tuple(run.get("set", ())), free=run.get("free", ""))
+        for name, run in data["runs"].items()
     }
     return Ledger(
         quotes=tuple(quote for entry in data["quotes"] for quote in _quotes(entry)),
@@ -136,7 +141,7 @@ def _each(lists: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 def _asides(data: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Aside]:
     for why, parts in data.items():
         for part in parts:
-            for kind in ("section", "paragraph"):
+            for kind in ("section", "paragraph", "words"):
                 for words in _listed(part.get(kind, [])):
                     yield Aside(document=part["in"], why=why, **{kind: words})
 

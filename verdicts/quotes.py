@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from afdsim.errors import ScenarioError
 from verdicts import figures
 from verdicts.ledger import ROOT, Ledger, Quote
 from verdicts.numbers import change, prints, said, spaced
@@ -57,11 +58,11 @@ def _moved(printed: str, value: Any, *, text: bool) -> str:
 
 def evaluated(quote: Quote, ledger: Ledger, made: Path | None = None) -> dict[str, Any]:
     """Return the value of every expression of a quote."""
-    known = figures.scope(quote, ledger, made)
     try:
+        known = figures.scope(quote, ledger, made)
         return {figure.expression: figures.value(figure.expression, known) for figure in quote.figures}
     except (LookupError, AttributeError, NameError, TypeError) as error:
-        raise LookupError(f"docs/figures.yaml, {quote.document}: {_short(quote)}: {error}") from error
+        raise ScenarioError(f"docs/figures.yaml, {quote.document}: {_short(quote)}: {error}") from error
 
 
 def held(quote: Quote, ledger: Ledger, made: Path | None = None) -> list[Fault]:

@@ -82,23 +82,35 @@ def read(path: Path) -> Rows:
 
 
 def validation() -> Rows:
-    """Return the classes of `docs/validation.md`: kind, figures, error (median), worst."""
+    """Return the classes of `docs/validation.md`: kind, figures, error (median), worst; shares."""
+    rows = [[kind[1:].partition("]")[0].lower(), *rest] for kind, *rest in _below("| class | figures |")]
+    return _framed([[kind, *map(_number, rest)] for kind, *rest in rows], ["kind", "figures", "error", "worst"])
+
+
+def validated() -> Rows:
+    """Return the cases of `docs/validation.md`: case, unit, predicted, measured, error; a share."""
+    rows = [[*row[:2], *map(_number, row[2:5])] for row in _below("| case | unit |")]
+    return _framed(rows, ["case", "unit", "predicted", "measured", "error"])
+
+
+def _framed(rows: list[list[Any]], columns: list[str]) -> Rows:
     import pandas as pd
 
-    lines = (ROOT / "docs" / "validation.md").read_text(encoding="utf-8").splitlines()
-    head = lines.index("| class | figures | median error | worst |")
-    rows = [[each.strip() for each in line.strip("|").split("|")] for line in lines[head + 2 :]]
-    short = [[row[0][1:].partition("]")[0].lower(), int(row[1]), *row[2:]] for row in rows[: _until(rows)]]
-    return Rows(
-        pd.DataFrame(
-            [[kind, count, *(float(each.rstrip("%")) / 100 for each in rest)] for kind, count, *rest in short],
-            columns=["kind", "figures", "error", "worst"],
-        )
-    )
+    return Rows(pd.DataFrame(rows, columns=columns))
 
 
-def _until(rows: list[list[str]]) -> int:
-    return next(number for number, row in enumerate(rows) if len(row) != 4)
+def _below(head: str) -> Iterator[list[str]]:
+    """Return the rows of the tables of `docs/validation.md` that have this head."""
+    inside = False
+    for line in (ROOT / "docs" / "validation.md").read_text(encoding="utf-8").splitlines():
+        inside = line.startswith(head) or (inside and line.startswith("|"))
+        if inside and not line.startswith((head, "|---")):
+            yield [each.strip() for each in line.strip("|").split("|")]
+
+
+def _number(text: str) -> float:
+    plain = text.replace(",", "")
+    return float(plain.rstrip("%")) / (100 if plain.endswith("%") else 1)
 
 
 @dataclass(frozen=True, kw_only=True)

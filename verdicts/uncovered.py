@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from verdicts.ledger import ROOT, Ledger
+from afdsim.errors import ScenarioError
+from verdicts.ledger import ROOT, Aside, Ledger
 from verdicts.numbers import CELL, FIGURE, spaced
 
 FENCE = re.compile(r"^(?P<mark>`{3,})(?P<info>[^\n`]*)\n.*?^(?P=mark) *$", re.MULTILINE | re.DOTALL)
@@ -104,30 +105,41 @@ def _fenced(text: str) -> set[int]:
 def _aside(text: str, document: str, ledger: Ledger) -> Iterator[int]:
     for part in ledger.asides:
         if part.document == document:
-            span = _section(text, part.section) if part.section else _paragraph(text, part.paragraph)
-            yield from range(*span)
+            yield from range(*span(text, part))
+
+
+def span(text: str, part: Aside) -> tuple[int, int]:
+    """Return where a part of a document that is set aside begins and ends."""
+    if part.section:
+        return _section(text, part.section)
+    begin, end = _words(text, part.paragraph or part.words)
+    return _paragraph(text, begin, end) if part.paragraph else (begin, end)
 
 
 def _section(text: str, heading: str) -> tuple[int, int]:
-    """Return where the part below a heading begins and ends; that of no heading, "-", is what stands before any."""
+    """Return where a heading's part begins and ends: at the next heading that is no lower."""
     found = [*HEADING.finditer(text)]
     own = next((each for each in found if each[2] == heading), None)
     if own is None:
-        raise LookupError(f"docs/figures.yaml sets aside a part that is not there: {heading!r}")
+        raise ScenarioError(f"docs/figures.yaml sets aside a part that is not there: {heading!r}")
     after = (each.start() for each in found if each.start() > own.start() and len(each[1]) <= len(own[1]))
     return own.start(), next(after, len(text))
 
 
-def _paragraph(text: str, words: str) -> tuple[int, int]:
-    """Return where the paragraph, the point of a list or the row of a table that has some words begins and ends."""
+def _words(text: str, words: str) -> tuple[int, int]:
     found = re.search(r"\s+".join(map(re.escape, words.split())), text)
     if found is None:
-        raise LookupError(f"docs/figures.yaml sets aside words that are not there: {words!r}")
-    if text.rfind("\n|", 0, found.start()) == text.rfind("\n", 0, found.start() + 1):
-        return text.rfind("\n", 0, found.start()), text.find("\n", found.end())
+        raise ScenarioError(f"docs/figures.yaml sets aside words that are not there: {words!r}")
+    return found.span()
+
+
+def _paragraph(text: str, begin: int, end: int) -> tuple[int, int]:
+    """Return where the paragraph, the point of a list or the row of a table around some words begins and ends."""
+    line = text.rfind("\n", 0, begin + 1) + 1
+    if text.startswith("|", line):
+        return line, text.find("\n", end)
     breaks = [0, *(each.end() for each in re.finditer(r"\n\n|\n(?=- )", text)), len(text)]
-    begin = max(place for place in breaks if place <= found.start())
-    return begin, min(place for place in breaks if place >= found.end())
+    return max(place for place in breaks if place <= begin), min(place for place in breaks if place >= end)
 
 
 def report(counts: Iterable[Count]) -> str:
