@@ -52,7 +52,7 @@ pictures: $(READY) ## those of README.md and the documentation, drawn from runs 
 	@$(PIP) install --editable '.[docs]'
 	@touch $@
 
-verify: $(READY) ## checks against closed forms and other simulators, and docs/verification.md with their pictures anew
+verify: $(READY) ## checks against closed forms and other simulators, and docs/verification.md (.json) with their pictures anew
 	@$(BIN)/python -c 'import ciw' 2>/dev/null || $(PIP) install --editable '.[verification]'
 	@$(BIN)/python -m verification -o docs $(ARGS)
 

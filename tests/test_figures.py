@@ -227,13 +227,21 @@ def test_values_of_runs_are_kept_and_held_to_their_quotes(tmp_path, monkeypatch)
     }
     asked = []
     monkeypatch.setattr(runs.quotes, "evaluated", lambda *_: asked.append(1) or right)
-    (before,) = runs.rows(book, tmp_path, tmp_path)
+    (before,) = runs.rows(book, tmp_path, ())
     for _ in range(2):
         runs.made(book, tmp_path, lambda _: None)
-    (after,) = runs.rows(book, tmp_path, tmp_path)
+    (after,) = runs.rows(book, tmp_path, ())
 
     assert len(asked) == 1
-    assert (before.verdict, after.verdict) == ("not run here: 1 runs", "kept")
+    assert (before.verdict, after.verdict) == ("not run here: 1 quote of runs", "kept")
+
+
+def test_quotes_of_a_table_that_was_not_made_anew_say_so(tmp_path):
+    quote = next(each for each in BOOK.quotes if figures.origins(each, BOOK) == ("experiments/straggler/run.py",))
+    book = replace(BOOK, quotes=(quote,))
+    (old,), (new,) = (runs.rows(book, tmp_path, whole) for whole in ((), ("experiments/straggler/run.py",)))
+
+    assert (old.verdict, new.verdict) == ("as its kept table", "kept")
 
 
 def test_long_experiments_and_those_of_traces_say_why_they_are_not_run(tmp_path):

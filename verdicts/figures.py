@@ -108,7 +108,7 @@ def origins(quote: Quote, ledger: Ledger) -> tuple[str, ...]:
         if name in places:
             found.append(f"experiments/{places[name].parent.parent.name}/run.py")
         elif name in ledger.runs:
-            found.append(command(ledger.runs[name]))
+            found.append(command(name, ledger.runs[name]))
         elif name in PAGES:
             found.append("afdsim validate")
         elif name == BLOCK:
@@ -116,10 +116,12 @@ def origins(quote: Quote, ledger: Ledger) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def command(run: Run) -> str:
-    """Return a run as typed into a shell."""
-    sets = "".join(f" --set {shlex.quote(each)}" for each in run.settings)
-    return f"afdsim run {run.scenario}{sets}{f' (no time for {run.free})' if run.free else ''}"
+def command(name: str, run: Run) -> str:
+    """Return a run as typed into a shell, or where its settings stand if they are many."""
+    free = f", no time for {run.free}" if run.free else ""
+    if len(run.settings) > 1 or free:
+        return f"afdsim run {run.scenario}, settings of {name} in docs/figures.yaml{free}"
+    return f"afdsim run {run.scenario}" + "".join(f" --set {shlex.quote(each)}" for each in run.settings)
 
 
 def scope(quote: Quote, ledger: Ledger, made: Path | None = None) -> dict[str, Any]:

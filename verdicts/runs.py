@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from verdicts.kept import KEPT, MOVED, NOT_RUN, Row
 from verdicts.ledger import Ledger, Quote
 
 FILE = "runs.json"
+AS_TABLE = "as its kept table"
+"""Verdict where the table itself was not made anew."""
 
 
 def made(ledger: Ledger, folder: Path, say: Callable[[str], None]) -> None:
@@ -53,33 +55,47 @@ def _key(quote: Quote, ledger: Ledger) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def rows(ledger: Ledger, folder: Path, experiments: Path) -> Iterator[Row]:
-    """Return the rows of all quotes: those of one document and origin together, one more for each that moved."""
-    values = known(folder)
+def rows(ledger: Ledger, results: Path, whole: Collection[str]) -> Iterator[Row]:
+    """Return the rows of all quotes: those of one document and origin together, one more for each that moved.
+
+    `whole` are the origins that were made anew.
+    """
+    values = known(results)
     groups: dict[tuple[str, tuple[str, ...]], list[Quote]] = {}
     for quote in ledger.quotes:
         groups.setdefault((quote.document, figures.origins(quote, ledger)), []).append(quote)
-    for (document, origins), own in groups.items():
-        yield from _group(document, ", ".join(origins), [_held(each, ledger, values, experiments) for each in own], own)
+    for (document, origins), own in sorted(groups.items(), key=lambda group: _order(group[0][0])):
+        held = [_held(each, ledger, values, results) for each in own]
+        anew = all(origin in whole or not origin.startswith("experiments/") for origin in origins)
+        yield _whole(document, ", ".join(origins), own, missing=sum(each is None for each in held), anew=anew)
+        for fault in (fault for each in held for fault in each or ()):
+            verdict = f"{MOVED}: {fault.why}"
+            origin = ", ".join(origins)
+            yield Row(kind="quote", what="of these", told=document, verdict=verdict, origin=origin, holds=False)
 
 
-def _held(quote: Quote, ledger: Ledger, values: dict[str, Any], experiments: Path) -> list[quotes.Fault] | None:
+def _order(document: str) -> tuple[int, str]:
+    """README and MODEL first, then docs, then experiments."""
+    return ("/" in document) + document.startswith("experiments/"), document
+
+
+def _held(quote: Quote, ledger: Ledger, values: dict[str, Any], results: Path) -> list[quotes.Fault] | None:
     """Return what is wrong with a quote; None where its runs are not there."""
     if not figures.needs_run(quote, ledger):
-        return quotes.held(quote, ledger, experiments)
+        return quotes.held(quote, ledger, results)
     own = values.get(_key(quote, ledger))
     return None if own is None else quotes.faults(quote, own)
 
 
-def _group(document: str, origin: str, held: list[list[quotes.Fault] | None], own: Iterable[Quote]) -> Iterator[Row]:
-    faults = [fault for each in held for fault in each or ()]
-    missing = sum(each is None for each in held)
+def _whole(document: str, origin: str, own: Collection[Quote], *, missing: int, anew: bool) -> Row:
+    """Return the row of quotes that have one document and one origin."""
     count = sum(len(quote.figures) or 1 for quote in own)
-    what = f"{count} figure{'s' * (count != 1)} in {len(held)} quote{'s' * (len(held) != 1)}"
+    what = f"{_plural(count, 'figure')} in {_plural(len(own), 'quote')}"
     if missing:
-        yield Row(kind="quote", what=what, told=document, verdict=f"{NOT_RUN}: {missing} runs", origin=origin)
-    elif not faults:
-        yield Row(kind="quote", what=what, told=document, verdict=KEPT, origin=origin)
-    for fault in faults:
-        verdict = f"{MOVED}: {fault.why}"
-        yield Row(kind="quote", what="a quote", told=document, verdict=verdict, origin=origin, holds=False)
+        verdict = f"{NOT_RUN}: {_plural(missing, 'quote')} of runs"
+        return Row(kind="quote", what=what, told=document, verdict=verdict, origin=origin)
+    return Row(kind="quote", what=what, told=document, verdict=KEPT if anew else AS_TABLE, origin=origin)
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afdsim.errors import ScenarioError
-from verdicts import experiments, ledger, pages, pictures, runs, verified
+from verdicts import experiments, kept, ledger, pages, pictures, runs, verified
 from verdicts.kept import RESULTS, Row
 
 LEDGER, RUNS, PICTURES = "ledger", "runs", "pictures"
@@ -63,7 +63,8 @@ def rows(asked: Asked) -> Iterator[Row]:
     book = ledger.read()
     for each in asked.experiments:
         yield from experiments.rows(each)
-    yield from runs.rows(book, asked.results, asked.results)
+    whole = {each.origin for each in asked.experiments if kept.whole(each.made, each.made_of)}
+    yield from runs.rows(book, asked.results, whole)
     for which in (pages.FOLLOWED, pages.BANDS):
         yield from pages.rows(which, asked.results / which)
     yield from pictures.rows(asked.results / PICTURES)
