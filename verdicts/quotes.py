@@ -11,7 +11,7 @@ from typing import Any
 from afdsim.errors import ScenarioError
 from verdicts import figures
 from verdicts.ledger import ROOT, Ledger, Quote
-from verdicts.numbers import change, prints, said, spaced
+from verdicts.numbers import EXACT, SLACK, change, prints, said, spaced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,21 +39,21 @@ def stands(quote: Quote) -> tuple[str, ...] | Fault:
     return found[0]
 
 
-def faults(quote: Quote, values: Mapping[str, Any]) -> list[Fault]:
+def faults(quote: Quote, values: Mapping[str, Any], slack: float = SLACK) -> list[Fault]:
     """Return what is wrong with a quote whose expressions have these values."""
     printed = stands(quote)
     if isinstance(printed, Fault):
         return [printed]
     pairs = zip(quote.figures, printed, strict=True)
-    whys = [_moved(each, values[figure.expression], text=figure.is_text) for figure, each in pairs]
+    whys = [_moved(each, values[figure.expression], slack, text=figure.is_text) for figure, each in pairs]
     return [Fault(quote=quote, why=f"{why} in {_short(quote)}") for why in whys if why]
 
 
-def _moved(printed: str, value: Any, *, text: bool) -> str:
+def _moved(printed: str, value: Any, slack: float, *, text: bool) -> str:
     """Return how a figure moved, nothing where it did not."""
     if text:
         return "" if printed == str(value) else f"{printed} -> {value}"
-    return "" if prints(value, printed) else f"{printed} -> {value:.6g} ({change(said(printed)[0], value)})"
+    return "" if prints(value, printed, slack) else f"{printed} -> {value:.6g} ({change(said(printed)[0], value)})"
 
 
 def evaluated(quote: Quote, ledger: Ledger, made: Path | None = None) -> dict[str, Any]:
@@ -67,7 +67,8 @@ def evaluated(quote: Quote, ledger: Ledger, made: Path | None = None) -> dict[st
 
 def held(quote: Quote, ledger: Ledger, made: Path | None = None) -> list[Fault]:
     """Return what is wrong with a quote."""
-    return faults(quote, evaluated(quote, ledger, made))
+    slack = EXACT if figures.needs_run(quote, ledger) else SLACK
+    return faults(quote, evaluated(quote, ledger, made), slack)
 
 
 def _short(quote: Quote) -> str:

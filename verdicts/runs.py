@@ -11,6 +11,7 @@ from typing import Any
 from verdicts import figures, kept, quotes
 from verdicts.kept import KEPT, MOVED, NOT_RUN, Row
 from verdicts.ledger import Ledger, Quote
+from verdicts.numbers import EXACT
 
 FILE = "runs.json"
 AS_TABLE = "as its kept table"
@@ -84,7 +85,7 @@ def _held(quote: Quote, ledger: Ledger, values: dict[str, Any], results: Path) -
     if not figures.needs_run(quote, ledger):
         return quotes.held(quote, ledger, results)
     own = values.get(_key(quote, ledger))
-    return None if own is None else quotes.faults(quote, own)
+    return None if own is None else quotes.faults(quote, own, EXACT)
 
 
 def _whole(document: str, origin: str, own: Collection[Quote], *, missing: int, anew: bool) -> Row:
