@@ -108,7 +108,7 @@ def test_lines_may_be_broken_anywhere_and_a_number_is_read_whole():
 def test_an_expression_that_fails_names_its_quote():
     quote = a_quote("{ratio_sweep('TP9').tgs:.0f} of")
 
-    with pytest.raises(ScenarioError, match=r"docs/figures.yaml, docs/trust.md: .*no row \('TP9',\)"):
+    with pytest.raises(ScenarioError, match=r"docs/figures.yaml, docs/trust.md: .*no row with {'ffn': 'TP9'} in"):
         quotes.evaluated(quote, BOOK)
 
 

@@ -144,13 +144,18 @@ def _meaning(name: str, quote: Quote, ledger: Ledger, made: Path | None) -> Any:
         return ledger.settings[name]
     if name == BLOCK:
         return partial(block, quote.document)
-    return PAGES[name]() if name in PAGES else WORDS.get(name)
+    return _page(name) if name in PAGES else WORDS.get(name)
 
 
 def _anew(path: Path, made: Path | None) -> Path:
     """Return where a table was made anew, if it was."""
     place = made / path.parent.parent.name / path.name if made else path
     return place if place.is_file() else path
+
+
+@cache
+def _page(name: str) -> tables.Rows:
+    return PAGES[name]()
 
 
 @cache

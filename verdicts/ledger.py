@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -44,11 +45,11 @@ class Quote:
     also: str = ""
     """Another document, whose blocks are run, that has the same words."""
 
-    @property
+    @cached_property
     def figures(self) -> tuple[Figure, ...]:
         return tuple(Figure(expression=each[1].strip(), form=each[2]) for each in FIELD.finditer(self.says))
 
-    @property
+    @cached_property
     def pattern(self) -> re.Pattern[str]:
         """What the quote looks like in its document, a group for every figure."""
         parts = FIELD.split(spaced(self.says))
@@ -57,7 +58,7 @@ class Quote:
         pairs = zip(words, [*groups, ""], strict=True)
         return re.compile("".join(re.escape(word) + group for word, group in pairs))
 
-    @property
+    @cached_property
     def names(self) -> set[str]:
         """Names that the expressions use, those behind names of `let` too."""
         seen: set[str] = set()

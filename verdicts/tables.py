@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,36 +21,32 @@ RTOL, ATOL = 1e-3, 1e-8
 class Rows:
     """Rows of a table; `rows(a, b)` are those whose first columns are a and b, `...` stands for any value."""
 
-    def __init__(self, frame: pd.DataFrame) -> None:
-        self._frame = frame
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._rows = rows
 
     def __call__(self, *values: Any) -> Rows:
-        frame = self._frame
-        for column, value in zip(frame.columns, values, strict=False):
-            if value is not ...:
-                frame = frame[frame[column] == value]
-        if frame.empty:
-            raise LookupError(f"no row {values} in a table of {', '.join(self._frame.columns[: len(values)])}")
-        return Rows(frame)
+        asked = {name: value for name, value in zip(self._rows[0], values, strict=False) if value is not ...}
+        return self.where(**asked)
 
     def where(self, **values: Any) -> Rows:
         """Return the rows that have these values, or one of those that a list has."""
-        frame = self._frame
-        for column, value in values.items():
-            frame = frame[frame[column].isin(value if isinstance(value, list | tuple) else [value])]
-        return Rows(frame)
+        asked = {name: value if isinstance(value, list | tuple) else (value,) for name, value in values.items()}
+        rows = [row for row in self._rows if all(row[name] in known for name, known in asked.items())]
+        if not rows:
+            raise LookupError(f"no row with {values} in a table of {', '.join(self._rows[0])}")
+        return Rows(rows)
 
     def most(self, column: str) -> Rows:
         """Return the row with the largest value of a column."""
-        return Rows(self._frame.loc[[self._frame[column].idxmax()]])
+        return Rows([max(self._rows, key=lambda row: row[column])])
 
     def least(self, column: str) -> Rows:
         """Return the row with the smallest value of a column."""
-        return Rows(self._frame.loc[[self._frame[column].idxmin()]])
+        return Rows([min(self._rows, key=lambda row: row[column])])
 
     def __getitem__(self, column: str) -> Any:
         """The value of the only row, or a list of all rows'."""
-        found = self._frame[column].tolist()
+        found = self.all(column)
         return found[0] if len(found) == 1 else found
 
     def __getattr__(self, column: str) -> Any:
@@ -57,12 +54,13 @@ class Rows:
 
     def all(self, column: str) -> list[Any]:
         """Return the values of all rows."""
-        return list(self._frame[column])
+        return [row[column] for row in self._rows]
 
     def __len__(self) -> int:
-        return len(self._frame)
+        return len(self._rows)
 
 
+@cache
 def places() -> dict[str, Path]:
     """Return the kept tables by name: the experiment's, and the file's where it is not `table.csv`."""
     found = sorted((ROOT / "experiments").glob("*/expected/*.csv"))
@@ -78,7 +76,7 @@ def read(path: Path) -> Rows:
     """Return a kept table."""
     import pandas as pd
 
-    return Rows(pd.read_csv(path))
+    return Rows(pd.read_csv(path).to_dict("records"))
 
 
 def validation() -> Rows:
@@ -94,9 +92,7 @@ def validated() -> Rows:
 
 
 def _framed(rows: list[list[Any]], columns: list[str]) -> Rows:
-    import pandas as pd
-
-    return Rows(pd.DataFrame(rows, columns=columns))
+    return Rows([dict(zip(columns, row, strict=True)) for row in rows])
 
 
 def _below(head: str) -> Iterator[list[str]]:
