@@ -19,8 +19,6 @@ LONG = {"when_afd_pays": "half an hour", "planner_check": "twenty minutes"}
 """Experiments that run with `--all` only."""
 TRACED = "when_afd_pays"
 """Its table is made of recorded traces, which do not ship."""
-SERIAL = ("like_for_like", "step3_paper")
-"""Experiments that take no `--workers`."""
 LOG, FAILED = "log.txt", "failed.txt"
 
 
@@ -93,9 +91,10 @@ def run(experiments: Sequence[Experiment], jobs: int, say: Callable[[str], None]
 def _start(each: Experiment, jobs: int) -> subprocess.Popen[bytes]:
     rmtree(each.made, ignore_errors=True)
     each.made.mkdir(parents=True)
-    workers = max(1, (os.cpu_count() or 1) // jobs)
-    own = () if each.name in SERIAL else ("--workers", str(workers))
-    words = [sys.executable, str(each.folder / "run.py"), "-o", str(each.made), *own, *each.arguments]
+    script = each.folder / "run.py"
+    workers = ("--workers", str(max(1, (os.cpu_count() or 1) // jobs)))
+    own = workers if workers[0] in script.read_text(encoding="utf-8") else ()
+    words = [sys.executable, str(script), "-o", str(each.made), *own, *each.arguments]
     with (each.made / LOG).open("wb") as log:
         env = os.environ | {"PYTHONPATH": str(ROOT)}
         return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, cwd=each.made, env=env)
@@ -118,16 +117,16 @@ def rows(each: Experiment) -> Iterator[Row]:
         verdict = "failed" if failed else f"{NOT_RUN}: {each.why_not or 'not asked for'}"
         yield Row(kind="table", what=each.name, told=told, verdict=verdict, origin=each.origin, holds=not failed)
         return
-    for path in sorted((each.folder / "expected").glob("*.csv")):
+    for path in sorted((each.folder / "expected").rglob("*.csv")):
         yield _table(each, path, told)
-    for path in sorted((each.folder / "expected").glob("*.png")):
-        place = path.relative_to(ROOT).as_posix()
-        yield pictures.row(path, each.made / path.name, what=place, told=told, origin=each.origin)
+    for path in sorted((each.folder / "expected").rglob("*.png")):
+        place, made = path.relative_to(ROOT).as_posix(), each.made / path.relative_to(each.folder / "expected")
+        yield pictures.row(path, made, what=place, told=told, origin=each.origin)
 
 
 def _table(each: Experiment, path: Path, told: str) -> Row:
     what = path.relative_to(ROOT).as_posix()
-    made = each.made / path.name
+    made = each.made / path.relative_to(each.folder / "expected")
     if not made.is_file():
         return Row(kind="table", what=what, told=told, verdict="no longer made", origin=each.origin, holds=False)
     cells = tables.moved(path, made)

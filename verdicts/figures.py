@@ -106,7 +106,7 @@ def origins(quote: Quote, ledger: Ledger) -> tuple[str, ...]:
     found = []
     for name in sorted(quote.names):
         if name in places:
-            found.append(f"experiments/{places[name].parent.parent.name}/run.py")
+            found.append(f"experiments/{tables.home(places[name])[0]}/run.py")
         elif name in ledger.runs:
             found.append(command(name, ledger.runs[name]))
         elif name in PAGES:
@@ -149,7 +149,7 @@ def _meaning(name: str, quote: Quote, ledger: Ledger, made: Path | None) -> Any:
 
 def _anew(path: Path, made: Path | None) -> Path:
     """Return where a table was made anew, if it was."""
-    place = made / path.parent.parent.name / path.name if made else path
+    place = made.joinpath(*tables.home(path)) if made else path
     return place if place.is_file() else path
 
 

@@ -63,13 +63,20 @@ class Rows:
 @cache
 def places() -> dict[str, Path]:
     """Return the kept tables by name: the experiment's, and the file's where it is not `table.csv`."""
-    found = sorted((ROOT / "experiments").glob("*/expected/*.csv"))
+    found = sorted((ROOT / "experiments").glob("*/expected/**/*.csv"))
     return {_name(path): path for path in found}
 
 
+def home(path: Path) -> tuple[str, Path]:
+    """Return the experiment of a kept file, and where in its folder the file is."""
+    name, _, *below = path.relative_to(ROOT / "experiments").parts
+    return name, Path(*below)
+
+
 def _name(path: Path) -> str:
-    own = path.parent.parent.name
-    return own if path.stem == "table" else f"{own}_{path.stem}"
+    own, below = home(path)
+    words = below.with_suffix("").parts
+    return own if words == ("table",) else "_".join((own, *words))
 
 
 def read(path: Path) -> Rows:
