@@ -21,8 +21,8 @@ REPOSITORY = Path(__file__).parent.parent
 BOOK = ledger.read()
 DOCUMENTS = sorted({quote.document for quote in BOOK.quotes})
 MODULES = sorted((REPOSITORY / "verdicts").glob("*.py"))
-LEFT = 40
-"""Figures without an origin that there may be; fewer is better."""
+LEFT = 30
+"""Figures of README, MODEL and docs without an origin that there may be; fewer is better."""
 
 
 def of(document, *, run):
@@ -62,7 +62,8 @@ def test_every_quote_has_an_origin():
 def test_hardly_a_figure_has_no_origin():
     counts = [uncovered.counted(document, BOOK) for document in uncovered.documents()]
 
-    assert sum(len(each.left) for each in counts) <= LEFT, "run: python -m verdicts --uncovered"
+    left = sum(len(each.left) for each in counts if not each.document.startswith("experiments/"))
+    assert left <= LEFT, "quote them in docs/figures.yaml, or set them aside: python -m verdicts --uncovered"
     assert sum(each.quoted for each in counts) > 500
 
 

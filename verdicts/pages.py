@@ -67,7 +67,7 @@ def _place(which: str, case: ET.Element) -> str:
 def _row(which: str, place: str, cases: list[ET.Element]) -> Row:
     bad = [case.attrib["name"] for case in cases if case.find("failure") is not None or case.find("error") is not None]
     skipped = [case for case in cases if case.find("skipped") is not None]
-    what = f"{place}, its blocks" if which == FOLLOWED else f"{place}, {len(cases) - len(skipped)} bands"
+    what = f"{place}, its blocks" if which == FOLLOWED else f"{place}, tests: {len(cases) - len(skipped)}"
     verdict = f"failed: {kept.listed(bad)}" if bad else NOT_RUN if len(skipped) == len(cases) else _held(which)
     told = place if which == FOLLOWED else "tests/data/paper, afdsim/data/published.csv"
     return Row(kind=which, what=what, told=told, verdict=verdict, origin=ORIGINS[which], holds=not bad)
