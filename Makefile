@@ -40,9 +40,8 @@ fuzz: $(READY)   ## 20,000 mutated inputs of every kind that is read; counts of 
 kills: $(READY)  ## 60 kills of commands at work (INT, TERM, KILL; parent, group, worker); counts, and every law that broke
 	@$(BIN)/python -m tests.kills $(ARGS)
 
-paper: $(READY)  ## bands around published numbers, with the gaps printed
-	@$(BIN)/python experiments/step3_paper/run.py
-	@$(BIN)/pytest -m paper -rA $(ARGS)
+paper: $(READY)  ## every figure of README, MODEL and docs made anew, and docs/verdicts.md; ARGS=--all for the long ones
+	@$(BIN)/python -m verdicts $(ARGS)
 
 bench: $(READY)  ## speed of the engines, then event counts
 	@$(BIN)/afdsim bench
@@ -68,7 +67,7 @@ $(VENV)/.docs: $(READY)
 	@$(PIP) install --editable '.[docs]'
 	@touch $@
 
-verify: $(READY) ## checks against closed forms and other simulators, and docs/verification.md with their pictures anew
+verify: $(READY) ## checks against closed forms and other simulators, and docs/verification.md (.json) with their pictures anew
 	@$(BIN)/python -c 'import ciw' 2>/dev/null || $(PIP) install --editable '.[verification]'
 	@$(BIN)/python -m verification -o docs $(ARGS)
 

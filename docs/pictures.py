@@ -1,7 +1,8 @@
-"""Pictures of README and documentation: `python docs/pictures.py` draws them from runs, `make pictures` calls it."""
+"""Pictures of README and documentation, drawn from runs: `python docs/pictures.py [-o FOLDER]`; `make pictures`."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,14 @@ ATTENTION, FFN, WIRE = "#0072B2", "#D55E00", "#555555"
 
 def main() -> None:
     """Draw every picture anew."""
-    afdsim.plot.save(pipeline(), HERE / "pipeline.svg")
-    afdsim.plot.save(cell(), HERE / "cell.svg")
-    afdsim.plot.save(gaps(), HERE / "step3_2a2f_4k.png")
-    afdsim.plot.save(carried(), HERE / "capacity.png")
-    afdsim.plot.save(planned(), HERE / "planning.png")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, default=HERE)
+    folder = parser.parse_args().output
+    afdsim.plot.save(pipeline(), folder / "pipeline.svg")
+    afdsim.plot.save(cell(), folder / "cell.svg")
+    afdsim.plot.save(gaps(), folder / "step3_2a2f_4k.png")
+    afdsim.plot.save(carried(), folder / "capacity.png")
+    afdsim.plot.save(planned(), folder / "planning.png")
 
 
 def pipeline() -> Axes:

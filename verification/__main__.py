@@ -42,6 +42,7 @@ def main(words: Sequence[str] | None = None) -> int:
         rows = tuple(suite.run(checks, asked.output, scale=asked.scale, say=lambda text: print(text, file=sys.stderr)))
         if checks == suite.CHECKS:  # a page of some checks would hide the others
             write_text(asked.output / "verification.md", page.page(rows))
+            write_text(asked.output / "verification.json", page.kept(rows))
     except (AfdsimError, OSError) as error:
         print(error, file=sys.stderr)
         return BAD_INPUT

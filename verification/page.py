@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -38,6 +39,12 @@ def plain(row: Row) -> dict[str, Any]:
     """Return a row as data for JSON."""
     told = dict(zip(COLUMNS, cells(row), strict=True))
     return told | ({} if row.finding is None else {"value": float(row.finding.value), "at most": row.finding.tolerance})
+
+
+def kept(rows: Iterable[Row]) -> str:
+    """Return the table of verdicts as JSON, as the page prints it: `make paper` reads it."""
+    told = [dict(zip(COLUMNS, cells(row), strict=True)) for row in rows]
+    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
 
 
 def table(rows: Sequence[Row]) -> str:

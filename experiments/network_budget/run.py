@@ -1,6 +1,6 @@
 """TGS against the rate of the NICs and the latency of the path: ``python run.py [-o FOLDER] [--workers N]``.
 
-FOLDER (default: `expected` beside this file) gets `table.csv`, `fabrics.csv` and `budget.png`.
+FOLDER (default: `expected` beside this file) gets `table.csv`, `fabrics.csv`, `knees.csv` and `budget.png`.
 """
 
 from __future__ import annotations
@@ -201,7 +201,9 @@ def main() -> None:
     frame.to_csv(given.output / "table.csv", index=False, float_format="%.5g")
     cables.to_csv(given.output / "fabrics.csv", index=False, float_format="%.5g")
     afdsim.plot.save(drawn(frame, cables), given.output / "budget.png", dpi=90)
-    print(knees(frame).to_string(index=False))
+    limits = knees(frame)
+    limits.to_csv(given.output / "knees.csv", index=False)
+    print(limits.to_string(index=False))
     wide = cables.pivot_table(index="fabric", columns=["gpu", "m"], values=["tgs", "lost"], sort=False)
     print(wide.to_string(float_format="{:.4g}".format))
 
