@@ -75,6 +75,10 @@ _FILES: Final = {
 """Files by which folders are known; one of a run that was interrupted has no manifest."""
 
 
+_DAMAGE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError)
+"""What readers of JSON, YAML, CSV and parquet raise on what they did not expect."""
+
+
 @contextmanager
 def reading(*folders: Path) -> Iterator[None]:
     """Say of whatever the files of a folder, or of some, lead to that they are damaged."""
@@ -82,7 +86,7 @@ def reading(*folders: Path) -> Iterator[None]:
         yield
     except AfdsimError:
         raise
-    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+    except _DAMAGE as error:
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         which = f"one of {', '.join(map(str, folders))}" if len(folders) > 1 else f"{folders[0]}"
         raise ScenarioError(

@@ -166,6 +166,11 @@ def test_a_damaged_folder_is_told_in_words(folders, name, file, text):
     assert name in told.stderr
 
 
+def test_what_a_reader_of_tables_cannot_do_is_damage(tmp_path):
+    with pytest.raises(ScenarioError, match="is damaged"), reporting.reading(tmp_path):
+        raise NotImplementedError("Integers with more than 64 bits not implemented")
+
+
 def test_one_damaged_folder_of_several_is_told_in_words(folders):
     requests = folders["run"] / "requests.parquet"
     before = requests.read_bytes()
