@@ -19,8 +19,8 @@ check: $(READY)  ## style, types and wings
 	@$(BIN)/mypy --strict afdsim
 	@$(BIN)/lint-imports --no-logo
 
-laws: $(READY)   ## the laws again, with many more examples
-	@$(BIN)/pytest -n auto tests/laws --hypothesis-profile=laws $(ARGS)
+laws: $(READY)   ## the laws and the state machines again, with many more examples
+	@$(BIN)/pytest -n auto tests/laws tests/engine/test_*_machine.py --hypothesis-profile=laws $(ARGS)
 
 fuzz: $(READY)   ## 20,000 mutated inputs of every kind that is read; counts of what became of them
 	@$(BIN)/python -m tests.fuzz $(ARGS)
