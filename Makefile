@@ -20,7 +20,7 @@ check: $(READY)  ## style, types and wings
 	@$(BIN)/lint-imports --no-logo
 
 coverage: $(READY) ## branches of afdsim/ that the suite runs: rooms below 100 %, and an error under 95 % of all
-	@$(BIN)/pytest -q -n auto --cov --cov-branch --cov-report=term:skip-covered --cov-fail-under=95 $(ARGS)
+	@$(BIN)/pytest -n auto --cov --cov-branch --cov-report=term:skip-covered --cov-fail-under=95 $(ARGS)
 
 laws: $(READY)   ## the laws and the state machines again, with many more examples
 	@$(BIN)/pytest -n auto tests/laws tests/engine/test_*_machine.py --hypothesis-profile=laws $(ARGS)
