@@ -1,4 +1,4 @@
-"""Tests leave nothing behind, however their process ends."""
+"""Tests leave nothing behind, however their process ends, and only their order is random."""
 
 import subprocess
 import sys
@@ -26,3 +26,7 @@ def test_workers_have_folders_of_their_own_and_take_them_along():
     assert theirs != scratch()
     assert not theirs.exists()
     assert scratch().is_dir()
+
+
+def test_only_the_order_is_random(pytestconfig):
+    assert not pytestconfig.getoption("randomly_reset_seed", default=False)

@@ -368,7 +368,11 @@ def test_forms_that_are_not_known_are_refused_with_their_value(read, scheme, mes
     ("name", "changes", "message"),
     [
         ("dbrx", {"attn_config": {"kv_n_heads": 7}}, r"kv_n_heads: must be a divisor of 32 attention heads \(got 7\)"),
-        ("nemotron_h", {"mamba_ssm_cache_dtype": "int4"}, r"must be one of float32, bfloat16, float16 \(got \"int4\"\)"),
+        (
+            "nemotron_h",
+            {"mamba_ssm_cache_dtype": "int4"},
+            r"must be one of float32, bfloat16, float16 \(got \"int4\"\)",
+        ),
         (
             "gemma3",
             {"sliding_window": None, "layer_types": ["sliding_attention"] * 12},
