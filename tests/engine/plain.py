@@ -40,8 +40,7 @@ class House:
     def places(self) -> Places:
         """The same as the engines have it."""
         keeping = Keeping(self.block, self.grows, self.swaps, self.pace, 1, 0, 0)
-        whole = (np.array(each, dtype=np.int64) for each in (self.slots, self.windows))
-        slots, windows = whole
+        slots, windows = (np.array(each, dtype=np.int64) for each in (self.slots, self.windows))
         costs = (float(self.budget), float(self.fixed), np.array(self.per_token, dtype=float))
         return Places(len(slots), self.ranks, self.scale, slots, windows, *costs, keeping, BROUGHT)
 
