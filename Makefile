@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # What a run needs comes first, so that the engine compiles while the rest is installed.
 NEEDED := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")
 
-.PHONY: run test check laws paper bench golden docs docs-test links pictures fuzz kills verify pythons
+.PHONY: run test pythons check coverage laws paper bench golden docs docs-test links pictures fuzz kills verify
 run: $(READY)    ## simulate the main scenario
 	@$(BIN)/afdsim run scenarios/step3_2a2f_4k.yaml
 
@@ -31,8 +31,11 @@ check: $(READY)  ## style, types and wings
 	@$(BIN)/mypy --strict afdsim
 	@$(BIN)/lint-imports --no-logo
 
-laws: $(READY)   ## the laws again, with many more examples
-	@$(BIN)/pytest -n auto tests/laws --hypothesis-profile=laws $(ARGS)
+coverage: $(READY) ## branches of afdsim/ that the suite runs: rooms below 100 %, and an error under 95 % of all
+	@$(BIN)/pytest -n auto --cov --cov-branch --cov-report=term:skip-covered --cov-fail-under=95 $(ARGS)
+
+laws: $(READY)   ## the laws and the state machines again, with many more examples
+	@$(BIN)/pytest -n auto tests/laws tests/engine/test_*_machine.py --hypothesis-profile=laws $(ARGS)
 
 fuzz: $(READY)   ## 20,000 mutated inputs of every kind that is read; counts of what became of them
 	@$(BIN)/python -m tests.fuzz $(ARGS)

@@ -1,11 +1,9 @@
 """Small deployments for the laws: a tiny model of any depth, stages of any length, and both engines side by side."""
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 from hypothesis import settings
@@ -22,11 +20,12 @@ from afdsim.engine.record import Record
 from afdsim.engine.schedule import Boundary, Compute, Schedule
 from afdsim.scenario.document import Scenario, load
 from afdsim.simulation import Engine, demanded, execute
+from tests.scratch import scratch
 
 
 def _written(name: str, config: Mapping[str, object]) -> str:
-    """Path of a config in a folder of its own."""
-    path = Path(tempfile.mkdtemp(prefix="afdsim-test-")) / name
+    """Path of a config in a file."""
+    path = scratch() / name
     path.write_text(json.dumps(config))
     return str(path)
 

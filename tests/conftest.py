@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from afdsim.scenario.document import Scenario, load
+from tests import scratch
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -14,6 +15,17 @@ REPOSITORY = Path(__file__).parent.parent
 settings.register_profile("suite", max_examples=30, deadline=None, derandomize=True)
 settings.register_profile("laws", max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-randomly choose the order and nothing else: no test may lean on the global random state."""
+    if hasattr(config.option, "randomly_reset_seed"):
+        config.option.randomly_reset_seed = False
+
+
+def pytest_unconfigure() -> None:
+    """Leave nothing behind."""
+    scratch.clear()
 
 
 @pytest.fixture

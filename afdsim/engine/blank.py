@@ -14,7 +14,7 @@ from afdsim.engine.cell import Cell
 from afdsim.engine.recurrence import Flight, Machine, Memory, State
 from afdsim.engine.samples import BYTES, FEWEST, MISSING, MOST, Samples
 from afdsim.engine.schedule import INDEX
-from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, Asked, Book
+from afdsim.engine.seats import FOREVER, NOBODY, UNBOUNDED, Asked, Book, Places
 from afdsim.engine.tables import Now, Priced
 from afdsim.engine.watch import FINEST, Watch
 from afdsim.engine.watch import MOST as SLICES
@@ -64,7 +64,7 @@ def memory(cell: Cell, asked: Asked, edges: Array, *, watched: bool = False) -> 
     units, lanes = step.units, cell.seated * cell.micro_batches
     zeros, whole = np.zeros, counts
     return Memory(
-        book=blank_book(cell, asked),
+        book=blank_book(places(cell), cell.seated, asked),
         now=Now(
             base=zeros((len(tables.core), lanes)),
             tokens=whole(step.batches),
@@ -186,18 +186,18 @@ def blank_prices(cell: Cell) -> Priced:
     return Priced(slot, np.ascontiguousarray(pricing.of(known), dtype=float))
 
 
-def blank_book(cell: Cell, asked: Asked) -> Book:
-    """No request yet."""
-    m, windows = cell.micro_batches, len(cell.windows)
-    ranks, lanes = cell.seated * cell.ranks, cell.seated * m
-    slots = np.tile(np.array(cell.deployment.micro_batch_slots), ranks)
-    nobody, prompting = np.full((ranks * m, 9), NOBODY, dtype=np.int64), cell.prompting
+def blank_book(places: Places, units: int, asked: Asked) -> Book:
+    """No request yet, in so many units."""
+    m, windows = places.micro_batches, len(places.windows)
+    ranks, lanes = units * places.ranks, units * m
+    slots = np.tile(places.slots, ranks)
+    nobody, prompting = np.full((ranks * m, 9), NOBODY, dtype=np.int64), places.prompting
     nobody[:, [seats.BATCH, seats.TAKEN, seats.SEQUENCES, seats.PROMPT_TOKENS, seats.ANSWERS]] = 0
     nobody[:, seats.CROWD] = np.where(slots > 0, 0, UNBOUNDED)
     row = np.zeros((lanes, 6), dtype=np.int64)
     row[:, seats.FRESH] = NOBODY
     held = np.zeros((ranks, 3))
-    held[:, seats.KV_FREE] = places(cell).kv_budget
+    held[:, seats.KV_FREE] = places.kv_budget
     return Book(
         seats=nobody,
         lanes=row,
@@ -211,16 +211,14 @@ def blank_book(cell: Cell, asked: Asked) -> Book:
         next_filling=counts(0),
         rows=np.zeros((AHEAD, 5), dtype=np.int64),
         row_times=np.zeros(AHEAD),
-        stays=np.zeros((AHEAD if cell.keeping.grows else 0, 6), dtype=np.int64),
-        prefixes=prefixes.blank(ranks, cell.keeping.groups),
+        stays=np.zeros((AHEAD if places.keeping.grows else 0, 6), dtype=np.int64),
+        prefixes=prefixes.blank(ranks, places.keeping.groups),
         chunks=np.zeros((prompting.most, 6), dtype=np.int64),
         chunk_times=np.zeros(prompting.most),
         sums=np.zeros((len(prompting.windows), ranks * m, 5)),
         sessions=sessions.blank(ranks),
         count=counts(11),
-        clock=np.array(
-            [FOREVER if asked.warmup < 0 else asked.warmup, FOREVER, FOREVER, FOREVER, 0.0, FOREVER, FOREVER]
-        ),
+        clock=blank_clock(asked),
     )
 
 

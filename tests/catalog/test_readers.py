@@ -349,6 +349,11 @@ def test_nested_forms_of_a_scheme_are_read(read, scheme, weights, bits):
         ({"quant_method": "torchao", "quant_type": [1]}, r"quant_type: \[1\] is not known"),
         ({"quant_method": "quanto", "weights": ["int2"]}, r'weights: \["int2"\] is not known'),
         (
+            {"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "int2"}}},
+            r'global_quant_config\.weight\.dtype: "int2" is not known',
+        ),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": False}, r"load_in_4bit: false is not known"),
+        (
             {"quantization": {"quant_algo": "W2A8"}},
             r'quantization_config\.quantization\.quant_algo: "W2A8" is not known',
         ),
@@ -357,6 +362,30 @@ def test_nested_forms_of_a_scheme_are_read(read, scheme, weights, bits):
 def test_forms_that_are_not_known_are_refused_with_their_value(read, scheme, message):
     with pytest.raises(CatalogError, match=message):
         read(LLAMA, quantization_config=scheme)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("dbrx", {"attn_config": {"kv_n_heads": 7}}, r"kv_n_heads: must be a divisor of 32 attention heads \(got 7\)"),
+        (
+            "nemotron_h",
+            {"mamba_ssm_cache_dtype": "int4"},
+            r"must be one of float32, bfloat16, float16 \(got \"int4\"\)",
+        ),
+        (
+            "gemma3",
+            {"sliding_window": None, "layer_types": ["sliding_attention"] * 12},
+            "sliding_window: must be a whole number, as layer_types holds sliding_attention",
+        ),
+        ("falcon_h1", {"mamba_d_ssm": 1024, "mamba_n_heads": 8, "mamba_d_head": 100}, "such that 8 heads share 1024"),
+        ("qwen3_moe", {"use_sliding_window": 2}, r"use_sliding_window: must be true or false \(got 2\)"),
+        ("minimax", {"layer_types": ["full_attention"] * 3}, "for each of the 12 layers"),
+    ],
+)
+def test_a_value_that_does_not_go_with_the_others_is_refused_with_its_key(read, name, changes, message):
+    with pytest.raises(CatalogError, match=message):
+        read(MINIMAL[name], **changes)
 
 
 def test_static_scales_of_autofp8_are_those_of_an_fp8_cache(read):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afdsim.engine.native import compiled
-from afdsim.engine.normals import sooner, ziggurat
+from afdsim.engine.normals import draw_normals, sooner, ziggurat
 from afdsim.engine.variation import drawn_by_numpy, placed
 from afdsim.scenario.streams import Streams
 
@@ -46,3 +46,14 @@ def test_another_step_or_cell_gives_other_numbers():
     one, other = both(1, 0, (50,), range(3)), both(1, 1, (50,), range(3))
 
     assert len(np.unique(np.concatenate([one[0], other[0]]))) == 300
+
+
+def test_python_reads_the_same_numbers_out_of_the_text():
+    kinds, steps = placed([("event_attention", 9000)]), range(3, 4)
+    read, known = np.zeros((2, 9000))
+    with np.errstate(over="ignore"):  # as machine code does, scalars go round at 2^64
+        sooner(draw_normals)(Streams(2, 0), kinds, steps, read)
+    drawn_by_numpy(Streams(2, 0), kinds, steps, known)
+
+    assert np.array_equal(read, known)
+    assert (np.abs(read) > ziggurat().tail).sum() > 0

@@ -39,6 +39,8 @@ def main() -> int:
             if outcome.wrong:
                 wrong.append(outcome)
                 print(f"{outcome.target} {outcome.seed}: {outcome.wrong}", flush=True)
+        pool.close()  # and not terminated: workers tidy up behind themselves
+        pool.join()
     for target in dict.fromkeys(target for target, _ in sorted(found)):
         codes = {code: count for (name, code), count in sorted(found.items()) if name == target}
         print(

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from afdsim.cli.main import main
 from afdsim.scenario import yamlfile
 from tests.fuzz import mutations
+from tests.scratch import scratch
 
 QUIET = ("--quiet", "--no-marginal", "--json")
 SHAPES = Path(__file__).parents[1] / "catalog" / "shapes"
@@ -184,11 +185,7 @@ def _written(words: tuple[str, ...], shelf: Path) -> None:
 @cache
 def shelf(kind: str) -> Path:
     """Return a folder with what a command wrote, made on first use."""
-    import atexit
-    import tempfile
-
-    made = Path(tempfile.mkdtemp(prefix="afdsim-fuzz-"))
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    made = scratch() / f"shelf of {kind}"
     _written(WORDS[kind], made)
     return made
 

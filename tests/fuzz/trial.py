@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from afdsim.cli.main import main
 from tests.fuzz.targets import TARGETS, Target
+from tests.scratch import scratch
 
 SECONDS = 20
 MEMORY = 3e9
@@ -44,7 +45,7 @@ class _TooLongError(BaseException):
 
 def tried(target: Target, seed: int, keep: Path | None = None) -> Outcome:
     """Let one input be read; `keep` a folder for what went wrong."""
-    yard = Path(tempfile.mkdtemp(prefix="afdsim-yard-"))
+    yard = Path(tempfile.mkdtemp(prefix="yard-", dir=scratch()))
     inside = yard / "a" / "b"
     inside.mkdir(parents=True)
     before, started = Path.cwd(), time.perf_counter()
