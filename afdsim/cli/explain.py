@@ -16,7 +16,7 @@ import click
 
 from afdsim.cli.completion import model_names, scenario_names
 from afdsim.cli.tables import AS_JSON, PRECISION, asked_formats, asked_precision, block, columns, listed
-from afdsim.errors import CapacityError, CatalogError, ScenarioError
+from afdsim.errors import CapacityError, CatalogError, ScenarioError, SimulationError
 from afdsim.units import show_bytes, show_time
 
 if TYPE_CHECKING:
@@ -316,7 +316,7 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise CatalogError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise SimulationError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def _calibration_lines(found: Calibration) -> list[str]:

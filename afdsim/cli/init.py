@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from afdsim.errors import ScenarioError
+from afdsim.errors import ScenarioError, SimulationError
 
 KINDS = ("afd", "colocated", "prefill")
 SCHEMA = "afdsim.schema.json"
@@ -66,7 +66,7 @@ def _write(path: Path, text: str, otherwise: str) -> None:
     except FileExistsError:
         raise ScenarioError(f"{path} exists and is kept; give another name: {otherwise}") from None
     except OSError as error:
-        raise ScenarioError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise SimulationError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 @click.command()
@@ -88,7 +88,7 @@ def write_schema(path: Path) -> None:
     try:
         path.write_text(_schema(), encoding="utf-8")
     except OSError as error:
-        raise ScenarioError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise SimulationError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def _schema() -> str:

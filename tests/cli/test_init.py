@@ -78,7 +78,7 @@ def test_init_never_overwrites_a_file_and_says_what_is_wrong(here):
     assert again.exit_code == 2
     assert "my.yaml exists and is kept; give another name: afdsim init other.yaml" in again.stderr
     assert Path("my.yaml").read_bytes() == before
-    assert afdsim("init", "nowhere/my.yaml").exit_code == 2
+    assert afdsim("init", "nowhere/my.yaml").exit_code == 1
     assert afdsim("init", "b.yaml", "--from", "smal").exit_code == 2
     assert afdsim("init", "c.yaml", "--from", "small", "--kind", "afd").stderr.startswith("--kind writes a scenario")
 

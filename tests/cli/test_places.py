@@ -59,7 +59,7 @@ def test_a_schema_goes_to_a_file_or_says_why_not(tmp_path):
 
     assert done.stdout == f"wrote {file}\n"
     assert file.read_text(encoding="utf-8") == command("schema").stdout
-    assert refused.exit_code == 2
+    assert refused.exit_code == 1
     assert refused.stderr == f"{file / 'below.json'}: cannot be written: Not a directory\n"
 
 
