@@ -1,0 +1,186 @@
+"""A plugin of pytest: instead of running the tests once, run those of every mutant, each in a process of its own.
+
+Nothing is imported or collected again for a mutant. The process is forked, forgets what functions have cached, gets the
+changed function, and runs the tests that call it when nothing is changed, those first that were quick and killed
+before. The first test that fails ends it: the mutant is killed. So does a process that hangs.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a test does where nothing is changed."""
+
+    seconds: float
+    calls: frozenset[tuple[str, int]]
+    """(file, first line) of the functions under test that it calls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What became of a mutant."""
+
+    killed: bool
+    by: str
+    """The test that failed, or why else it ended."""
+    seconds: float
+
+
+@dataclass(kw_only=True)
+class Trials:
+    """The plugin; `judge` is called with it once the tests are known."""
+
+    files: frozenset[str]
+    """Those under test."""
+    longest: float
+    """Seconds of a test beyond which it is left out."""
+    patience: float
+    """Seconds of tests that a mutant may take."""
+    judge: Callable[[Trials], None]
+    seen: dict[str, Seen] = field(default_factory=dict)
+    kills: dict[str, int] = field(default_factory=dict)
+    items: dict[str, pytest.Item] = field(default_factory=dict)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_configure(self) -> None:
+        """Let property tests draw few examples, always the same ones, and not seek the smallest that fails."""
+        from hypothesis import Phase, settings
+
+        few = {"max_examples": 12, "phases": [Phase.explicit, Phase.generate], "database": None, "derandomize": True}
+        settings.register_profile("mutants", deadline=None, print_blob=False, **few)
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Take the place of the one run of every test."""
+        self.items = {item.nodeid: item for item in session.items}
+        answer = _forked(self._look, limit=3600.0)
+        self.seen = pickle.loads(answer) if answer else {}
+        self.judge(self)
+        return True
+
+    def chosen(self, file: str, line: int) -> list[str]:
+        """Return the tests that call a function, as many as there is patience for, the best ones first."""
+        calling = [name for name, seen in self.seen.items() if (file, line) in seen.calls]
+        ordered = sorted(calling, key=lambda name: (self.seen[name].seconds + 0.01) / (1 + self.kills.get(name, 0)))
+        found, left = [], self.patience
+        for name in ordered:
+            left -= self.seen[name].seconds
+            if left < 0:
+                break
+            found.append(name)
+        return found
+
+    def tried(self, change: Callable[[], None], names: list[str]) -> Verdict:
+        """Run tests under a change."""
+        began = time.perf_counter()
+
+        def trial() -> bytes:
+            change()
+            return next((name.encode() for name in names if self._failed(name)), b"-")
+
+        answer = _forked(trial, limit=10.0 + 4.0 * sum(self.seen[name].seconds for name in names))
+        by = "no answer" if answer is None else answer.decode()
+        self.kills[by] = self.kills.get(by, 0) + 1
+        return Verdict(killed=by != "-", by=by, seconds=time.perf_counter() - began)
+
+    def _failed(self, name: str) -> bool:
+        reports = runtestprotocol(self.items[name], nextitem=None, log=False)
+        return any(report.failed for report in reports)
+
+    def _look(self) -> bytes:
+        """Return what every test does that passes in time."""
+        found = {}
+        for name in self.items:
+            with _calls(self.files) as calls:
+                began = time.perf_counter()
+                failed = self._failed(name)
+                seconds = time.perf_counter() - began
+            if failed:
+                print(f"fails where nothing is changed: {name}", file=sys.__stderr__)
+            elif seconds <= self.longest and calls:
+                found[name] = Seen(seconds=seconds, calls=frozenset(calls))
+        return pickle.dumps(found)
+
+
+@contextmanager
+def _calls(files: frozenset[str]) -> Iterator[set[tuple[str, int]]]:
+    """Note which functions of `files` are called."""
+    found: set[tuple[str, int]] = set()
+
+    def note(frame: FrameType, event: str, arg: Any) -> None:
+        del event, arg
+        code = frame.f_code
+        if code.co_filename in files:
+            found.add((code.co_filename, code.co_firstlineno))
+
+    sys.settrace(note)
+    try:
+        yield found
+    finally:
+        sys.settrace(None)
+
+
+def _forked(work: Callable[[], bytes], limit: float) -> bytes | None:
+    """Return what `work` says in a forked process; None where it hangs or dies."""
+    folder = Path(tempfile.mkdtemp(prefix="afdsim-mutants-"))
+    answer = folder / "answer"
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        _work(work, folder, answer)
+    said = answer.read_bytes() if _waited(child, limit) and answer.exists() else None
+    shutil.rmtree(folder, ignore_errors=True)
+    return said
+
+
+def _work(work: Callable[[], bytes], folder: Path, answer: Path) -> None:
+    """Work in a forked process, and end it."""
+    os.setsid()
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    forget()
+    try:
+        answer.write_bytes(work())
+    finally:
+        os._exit(0)
+
+
+def _waited(child: int, limit: float) -> bool:
+    """Whether a process ends in time; it is ended otherwise, with all that it started."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return True
+        time.sleep(0.005)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def forget() -> None:
+    """Empty every cache of the package."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("afdsim") and module is not None:
+            for each in vars(module).values():
+                if isinstance(each, functools._lru_cache_wrapper):
+                    each.cache_clear()
