@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # What a run needs comes first, so that the engine compiles while the rest is installed.
 NEEDED := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")
 
-.PHONY: run test check laws paper bench golden docs docs-test links pictures fuzz verify
+.PHONY: run test check laws paper bench golden docs docs-test links pictures fuzz mutants verify
 run: $(READY)    ## simulate the main scenario
 	@$(BIN)/afdsim run scenarios/step3_2a2f_4k.yaml
 
@@ -24,6 +24,9 @@ laws: $(READY)   ## the laws again, with many more examples
 
 fuzz: $(READY)   ## 20,000 mutated inputs of every kind that is read; counts of what became of them
 	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+mutants: $(READY) ## small changes of the code and which of them no test notices: a sample of every module (20 minutes)
+	@$(BIN)/python -m tests.mutants --sample 12 $(ARGS)
 
 paper: $(READY)  ## bands around published numbers, with the gaps printed
 	@$(BIN)/python experiments/step3_paper/run.py

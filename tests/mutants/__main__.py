@@ -31,7 +31,18 @@ TESTS = {
 SKIPPED = ("--ignore=tests/results/test_report_browser.py", "--ignore=tests/results/test_plot.py")
 WRAPS = "ignore:overflow encountered in scalar:RuntimeWarning"
 """Whole numbers of machine code wrap around, which Python remarks on."""
-RUNS = ("--hypothesis-profile=mutants", "-W", WRAPS, "-p", "no:cacheprovider", "-p", "no:xdist", "-q", "-s", "--no-header")
+RUNS = (
+    "--hypothesis-profile=mutants",
+    "-W",
+    WRAPS,
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:xdist",
+    "-q",
+    "-s",
+    "--no-header",
+)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -41,8 +52,9 @@ def main(words: Sequence[str] | None = None) -> int:
     asked.add_argument("--sample", type=int, help="changes of a module, where it has more; all where nothing is said")
     asked.add_argument("--seed", type=int, default=0)
     asked.add_argument("--line", type=int, help="changes of this line alone")
-    asked.add_argument("--patience", type=float, default=30.0, help="seconds of tests for a change")
-    asked.add_argument("--longest", type=float, default=4.0, help="seconds of a test, beyond which it is left out")
+    asked.add_argument("--patience", type=float, default=10.0, help="seconds of tests for a change")
+    asked.add_argument("--longest", type=float, default=2.0, help="seconds of a test, beyond which it is left out")
+    asked.add_argument("--known", type=Path, help="file that keeps what tests call and take for another time")
     given = asked.parse_args(words)
     os.environ["NUMBA_DISABLE_JIT"] = "1"
     import pytest
@@ -51,7 +63,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
     names = [name for each in given.modules for name in rooms(each)]
     files = frozenset(str(path_of(name)) for name in names)
-    plugin = Trials(files=files, longest=given.longest, patience=given.patience, judge=partial(judge, names, given))
+    limits = {"longest": given.longest, "patience": given.patience, "known": given.known}
+    plugin = Trials(files=files, judge=partial(judge, names, given), **limits)
     tests = dict.fromkeys(path for name in names for path in TESTS[name.partition(".")[0]])
     return int(pytest.main([*RUNS, *SKIPPED, *tests], plugins=[plugin]))
 

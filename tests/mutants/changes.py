@@ -96,7 +96,9 @@ def put_in_place(module: ModuleType, tree: ast.Module, change: Change) -> None:
     """Make a change in the running module: whoever holds the function, holds the changed one."""
     change.made()
     code = compile(ast.fix_missing_locations(tree), str(module.__file__), "exec")
-    (found,) = (each for each in _codes(code) if (each.co_qualname, each.co_firstlineno) == (change.function, change.start))
+    (found,) = (
+        each for each in _codes(code) if (each.co_qualname, each.co_firstlineno) == (change.function, change.start)
+    )
     running(module, change.function).__code__ = found
 
 
@@ -106,7 +108,9 @@ def running(module: ModuleType, name: str) -> FunctionType:
     for part in name.split("."):
         found = vars(found)[part]
     while not isinstance(found, FunctionType):
-        found = next(getattr(found, each) for each in ("__wrapped__", "fget", "func", "__func__") if hasattr(found, each))
+        found = next(
+            getattr(found, each) for each in ("__wrapped__", "fget", "func", "__func__") if hasattr(found, each)
+        )
     while hasattr(found, "__wrapped__"):
         found = found.__wrapped__
     return found

@@ -8,8 +8,10 @@ before. The first test that fails ends it: the mutant is killed. So does a proce
 from __future__ import annotations
 
 import functools
+import math
 import os
 import pickle
+import resource
 import shutil
 import signal
 import sys
@@ -52,10 +54,12 @@ class Trials:
     files: frozenset[str]
     """Those under test."""
     longest: float
-    """Seconds of a test beyond which it is left out."""
+    """Seconds of computing of a test, beyond which it is left out."""
     patience: float
-    """Seconds of tests that a mutant may take."""
+    """Seconds of computing that the tests of a mutant may take."""
     judge: Callable[[Trials], None]
+    known: Path | None = None
+    """File in which what tests do is kept for another time."""
     seen: dict[str, Seen] = field(default_factory=dict)
     kills: dict[str, int] = field(default_factory=dict)
     items: dict[str, pytest.Item] = field(default_factory=dict)
@@ -71,8 +75,11 @@ class Trials:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Take the place of the one run of every test."""
         self.items = {item.nodeid: item for item in session.items}
-        answer = _forked(self._look, limit=3600.0)
-        self.seen = pickle.loads(answer) if answer else {}
+        known = self.known.read_bytes() if self.known is not None and self.known.exists() else None
+        answer = known or forked(self._look, limit=3600.0) or pickle.dumps({})
+        if self.known is not None:
+            self.known.write_bytes(answer)
+        self.seen = {name: seen for name, seen in pickle.loads(answer).items() if name in self.items}
         self.judge(self)
         return True
 
@@ -96,7 +103,7 @@ class Trials:
             change()
             return next((name.encode() for name in names if self._failed(name)), b"-")
 
-        answer = _forked(trial, limit=10.0 + 4.0 * sum(self.seen[name].seconds for name in names))
+        answer = forked(trial, limit=10.0 + 4.0 * sum(self.seen[name].seconds for name in names))
         by = "no answer" if answer is None else answer.decode()
         self.kills[by] = self.kills.get(by, 0) + 1
         return Verdict(killed=by != "-", by=by, seconds=time.perf_counter() - began)
@@ -109,13 +116,11 @@ class Trials:
         """Return what every test does that passes in time."""
         found = {}
         for name in self.items:
-            with _calls(self.files) as calls:
-                began = time.perf_counter()
+            with _calls(self.files) as calls, _ended_after(self.longest):
+                began = time.process_time()
                 failed = self._failed(name)
-                seconds = time.perf_counter() - began
-            if failed:
-                print(f"fails where nothing is changed: {name}", file=sys.__stderr__)
-            elif seconds <= self.longest and calls:
+                seconds = time.process_time() - began
+            if not failed and calls:
                 found[name] = Seen(seconds=seconds, calls=frozenset(calls))
         return pickle.dumps(found)
 
@@ -138,15 +143,35 @@ def _calls(files: frozenset[str]) -> Iterator[set[tuple[str, int]]]:
         sys.settrace(None)
 
 
-def _forked(work: Callable[[], bytes], limit: float) -> bytes | None:
-    """Return what `work` says in a forked process; None where it hangs or dies."""
+class _TooLongError(BaseException):
+    """A test takes longer than it may."""
+
+
+@contextmanager
+def _ended_after(seconds: float) -> Iterator[None]:
+    """End what takes longer, in seconds of computing: the machine may have other work."""
+
+    def late(*_: object) -> None:
+        raise _TooLongError
+
+    signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 0.5)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+
+
+def forked(work: Callable[[], bytes], limit: float) -> bytes | None:
+    """Return what `work` says in a forked process; None where it computes for longer than `limit` seconds, or dies."""
     folder = Path(tempfile.mkdtemp(prefix="afdsim-mutants-"))
     answer = folder / "answer"
     sys.stdout.flush()
     child = os.fork()
     if not child:
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(limit), math.ceil(limit) + 1))
         _work(work, folder, answer)
-    said = answer.read_bytes() if _waited(child, limit) and answer.exists() else None
+    said = answer.read_bytes() if _waited(child, 20.0 * limit) and answer.exists() else None
     shutil.rmtree(folder, ignore_errors=True)
     return said
 
