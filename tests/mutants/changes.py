@@ -85,11 +85,9 @@ def changes(tree: ast.Module) -> Iterator[Change]:
         last = function.body[-1]
         for place in body:
             for where, old, new in _within(function, "body", place, last):
-                texts = ast.unparse(old).partition("\n")[0], ast.unparse(new).partition("\n")[0]
-                yield Change(
-                    **{"function": name, "start": start, "line": getattr(old, "lineno", 0), "where": where},
-                    **{"node": new, "before": texts[0], "after": texts[1]},
-                )
+                before, after = (ast.unparse(each).partition("\n")[0] for each in (old, new))
+                at = {"function": name, "start": start, "line": getattr(old, "lineno", 0)}
+                yield Change(before=before, after=after, where=where, node=new, **at)
 
 
 def put_in_place(module: ModuleType, tree: ast.Module, change: Change) -> None:
@@ -166,16 +164,6 @@ def _is_text(node: ast.AST) -> bool:
 def _replaced(node: ast.AST, last: ast.stmt) -> Iterator[ast.AST]:
     """Yield what may stand in a node's place."""
     match node:
-        case ast.Compare(left=left, ops=ops, comparators=others):
-            for place, each in enumerate(ops):
-                for new in COMPARED[type(each)]:
-                    yield ast.Compare(left, [*ops[:place], new(), *ops[place + 1 :]], others)
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in COMPUTED:
-            yield ast.BinOp(left, COMPUTED[type(op)](), right)
-        case ast.UnaryOp(op=ast.Not() | ast.USub(), operand=operand):
-            yield operand
-        case ast.BoolOp(op=op, values=values):
-            yield ast.BoolOp(ast.Or() if isinstance(op, ast.And) else ast.And(), values)
         case ast.Constant(value=bool(value)):
             yield ast.Constant(not value)
         case ast.Constant(value=int(value) | float(value)):
@@ -188,6 +176,23 @@ def _replaced(node: ast.AST, last: ast.stmt) -> Iterator[ast.AST]:
             yield from _called(node)
         case ast.stmt():
             yield from _removed(node, last)
+        case ast.expr():
+            yield from _operated(node)
+
+
+def _operated(node: ast.expr) -> Iterator[ast.AST]:
+    """Yield an expression with another operator."""
+    match node:
+        case ast.Compare(left=left, ops=ops, comparators=others):
+            for place, each in enumerate(ops):
+                for new in COMPARED[type(each)]:
+                    yield ast.Compare(left, [*ops[:place], new(), *ops[place + 1 :]], others)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in COMPUTED:
+            yield ast.BinOp(left, COMPUTED[type(op)](), right)
+        case ast.UnaryOp(op=ast.Not() | ast.USub(), operand=operand):
+            yield operand
+        case ast.BoolOp(op=op, values=values):
+            yield ast.BoolOp(ast.Or() if isinstance(op, ast.And) else ast.And(), values)
 
 
 def _opposite(test: ast.expr) -> bool:
