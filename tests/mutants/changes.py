@@ -58,12 +58,25 @@ class Change:
     """Qualified name of the outermost function, which is what is put in place."""
     start: int
     """First line of that function, decorators too."""
-    line: int
-    before: str
-    after: str
     where: tuple[ast.AST, str, int | None]
     """What holds the node, in which field, and where in it if that is a list."""
-    node: ast.AST
+    old: ast.AST
+    new: ast.AST
+
+    @property
+    def line(self) -> int:
+        """Where what is changed begins."""
+        return getattr(self.old, "lineno", 0)
+
+    @property
+    def before(self) -> str:
+        """What is changed, to the end of its first line."""
+        return ast.unparse(self.old).partition("\n")[0]
+
+    @property
+    def after(self) -> str:
+        """What stands there then."""
+        return ast.unparse(self.new).partition("\n")[0]
 
     def __str__(self) -> str:
         return f"{self.line}: {self.before}  ->  {self.after}"
@@ -72,9 +85,9 @@ class Change:
         """Make the change in the tree that it is of."""
         holder, name, place = self.where
         if place is None:
-            setattr(holder, name, self.node)
+            setattr(holder, name, self.new)
         else:
-            getattr(holder, name)[place] = self.node
+            getattr(holder, name)[place] = self.new
 
 
 def changes(tree: ast.Module) -> Iterator[Change]:
@@ -85,9 +98,7 @@ def changes(tree: ast.Module) -> Iterator[Change]:
         last = function.body[-1]
         for place in body:
             for where, old, new in _within(function, "body", place, last):
-                before, after = (ast.unparse(each).partition("\n")[0] for each in (old, new))
-                at = {"function": name, "start": start, "line": getattr(old, "lineno", 0)}
-                yield Change(before=before, after=after, where=where, node=new, **at)
+                yield Change(function=name, start=start, where=where, old=old, new=new)
 
 
 def put_in_place(module: ModuleType, tree: ast.Module, change: Change) -> None:

@@ -8,9 +8,12 @@ before. The first test that fails ends it: the mutant is killed. So does a proce
 from __future__ import annotations
 
 import functools
+import importlib
+import io
 import math
 import os
 import pickle
+import pkgutil
 import resource
 import shutil
 import signal
@@ -24,6 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 from _pytest.runner import runtestprotocol
 
@@ -69,17 +73,19 @@ class Trials:
         """Let property tests draw few examples, always the same ones, and not seek the smallest that fails."""
         from hypothesis import Phase, settings
 
-        few = {"max_examples": 12, "phases": [Phase.explicit, Phase.generate], "database": None, "derandomize": True}
+        few = {"max_examples": 6, "phases": [Phase.explicit, Phase.generate], "database": None, "derandomize": True}
         settings.register_profile("mutants", deadline=None, print_blob=False, **few)
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Take the place of the one run of every test."""
+        _prepare()
         self.items = {item.nodeid: item for item in session.items}
-        known = self.known.read_bytes() if self.known is not None and self.known.exists() else None
-        answer = known or forked(self._look, limit=3600.0) or pickle.dumps({})
+        if self.known is not None and self.known.exists():
+            self.seen = pickle.loads(self.known.read_bytes())
+        while left := [name for name in self.items if name not in self.seen]:
+            self.seen |= self._looked(left)
         if self.known is not None:
-            self.known.write_bytes(answer)
-        self.seen = {name: seen for name, seen in pickle.loads(answer).items() if name in self.items}
+            self.known.write_bytes(pickle.dumps(self.seen))
         self.judge(self)
         return True
 
@@ -103,7 +109,7 @@ class Trials:
             change()
             return next((name.encode() for name in names if self._failed(name)), b"-")
 
-        answer = forked(trial, limit=10.0 + 4.0 * sum(self.seen[name].seconds for name in names))
+        answer = forked(trial, limit=5.0 + 3.0 * sum(self.seen[name].seconds for name in names))
         by = "no answer" if answer is None else answer.decode()
         self.kills[by] = self.kills.get(by, 0) + 1
         return Verdict(killed=by != "-", by=by, seconds=time.perf_counter() - began)
@@ -112,17 +118,39 @@ class Trials:
         reports = runtestprotocol(self.items[name], nextitem=None, log=False)
         return any(report.failed for report in reports)
 
-    def _look(self) -> bytes:
-        """Return what every test does that passes in time."""
-        found = {}
-        for name in self.items:
-            with _calls(self.files) as calls, _ended_after(self.longest):
-                began = time.process_time()
-                failed = self._failed(name)
-                seconds = time.process_time() - began
-            if not failed and calls:
-                found[name] = Seen(seconds=seconds, calls=frozenset(calls))
-        return pickle.dumps(found)
+    def _looked(self, names: list[str]) -> dict[str, Seen]:
+        """Return what tests do, up to the first that takes too long; one that fails calls nothing."""
+        with tempfile.NamedTemporaryFile() as file:
+
+            def look() -> bytes:
+                for name in names:
+                    with _calls(self.files) as calls, _ended_after(self.longest) as began:
+                        failed = self._failed(name)
+                    seen = Seen(seconds=time.process_time() - began, calls=frozenset(() if failed else calls))
+                    file.write(pickle.dumps((name, seen)))
+                    file.flush()
+                return b"-"
+
+            forked(look, limit=3600.0)
+            found = dict(_records(Path(file.name).read_bytes()))
+        late = [name for name in names if name not in found][:1]
+        return found | dict.fromkeys(late, Seen(seconds=self.longest, calls=frozenset()))
+
+
+def _records(data: bytes) -> Iterator[tuple[str, Seen]]:
+    """Yield what was written one after the other."""
+    stream = io.BytesIO(data)
+    while stream.tell() < len(data):
+        yield pickle.load(stream)
+
+
+@contextmanager
+def _ended_after(seconds: float) -> Iterator[float]:
+    """End this process if it computes for longer: the machine may have other work, so no clock is asked."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    yield time.process_time()
+    signal.setitimer(signal.ITIMER_PROF, 0.0)
 
 
 @contextmanager
@@ -141,25 +169,6 @@ def _calls(files: frozenset[str]) -> Iterator[set[tuple[str, int]]]:
         yield found
     finally:
         sys.settrace(None)
-
-
-class _TooLongError(BaseException):
-    """A test takes longer than it may."""
-
-
-@contextmanager
-def _ended_after(seconds: float) -> Iterator[None]:
-    """End what takes longer, in seconds of computing: the machine may have other work."""
-
-    def late(*_: object) -> None:
-        raise _TooLongError
-
-    signal.signal(signal.SIGPROF, late)
-    signal.setitimer(signal.ITIMER_PROF, seconds, 0.5)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0.0)
 
 
 def forked(work: Callable[[], bytes], limit: float) -> bytes | None:
@@ -203,9 +212,42 @@ def _waited(child: int, limit: float) -> bool:
 
 
 def forget() -> None:
-    """Empty every cache of the package."""
+    """Empty every cache of the package but that of machine code, which holds functions and not what they said."""
     for name, module in list(sys.modules.items()):
         if name.startswith("afdsim") and module is not None:
             for each in vars(module).values():
-                if isinstance(each, functools._lru_cache_wrapper):
+                if isinstance(each, functools._lru_cache_wrapper) and each.__name__ != "compiled":
                     each.cache_clear()
+
+
+class _Signed:
+    """Numpy without unsigned numbers."""
+
+    uint64 = np.int64
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+
+def _prepare() -> None:
+    """Import what is imported late, once for all mutants: runs of both engines need it. And let places be signed.
+
+    Machine code mixes unsigned and signed numbers into signed ones, Python into ones that wrap around.
+    """
+    import afdsim
+    from afdsim import cluster, engine
+    from afdsim.engine import blank
+
+    for wing in (cluster, engine):
+        for room in pkgutil.iter_modules(wing.__path__):
+            importlib.import_module(f"{wing.__name__}.{room.name}")
+    for name, module in list(sys.modules.items()):
+        if name.startswith("afdsim.") and name != "afdsim.engine.normals":
+            for key, value in list(vars(module).items()):
+                if value is np or value is np.uint64:
+                    setattr(module, key, _Signed() if value is np else np.int64)
+                elif isinstance(value, np.uint64):
+                    setattr(module, key, np.int64(value))
+    blank.WHOLE = dict.fromkeys(blank.WHOLE, np.int64)
+    for name in ("kernel", "processes"):
+        assert afdsim.simulate(afdsim.load("small").vary("run.engine", name)).summary
