@@ -84,8 +84,8 @@ class Trials:
             self.seen = pickle.loads(self.known.read_bytes())
         while left := [name for name in self.items if name not in self.seen]:
             self.seen |= self._looked(left)
-        if self.known is not None:
-            self.known.write_bytes(pickle.dumps(self.seen))
+            if self.known is not None:
+                self.known.write_bytes(pickle.dumps(self.seen))
         self.judge(self)
         return True
 
