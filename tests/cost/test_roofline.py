@@ -176,6 +176,15 @@ def test_a_status_is_seen_from_the_gpu_that_is_asked_for(name, kernel, dtype, ba
     assert cost.law(asked, gpu).status == status
 
 
+@pytest.mark.parametrize(
+    ("source", "lender"), [("B200's Marlin", "B200"), ("Marlin", "A100"), ("the maker's own table", "A100")]
+)
+def test_a_lender_is_named_by_one_word_at_the_head_of_a_source(source, lender):
+    (row,) = (row for row in table()["A100", "gemm"] if row.dtype == "bf16")
+
+    assert replace(row, source=source).lender == lender
+
+
 def test_a_row_marked_family_has_the_numbers_of_its_lender():
     for row in (row for rows in table().values() for row in rows if row.status == "family"):
         (own,) = (
