@@ -24,6 +24,10 @@ def test_queue_delay_and_end_to_end_latency():
     assert metrics.e2el(requests())[:2].tolist() == [2.0, 1.0]
 
 
+def test_latencies_are_told_in_milliseconds_but_those_of_whole_requests():
+    assert {name: metrics.shown_in(name) for name in ("tpot", "e2el")} == {"tpot": (1.0, "ms"), "e2el": (1e-3, "s")}
+
+
 def test_itl_counts_every_gap_that_ends_in_the_window():
     itl = metrics.itl(tokens(), (0.0, 2.0))
 
@@ -274,7 +278,9 @@ def test_steps_of_several_cells_are_those_of_the_one_with_the_most_boundaries():
 
     assert seconds.tolist() == [1.0, 1.0, 1.0]
     assert emitted.tolist() == [1.0, 6.0, 1.0]
-    assert [part.tolist() for part in metrics.steps(tokens() | {"step": [-1] * 3}, (0.0, 2.0))] == [[], []]
+    assert metrics.steps(rows | {"cell": [1, 0, 0, 1, 0, 0, -1]}, (0.0, 4.0))[0].tolist() == [1.0, 6.0, 1.0]
+    for nobody in (tokens() | {"step": [-1] * 3}, tokens() | {"step": [-1] * 3, "cell": [-1] * 3}):
+        assert [part.tolist() for part in metrics.steps(nobody, (0.0, 2.0))] == [[], []]
 
 
 @pytest.mark.parametrize(
