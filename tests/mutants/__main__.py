@@ -22,7 +22,7 @@ from typing import Any
 
 PACKAGE = Path(__file__).parent.parent.parent / "afdsim"
 DEFAULT = ("cost.roofline", "results.metrics", "engine")
-LAWS = ("failures", "kv_cache", "mixed", "prefill", "samples", "sessions", "users", "watch")
+LAWS: tuple[str, ...] = ()
 COSTS = ("anatomy", "checked", "operators", "roofline", "table")
 SAID = ("bottleneck", "intervals", "metrics", "pooling", "remarks", "summary")
 TESTS = {

@@ -57,6 +57,12 @@ def test_a_token_at_the_edge_belongs_to_the_window_that_it_ends():
     assert halves == [pytest.approx(2 / 1.5), 4.0]
 
 
+def test_a_window_of_no_length_has_no_rates():
+    assert metrics.output_throughput(tokens(), (2.0, 2.0)) == 0.0
+    assert metrics.request_throughput(requests(), (2.0, 2.0)) == 0.0
+    assert metrics.goodput(run(requests=requests(counted=[False] * 3)), Sla(limits={})) == 0.0
+
+
 def test_throughput_over_time_holds_every_token():
     edges, rates = metrics.throughput_over_time(tokens(), (0.0, 2.0), bins=4)
 
