@@ -26,7 +26,7 @@ fuzz: $(READY)   ## 20,000 mutated inputs of every kind that is read; counts of 
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 mutants: $(READY) ## small changes of the code and which of them no test notices: a sample of every module (20 minutes)
-	@$(BIN)/python -m tests.mutants --sample 12 $(ARGS)
+	@$(BIN)/python -m tests.mutants --laws --sample 10 $(ARGS)
 
 paper: $(READY)  ## bands around published numbers, with the gaps printed
 	@$(BIN)/python experiments/step3_paper/run.py

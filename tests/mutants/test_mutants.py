@@ -95,4 +95,7 @@ def endless():
 
 
 def test_a_score_has_the_interval_of_wilson():
-    assert told("room", 9, 10) == "room: 9 of 10 killed, 90.0% (59.6% to 98.2%)"
+    verdicts = [True] * 9 + [False, None]
+
+    assert told("room", verdicts) == "room: 9 of 10 killed, 90.0% (59.6% to 98.2%), 1 that no test calls"
+    assert told("room", [None]) == "room: none tried, 1 that no test calls"

@@ -107,12 +107,17 @@ class Trials:
 
         def trial() -> bytes:
             change()
-            return next((name.encode() for name in names if self._failed(name)), b"-")
+            return next((name.encode() for name in names if self._fails(name)), b"-")
 
-        answer = forked(trial, limit=5.0 + 3.0 * sum(self.seen[name].seconds for name in names))
+        answer = forked(trial, limit=60.0 + 5.0 * self.patience)
         by = "no answer" if answer is None else answer.decode()
         self.kills[by] = self.kills.get(by, 0) + 1
         return Verdict(killed=by != "-", by=by, seconds=time.perf_counter() - began)
+
+    def _fails(self, name: str) -> bool:
+        """Whether a test fails; one that takes far longer than it should ends the process."""
+        with _ended_after(2.0 + 4.0 * self.seen[name].seconds):
+            return self._failed(name)
 
     def _failed(self, name: str) -> bool:
         reports = runtestprotocol(self.items[name], nextitem=None, log=False)
