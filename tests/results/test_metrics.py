@@ -334,6 +334,13 @@ def test_weighted_moments_are_those_of_the_written_out_samples(rows):
     assert metrics.std(Samples(values, weights)) == pytest.approx(every.std(), abs=1e-10 * scale)
 
 
+@pytest.mark.parametrize(("statistic", "value"), [("mean", 50.0), ("p50", 50.0), ("p90", 90.0), ("p99.9", 99.9)])
+def test_a_limit_is_held_against_the_statistic_that_is_named(statistic, value):
+    held_ = metrics.verdict("tpot", Samples(np.arange(101.0)), Sla(limits={"tpot": 1.0}, percentile=statistic))
+
+    assert held_.value == pytest.approx(value)
+
+
 def test_describe_names_its_statistics():
     found = metrics.describe(Samples(np.arange(101.0)))
 
