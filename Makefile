@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # What a run needs comes first, so that the engine compiles while the rest is installed.
 NEEDED := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")
 
-.PHONY: run test pythons check coverage laws paper bench golden docs docs-test links pictures fuzz kills verify
+.PHONY: run test pythons check coverage laws paper bench golden docs docs-test links pictures fuzz kills mutants verify
 run: $(READY)    ## simulate the main scenario
 	@$(BIN)/afdsim run scenarios/step3_2a2f_4k.yaml
 
@@ -42,6 +42,9 @@ fuzz: $(READY)   ## 20,000 mutated inputs of every kind that is read; counts of 
 
 kills: $(READY)  ## 60 kills of commands at work (INT, TERM, KILL; parent, group, worker); counts, and every law that broke
 	@$(BIN)/python -m tests.kills $(ARGS)
+
+mutants: $(READY) ## small changes of the code and which of them no test notices: a sample of every module (20 minutes)
+	@$(BIN)/python -m tests.mutants --laws --sample 10 $(ARGS)
 
 paper: $(READY)  ## every figure of README, MODEL and docs made anew, and docs/verdicts.md; ARGS=--all for the long ones
 	@$(BIN)/python -m verdicts $(ARGS)

@@ -133,6 +133,7 @@ def test_every_coefficient_names_its_source_and_status(repository):
         assert row.fixed > 0
         assert 0 <= row.memory <= 1
         assert row.status != "measured" or row.samples or row.kernel == "small"
+        assert (row.samples > 0) == (not math.isnan(row.median_error))
 
 
 @pytest.mark.parametrize(("source", "status"), [(" ", "measured"), ("a paper", "guessed")])
@@ -174,6 +175,15 @@ def test_a_status_is_seen_from_the_gpu_that_is_asked_for(name, kernel, dtype, ba
 
     assert (row.status, row.lender) == (status, lender)
     assert cost.law(asked, gpu).status == status
+
+
+@pytest.mark.parametrize(
+    ("source", "lender"), [("B200's Marlin", "B200"), ("Marlin", "A100"), ("the maker's own table", "A100")]
+)
+def test_a_lender_is_named_by_one_word_at_the_head_of_a_source(source, lender):
+    (row,) = (row for row in table()["A100", "gemm"] if row.dtype == "bf16")
+
+    assert replace(row, source=source).lender == lender
 
 
 def test_a_row_marked_family_has_the_numbers_of_its_lender():
@@ -351,6 +361,11 @@ def test_expected_rows_grow_and_never_fall_below_the_mean(mean, more, tile):
 
     assert low < high
     assert low >= mean
+
+
+@given(mean=st.floats(20_000, 1e7), tile=st.sampled_from([1, 16, 64, 128]))
+def test_many_random_rows_waste_half_a_tile_and_never_a_row_more(mean, tile):
+    assert expected_rows(mean, tile) - mean == pytest.approx((tile - 1) / 2, abs=0.01)
 
 
 def test_equal_rows_pad_to_the_tile_exactly():

@@ -115,3 +115,18 @@ def test_far_numbers_of_tokens_lie_between_the_lines():
 
     assert (np.diff(near) > 0).all()
     assert near == pytest.approx(wide._rows(15_000)[prompts.SECONDS] * numbers / 15_000, rel=0.01)
+
+
+def test_a_line_of_the_grid_is_what_the_operators_take():
+    """To the last bit: a table that ends there has it as its last line."""
+    most = 4 * prompts.EXACT
+    for doubling in (1, 9, 13):
+        line = round(prompts.EXACT * 2 ** (doubling / prompts.LINES))
+        long, short = (replace(SPREAD, prefill=replace(SPREAD.prefill, max_batched_tokens=n)) for n in (most, line))
+
+        assert long._rows(line).tolist() == short._rows(line).tolist()
+
+
+def test_nothing_takes_no_time():
+    for found in (LONE, SPREAD, HALVED):
+        assert [part(0).tolist() for part in (found._rows, found._heads, found._flights)] == [[0.0] * 3] * 3

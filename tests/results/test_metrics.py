@@ -4,7 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afdsim.results import metrics
+from afdsim.results.intervals import Interval
 from afdsim.results.metrics import Pool, Samples, Sla
+from afdsim.results.steady import Load
 from tests.results.by_hand import gpus, requests, run, tokens
 
 # latencies
@@ -20,6 +22,10 @@ def test_tpot_is_per_request_and_needs_two_tokens():
 def test_queue_delay_and_end_to_end_latency():
     assert metrics.queue(requests())[:2].tolist() == [0.5, 0.0]
     assert metrics.e2el(requests())[:2].tolist() == [2.0, 1.0]
+
+
+def test_latencies_are_told_in_milliseconds_but_those_of_whole_requests():
+    assert {name: metrics.shown_in(name) for name in ("tpot", "e2el")} == {"tpot": (1.0, "ms"), "e2el": (1e-3, "s")}
 
 
 def test_itl_counts_every_gap_that_ends_in_the_window():
@@ -49,6 +55,12 @@ def test_a_token_at_the_edge_belongs_to_the_window_that_it_ends():
     halves = [metrics.output_throughput(tokens(), window) for window in ((0.0, 1.5), (1.5, 2.0))]
 
     assert halves == [pytest.approx(2 / 1.5), 4.0]
+
+
+def test_a_window_of_no_length_has_no_rates():
+    assert metrics.output_throughput(tokens(), (2.0, 2.0)) == 0.0
+    assert metrics.request_throughput(requests(), (2.0, 2.0)) == 0.0
+    assert metrics.goodput(run(requests=requests(counted=[False] * 3)), Sla(limits={})) == 0.0
 
 
 def test_throughput_over_time_holds_every_token():
@@ -134,7 +146,170 @@ def test_goodput_counts_a_single_token_as_met():
     assert metrics.goodput(run(), Sla(limits={"tpot": 0.4})) == 0.5
 
 
+OVERLOAD = Load(level="OVERLOADED", offered=2.0, ended=10.0)
+
+
+def test_of_a_run_that_was_ended_who_sits_or_waits_is_undecided_unless_late_by_then():
+    """At 10 s: one has finished, the others are in flight since 9, 4 and 4 s, the last one without a token."""
+    left = requests(
+        arrival_s=[0.0, 1.0, 6.0, 6.0],
+        admitted_s=[0.0, 1.0, 6.0, np.nan],
+        first_token_s=[1.0, 2.0, 7.0, np.nan],
+        finish_s=[9.0, np.nan, np.nan, np.nan],
+        status=["finished", "running", "running", "waiting"],
+        counted=[True, True, True, True],
+    )
+    ended = run(requests=left, load=OVERLOAD)
+    known = {
+        name: metrics.decided(ended, Sla(limits=limits)).tolist()
+        for name, limits in {
+            "tpot": {"tpot": 1.0},
+            "e2el": {"e2el": 5.0},
+            "e2el of as long": {"e2el": 9.0},
+            "ttft": {"ttft": 3.0},
+            "ttft of as long": {"ttft": 4.0},
+            "queue": {"queue": 3.0},
+            "queue of as long": {"queue": 4.0},
+        }.items()
+    }
+
+    assert known == {
+        "tpot": [True, False, False, False],
+        "e2el": [True, True, False, False],
+        "e2el of as long": [True, False, False, False],
+        "ttft": [True, False, False, True],
+        "ttft of as long": [True, False, False, False],
+        "queue": [True, False, False, True],
+        "queue of as long": [True, False, False, False],
+    }
+    assert metrics.decided(run(requests=left), Sla(limits={"e2el": 5.0})).all()
+    assert metrics.decided(run(requests=left | {"counted": [False] * 4}, load=OVERLOAD), Sla(limits={})).sum() == 0
+
+
+def test_where_prompts_are_computed_a_wait_for_decode_begins_when_the_kv_cache_is_there():
+    ready = requests(kv_ready_s=[0.2, 1.0, 8.0], status=["finished", "finished", "waiting"])
+    late = [metrics.decided(run(requests=ready, load=OVERLOAD), Sla(limits={"queue": x})).tolist() for x in (1.0, 3.0)]
+
+    assert metrics.queue(ready)[:2].tolist() == [0.3, 0.0]
+    assert late == [[True, True, True], [True, True, False]]
+
+
+def test_goodput_of_an_open_loop_is_what_finished_well_in_the_window_counted_or_not():
+    done = requests(finish_s=[1.0, 2.0, 3.0], counted=[False, True, True])
+    stable = run(requests=done, load=Load(level="STABLE", offered=1.0), window=(1.0, 3.0))
+
+    assert metrics.good_ends(stable, Sla(limits={"e2el": 5.0})).tolist() == [2.0, 3.0]
+    assert metrics.good_ends(stable, Sla(limits={"e2el": 1.0})).tolist() == [2.0, 3.0]
+    assert metrics.good_ends(stable, Sla(limits={"e2el": 0.9})).tolist() == []
+    assert metrics.goodput(stable, Sla(limits={"e2el": 1.0})) == 1.0
+
+
+def test_a_limit_is_met_at_its_very_value_and_each_on_its_own():
+    table = requests(finish_s=[2.0, 2.0, np.nan])
+    met = {
+        name: metrics.within(table, Sla(limits={name: limit})).tolist()
+        for name, limit in {"tpot": 0.5, "e2el": 2.0, "ttft": 1.0, "queue": 0.0}.items()
+    }
+
+    assert met == {
+        "tpot": [True, True, False],
+        "e2el": [True, True, False],
+        "ttft": [True, True, False],
+        "queue": [False, True, False],
+    }
+    assert metrics.within(requests(admitted_s=[np.nan] * 3), Sla(limits={"queue": 0.0})).tolist() == [True, True, False]
+
+
+def test_the_limit_nearest_to_being_broken_comes_first_and_before_it_what_has_no_value():
+    asked = run(sla=Sla(limits={"e2el": 4.0, "queue": 0.4, "ttft": 1.0, "tpot": 0.6}, percentile="mean"))
+    samples = {"e2el": [2.0, 1.0], "queue": [0.5, 0.0], "tpot": [0.5], "ttft": []}
+    found = metrics.verdicts(asked, {name: Samples(np.array(values)) for name, values in samples.items()})
+
+    assert [each.metric for each in found] == ["ttft", "tpot", "queue", "e2el"]
+    assert [each.limit for each in found] == [1.0, 0.6, 0.4, 4.0]
+    assert metrics.verdicts(run(sla=None), {}) == []
+
+
+def test_an_interval_also_holds_what_those_say_who_did_not_see_the_cluster_empty():
+    early, empty = np.linspace(0.9, 1.1, 400), np.linspace(0.1, 0.3, 400)
+    values, late = np.stack([early, empty]).T.ravel(), np.tile([False, True], 400)
+    for statistic in ("mean", "p30"):
+        whole, before, found = (
+            metrics.interval_of(samples, statistic)
+            for samples in (Samples(values), Samples(early), Samples(values, late=late))
+        )
+
+        assert (found.low, found.high) == (min(whole.low, before.low), max(whole.high, before.high))
+        assert found.high > whole.high
+        assert metrics.interval_of(Samples(values, late=~late | late), statistic) == whole
+        assert metrics.interval_of(Samples(values, late=late & ~late), statistic) == whole
+
+
+def held(value, low, high, *, known=True):
+    return metrics.Verdict(
+        metric="tpot", percentile="p99", limit=1.0, value=value, interval=Interval(low, high), known=known
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "word"),
+    [
+        (held(1.0, 1.0, 1.0), "PASS"),
+        (held(1.0, 0.9, 1.0), "PASS"),
+        (held(0.9, 0.8, 1.01), "MARGINAL"),
+        (held(1.1, 1.0, 1.2), "MARGINAL"),
+        (held(1.1, 1.01, 1.2), "FAIL"),
+        (held(1.1, 0.9, 1.0), "FAIL"),
+        (held(0.5, 0.4, 0.6, known=False), "n/a"),
+        (held(1.5, 1.4, 1.6, known=False), "FAIL"),
+        (held(None, 1.4, 1.6), "n/a"),
+    ],
+)
+def test_a_limit_at_the_end_of_an_interval_is_outside_of_it(verdict, word):
+    assert verdict.word == word
+
+
 # statistics
+
+
+def test_steps_of_several_cells_are_those_of_the_one_with_the_most_boundaries():
+    """Cell 1 steps each second, cell 0 at other times; what has no step or no cell is nobody's."""
+    rows = {
+        "cell": [0, 1, 1, 0, 1, 1, -1],
+        "step": [0, 0, 1, 1, 2, 3, -1],
+        "t_s": [0.4, 1.0, 2.0, 2.4, 3.0, 4.0, 4.5],
+        "batch": [5, 1, 1, 5, 1, 1, 9],
+    }
+    emitted, seconds = metrics.steps(rows, (0.0, 4.0))
+
+    assert seconds.tolist() == [1.0, 1.0, 1.0]
+    assert emitted.tolist() == [1.0, 6.0, 1.0]
+    assert metrics.steps(rows | {"cell": [1, 0, 0, 1, 0, 0, -1]}, (0.0, 4.0))[0].tolist() == [1.0, 6.0, 1.0]
+    for nobody in (tokens() | {"step": [-1] * 3}, tokens() | {"step": [-1] * 3, "cell": [-1] * 3}):
+        assert [part.tolist() for part in metrics.steps(nobody, (0.0, 2.0))] == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("values", "edges"),
+    [
+        ([2.0, 2.0], [1.98, 2.02]),
+        ([0.0], [-0.5, 0.5]),
+        ([0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0], np.linspace(0.0, 2.0, 31)),
+        (np.linspace(0.0, 1.0, 9), np.linspace(0.0, 1.0, 11)),
+        (np.linspace(0.0, 1.0, 8_000), np.linspace(0.0, 1.0, 21)),
+        ([*np.linspace(0.0, 1.0, 8_000), 50.0], np.linspace(0.0, 50.0, 101)),
+    ],
+)
+def test_bins_are_those_of_freedman_and_diaconis_from_ten_to_a_hundred(values, edges):
+    """Of width 2 IQR / n^(1/3); 30 where half of the values are one, and one bin where all are."""
+    assert metrics.hist(values)[0] == pytest.approx(edges)
+
+
+def test_nothing_has_one_empty_bin():
+    edges, counts = metrics.hist([])
+
+    assert (edges.tolist(), counts.tolist()) == ([0.0, 1.0], [0.0])
+
 
 weighted = st.lists(st.tuples(st.floats(-1e6, 1e6), st.integers(1, 9)), min_size=1, max_size=40)
 
@@ -157,6 +332,13 @@ def test_weighted_moments_are_those_of_the_written_out_samples(rows):
 
     assert metrics.mean(Samples(values, weights)) == pytest.approx(every.mean(), abs=1e-12 * scale)
     assert metrics.std(Samples(values, weights)) == pytest.approx(every.std(), abs=1e-10 * scale)
+
+
+@pytest.mark.parametrize(("statistic", "value"), [("mean", 50.0), ("p50", 50.0), ("p90", 90.0), ("p99.9", 99.9)])
+def test_a_limit_is_held_against_the_statistic_that_is_named(statistic, value):
+    held_ = metrics.verdict("tpot", Samples(np.arange(101.0)), Sla(limits={"tpot": 1.0}, percentile=statistic))
+
+    assert held_.value == pytest.approx(value)
 
 
 def test_describe_names_its_statistics():
