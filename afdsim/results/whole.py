@@ -6,7 +6,6 @@ away when the file is next written on the same machine.
 
 from __future__ import annotations
 
-import glob
 import os
 import platform
 from collections.abc import Callable, Iterator
@@ -47,10 +46,10 @@ def _named(path: Path, pid: int | str) -> str:
 def _abandoned(path: Path) -> Iterator[Path]:
     """Yield temporary files of a file whose processes are no more."""
     before, _, after = _named(path, "*").partition("*")
-    for each in path.parent.glob(f"{glob.escape(before)}*{glob.escape(after)}"):
-        pid = each.name.removeprefix(before).removesuffix(after)
-        if pid.isdecimal() and not _lives(int(pid)):
-            yield each
+    for name in os.listdir(path.parent):  # noqa: PTH208 - Path.glob keeps a pattern of every file in memory
+        pid = name.removeprefix(before).removesuffix(after)
+        if name == f"{before}{pid}{after}" and pid.isdecimal() and not _lives(int(pid)):
+            yield path.with_name(name)
 
 
 def _lives(pid: int) -> bool:
