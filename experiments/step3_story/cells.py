@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +105,8 @@ def planned(question: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-@cache
-def step3_with(experts: int) -> str:
-    """Path of a config.json: Step-3 with so many routed experts, of which every token still asks three."""
+def step3_with(experts: int, folder: Path) -> Path:
+    """Write Step-3 with so many routed experts, of which a token still asks three, and return its config.json."""
     moe = ",".join(map(str, range(4, 60)))
     config = {
         "model_type": "step3_text",
@@ -130,6 +127,6 @@ def step3_with(experts: int) -> str:
         "norm_expert_weight": False,
         "tie_word_embeddings": False,
     }
-    folder = Path(tempfile.mkdtemp(prefix="step3-story-"))
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return str(folder)
+    path = folder / f"step3-{experts}.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return path

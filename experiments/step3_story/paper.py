@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import cells
@@ -312,17 +314,19 @@ FED = {"H800": ((5, 2), (8, 2)), "H20": ((2, 2), (3, 2))}
 FULL = 0.85
 
 
-def one_sparsity(case: tuple[str, int, int, int]) -> Row:
+def one_sparsity(case: tuple[str, int, int, int, Path]) -> Row:
     """Step-3 with another number of experts, at the best batch within 50 ms."""
-    gpu, experts, attention, ffn = case
+    gpu, experts, attention, ffn, model = case
     own = {"gpu": gpu, "experts": experts, "attention": attention, "sparsity": 4 / (experts + 1), "ffn_mfu": 0.0}
-    return own | (cells.tuned(base(cells.step3_with(experts), 4096, **afd(gpu, attention, ffn))) or {})
+    return own | (cells.tuned(base(str(model), 4096, **afd(gpu, attention, ffn))) or {})
 
 
 def sparsened(pool: Pool) -> pd.DataFrame:
     """Measure how much of its peak the FFN reaches, and compare with the sparsest model of the paper's formula."""
-    cases = [(gpu, experts, *cell) for gpu, ways in FED.items() for experts in EXPERTS for cell in ways]
-    made = pd.DataFrame(pool.map(one_sparsity, cases))
+    with TemporaryDirectory() as folder:
+        models = {experts: cells.step3_with(experts, Path(folder)) for experts in EXPERTS}
+        cases = [(gpu, n, *cell, models[n]) for gpu, ways in FED.items() for n in EXPERTS for cell in ways]
+        made = pd.DataFrame(pool.map(one_sparsity, cases))
     made = made.loc[made.groupby(["gpu", "experts"], sort=False)["ffn_mfu"].idxmax()].reset_index(drop=True)
     made["least"] = made["gpu"].map({gpu: theory.min_sparsity(catalog.gpu(gpu)) for gpu in FED})
     made["reached"] = made["ffn_mfu"] / made["gpu"].map(made.groupby("gpu")["ffn_mfu"].max())
