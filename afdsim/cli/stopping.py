@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +24,10 @@ INTERRUPTED, TERMINATED = 130, 143
 """Exit codes, as shells have them: 128 and the signal."""
 GRACE = 2
 """Seconds in which a run that was terminated may reach the end of its step."""
+
+
+AGAIN = 0.05
+"""Seconds after which a signal is sent once more that went unheard."""
 
 
 class InterruptError(KeyboardInterrupt):
@@ -110,7 +116,27 @@ def _handled(handler: Handler) -> Iterator[None]:
     heard = [number for number in SIGNALS if signal.getsignal(number) not in {signal.SIG_IGN, None}]
     before = [(number, signal.signal(number, handler)) for number in heard]
     try:
-        yield
+        with _raised_again():
+            yield
     finally:
         for number, handled in before:
             signal.signal(number, handled)
+
+
+@contextmanager
+def _raised_again() -> Iterator[None]:
+    """Send a signal once more whose exception Python dropped, as it does in callbacks of objects that go."""
+    before = sys.unraisablehook
+
+    def dropped(what: sys.UnraisableHookArgs) -> None:
+        if not isinstance(what.exc_value, (InterruptError, TerminatedError)):
+            before(what)
+            return
+        number = signal.SIGTERM if isinstance(what.exc_value, TerminatedError) else signal.SIGINT
+        threading.Timer(AGAIN, os.kill, (os.getpid(), number)).start()
+
+    sys.unraisablehook = dropped
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before

@@ -53,7 +53,7 @@ def _abandoned(path: Path) -> Iterator[Path]:
 
 
 def _lives(pid: int) -> bool:
-    """Whether there is a process; only POSIX lets one ask."""
+    """Whether there is a process that may still write; only POSIX lets one ask."""
     if os.name != "posix":
         return True
     try:
@@ -62,4 +62,12 @@ def _lives(pid: int) -> bool:
         return False
     except (PermissionError, OverflowError):
         return True
-    return True
+    return not _waits_for_its_parent(pid)
+
+
+def _waits_for_its_parent(pid: int) -> bool:
+    """Whether a process has ended and nobody has asked how, as orphans in some containers."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+    except (OSError, IndexError):
+        return False  # not Linux, or it is gone by now

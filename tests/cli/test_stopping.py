@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -211,3 +212,23 @@ def test_what_the_caller_ignores_stays_ignored():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGTERM, stopping.TerminatedError), (signal.SIGINT, stopping.InterruptError)]
+)
+def test_a_signal_that_comes_while_an_object_goes_is_not_lost(number, error):
+    class Going:
+        pass
+
+    def work():
+        going = Going()
+        watched.append(weakref.ref(going, lambda _: signal.raise_signal(number)))
+        del going  # Python only reports what is raised in here
+        time.sleep(10)
+
+    watched = []
+    with pytest.raises(error), stopping.noticed() as asked:
+        work()
+
+    assert asked == [number, number]

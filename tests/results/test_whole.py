@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,17 @@ def test_what_a_killed_process_had_not_finished_is_hidden_and_goes_when_the_file
     assert names(killed) == [left, "b.json"]
     whole.write_text(killed / "a.json", "{}")
     assert names(killed) == ["a.json", "b.json"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_a_process_that_has_ended_unasked_writes_no_more(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", WRITER], cwd=tmp_path, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout.readline() == b"begun\n"
+        writer.kill()
+        os.waitid(os.P_PID, writer.pid, os.WEXITED | os.WNOWAIT)  # and is left a zombie
+        whole.write_text(tmp_path / "a.json", "{}")
+
+        assert names(tmp_path) == ["a.json"]
 
 
 def test_what_others_still_write_stays(tmp_path):
