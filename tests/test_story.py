@@ -78,8 +78,8 @@ def test_a_claim_may_judge_by_another_column(story, claim):
 
 
 def test_every_claim_is_kept_with_the_verdict_that_its_cases_give(story):
-    claims = {claim.name: claim for claim in importlib.import_module("paper").PAPER}
-    claims |= {claim.name: claim for claim in importlib.import_module("later").LATER}
+    rooms = ("paper", "models", "later")
+    claims = {claim.name: claim for room in rooms for claim in importlib.import_module(room).CLAIMS}
     with (STORY / "expected" / "verdicts.csv").open(encoding="utf-8", newline="") as file:
         kept = {row["claim"]: row for row in csv.DictReader(file)}
 
@@ -94,7 +94,7 @@ def test_every_claim_is_kept_with_the_verdict_that_its_cases_give(story):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["overlap", "weak", "imbalance"])
 def test_a_claim_gives_the_cases_that_it_keeps(story, name):
-    claim = next(claim for claim in importlib.import_module("paper").PAPER if claim.name == name)
+    claim = next(claim for claim in importlib.import_module("paper").CLAIMS if claim.name == name)
     from afdsim.studies.pool import Pool
 
     with Pool(1) as pool:

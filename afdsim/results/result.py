@@ -281,7 +281,8 @@ class Result:
         folder = Path(folder)
         try:
             saved = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-            frames = {name: _read_frame(folder, name) for name in FRAMES if name not in MAY_LACK or _has(folder, name)}
+            found = {name: frame_file(folder, name) or folder / f"{name}.csv.gz" for name in FRAMES}
+            frames = {name: read_frame(path) for name, path in found.items() if name not in MAY_LACK or path.is_file()}
             run, made, notes = _run(saved["run"], frames), Manifest(**saved["manifest"]), tuple(saved["notes"])
             # older folders have none of these
             formats = tuple(Format(**each) for each in saved.get("formats", ()))
@@ -450,18 +451,22 @@ def _csv(frame: pd.DataFrame) -> bytes:
     return gzip.compress(text.encode(), mtime=0)
 
 
-def _has(folder: Path, name: str) -> bool:
-    """Whether a folder has a frame."""
-    return any((folder / f"{name}{suffix}").is_file() for suffix in (".parquet", ".csv.gz"))
+def frame_file(folder: Path, name: str) -> Path | None:
+    """Return the file of a frame of a run folder, None where it has none."""
+    found = (folder / f"{name}{suffix}" for suffix in (".parquet", ".csv.gz"))
+    return next((path for path in found if path.is_file()), None)
 
 
-def _read_frame(folder: Path, name: str) -> pd.DataFrame:
+def read_frame(path: Path) -> pd.DataFrame:
+    """Return the frame in a file, every float exactly; ValueError or OSError where it is damaged."""
     import pandas as pd
 
-    parquet = folder / f"{name}.parquet"
-    if parquet.is_file():
-        return pd.read_parquet(parquet)
-    return pd.read_csv(folder / f"{name}.csv.gz", engine="python")  # which reads every float back exactly
+    if path.suffix != ".parquet":
+        return pd.read_csv(path, engine="python")  # which reads every float back exactly
+    try:
+        return pd.read_parquet(path)
+    except NotImplementedError as error:  # damage that pyarrow takes for a format to come
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _scalars(run: Run) -> dict[str, Any]:

@@ -399,8 +399,10 @@ def _shard(file: Path, columns: Iterable[str] | None) -> pd.DataFrame:
     """Return one file of a table."""
     import pandas as pd
 
+    from afdsim.results.result import read_frame
+
     if file.suffix == ".parquet":
-        frame = pd.read_parquet(file)
+        frame = read_frame(file)
     else:
         texts = dict.fromkeys(("point", "status", "error"), "string")
         frame = pd.read_csv(

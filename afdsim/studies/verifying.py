@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from afdsim.errors import ScenarioError
-from afdsim.results.result import FRAMES, Manifest, Result, pooled
+from afdsim.results.result import FRAMES, Manifest, Result, frame_file, pooled, read_frame
 from afdsim.simulation import simulate
 from afdsim.studies.marginal import marginal
 from afdsim.studies.reporting import reading
@@ -194,10 +194,10 @@ def _of_folder(folder: Path, found: Result, counted: list[int]) -> Iterator[Diff
     """Yield what differs in the frames and in result.json, but for where they come from."""
     for name in FRAMES:
         frame = getattr(found, name)
-        path = _path(folder, name)
+        path = frame_file(folder, name)
         if path is None:  # none where there is nothing in it, and none of blame in older folders
             continue
-        yield from _columns(path.name, _frame(path), frame, counted)
+        yield from _columns(path.name, read_frame(path), frame, counted)
     yield from _leaves("result.json", _bare(_read(folder / "result.json")), _bare(found.summary), counted)
 
 
@@ -217,18 +217,6 @@ def _bare(summary: Any) -> Any:
     if isinstance(plain, dict) and isinstance(plain.get("afdsim"), dict):
         plain["afdsim"].pop("provenance", None)
     return plain
-
-
-def _path(folder: Path, name: str) -> Path | None:
-    found = (folder / f"{name}{suffix}" for suffix in (".parquet", ".csv.gz"))
-    return next((path for path in found if path.is_file()), None)
-
-
-def _frame(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    # the Python engine reads every float back exactly
-    return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, engine="python")
 
 
 def _leaves(file: str, saved: Any, again: Any, counted: list[int], before: str = "") -> Iterator[Difference]:

@@ -3,6 +3,7 @@ import json
 import math
 import sys
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 from afdsim.errors import ScenarioError
 from afdsim.results import metrics
 from afdsim.results.intervals import Interval, over_seeds
-from afdsim.results.result import Result, check_folder, pooled, to_json
+from afdsim.results.result import Result, check_folder, pooled, read_frame, to_json
 from afdsim.results.seeds import load_seeds, save_seeds
 from afdsim.results.steady import Load
 from afdsim.results.summary import summary
@@ -339,3 +340,22 @@ def test_of_several_seeds_the_gravest_load_counts_and_rates_are_over_the_seeds(s
     worst = pooled([synthetic.result(small, seed, load=load) for seed, load in enumerate(grave)])
     assert (worst["afdsim"]["load"], worst["afdsim"]["saturation"]["queue_growth"]) == ("OVERLOADED", 5.0)
     assert "Load OVERLOADED" in terminal([synthetic.result(small, seed, load=load) for seed, load in enumerate(grave)])
+
+
+def test_damage_that_pyarrow_takes_for_a_format_to_come_is_told_as_damage(tmp_path):
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "a.parquet"
+    pd.DataFrame({"a": np.arange(3, dtype="uint8")}).to_parquet(path)
+    whole, found = path.read_bytes(), {pd.read_parquet: set(), read_frame: set()}
+    for place, bit in product(range(-120, 0), (2, 4, 16)):
+        damaged = bytearray(whole)
+        damaged[place] ^= bit
+        path.write_bytes(damaged)
+        for read, errors in found.items():
+            try:
+                read(path)
+            except Exception as error:
+                errors.add(type(error))
+
+    assert any(issubclass(error, NotImplementedError) for error in found[pd.read_parquet])
+    assert not any(issubclass(error, NotImplementedError) for error in found[read_frame])
