@@ -16,6 +16,12 @@ LIMIT = "50ms"
 OUTPUT = 64
 SERVER = 8
 """GPUs."""
+GPUS = ("H800", "H200")
+"""Of comparisons of whole clusters."""
+WHOLE = 64
+"""GPUs of such a cluster."""
+EP = "colocated EP"
+"""As `afdsim.plan` calls that family."""
 TP8, EP8 = "TP8", "EP8"
 INSIDE = {TP8: {"ep": 1, "tp": 8}, EP8: {"ep": 8, "tp": 1}}
 """How an FFN instance is cut: every expert over its GPUs (the paper's example), or whole experts on each."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 HOLDS, TIE, FAILS = "holds", "tie", "fails"
 SHOWN, PARTLY, NOT = "shown", "shown with conditions", "not shown"
+BUSY = 0.95
+"""A side that computes for this share of the time hides all else behind it."""
 KNOWN = 0.08
 """Systems that differ by less are a tie: the simulator is known to that over published rows (`afdsim validate`)."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from claims import BUSY, KNOWN
 from matplotlib.ticker import PercentFormatter
 
 import afdsim
@@ -21,7 +22,7 @@ def overlap(made: pd.DataFrame, ax: Axes) -> None:
     """Share of time that the busier side computes, against micro-batches."""
     part = made[made["deployment"] == made["deployment"].iloc[0]]
     _lines(part, ax, ["gpu", "inside"], ("microbatches", "busiest"))
-    ax.axhline(0.95, **LINE)
+    ax.axhline(BUSY, **LINE)
     ax.set(xlabel="micro-batches (2A2F at 4K)", ylabel="busier side computes")
     ax.set_xticks(sorted(set(made["microbatches"])))
     _percent(ax)
@@ -43,7 +44,7 @@ def scale(made: pd.DataFrame, ax: Axes) -> None:
 def context(made: pd.DataFrame, ax: Axes) -> None:
     """Tokens of the cell over those at 4K, against the context."""
     _lines(made, ax, ["gpu", "inside"], ("context", "kept"))
-    ax.axhline(0.92, **LINE)
+    ax.axhline(1.0 - KNOWN, **LINE)
     ax.set(xscale="log", xlabel="context (attention instances in proportion)", ylabel="tokens/s of those at 4K")
     ax.set_ylim(0, None)
     _contexts(ax, made["context"])
@@ -117,7 +118,7 @@ def gain(made: pd.DataFrame, ax: Axes) -> None:
     """AFD over EP against context."""
     _lines(made[made["family"] == "AFD"], ax, ["model", "gpu"], ("context", "over_ep"))
     ax.axhline(0.0, color="black", linewidth=0.8)
-    ax.axhspan(-0.08, 0.08, color="#EEEEEE", zorder=0)
+    ax.axhspan(-KNOWN, KNOWN, color="#EEEEEE", zorder=0)
     ax.set(xscale="log", xlabel="context (grey: a tie)", ylabel="AFD over the best EP")
     _contexts(ax, made["context"])
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -137,7 +138,7 @@ def granularity(made: pd.DataFrame, ax: Axes) -> None:
     _lines(
         part.assign(context=(part["context"] // 1024).astype(str) + "K"), ax, ["gpu", "context"], ("servers", "lost")
     )
-    ax.axhline(0.08, **LINE)
+    ax.axhline(KNOWN, **LINE)
     ax.set(xlabel="servers", ylabel="tokens per GPU lost by AFD")
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
 

@@ -11,7 +11,7 @@ import cells
 import drawing
 import pandas as pd
 from cells import EP8, INSIDE, TP8, afd, base, colocated
-from claims import KNOWN, Claim
+from claims import BUSY, KNOWN, Claim
 
 from afdsim.catalog import entries as catalog
 from afdsim.cost import theory
@@ -27,7 +27,6 @@ Row = dict[str, Any]
 
 PUBLISHED = {"2A2F 4K": (2, 4096, 384), "4A2F 8K": (4, 8192, 192)}
 """Attention instances, context and sequences of an attention GPU of the FP8 deployments that the paper measured."""
-BUSY = 0.95
 
 
 def one_overlap(case: tuple[str, str, str, int]) -> Row:
@@ -317,7 +316,8 @@ FULL = 0.85
 def one_sparsity(case: tuple[str, int, int, int, Path]) -> Row:
     """Step-3 with another number of experts, at the best batch within 50 ms."""
     gpu, experts, attention, ffn, model = case
-    own = {"gpu": gpu, "experts": experts, "attention": attention, "sparsity": 4 / (experts + 1), "ffn_mfu": 0.0}
+    share = theory.sparsity(catalog.llm(model))
+    own = {"gpu": gpu, "experts": experts, "attention": attention, "sparsity": share, "ffn_mfu": 0.0}
     return own | (cells.tuned(base(str(model), 4096, **afd(gpu, attention, ffn))) or {})
 
 
@@ -357,4 +357,4 @@ SPARSITY = Claim(
     told=tell_sparsity,
 )
 
-PAPER = (OVERLAP, SCALE, CONTEXT, MIX, WEAK_CLAIM, IMBALANCE, SPARSITY)
+CLAIMS = (OVERLAP, SCALE, CONTEXT, MIX, WEAK_CLAIM, IMBALANCE, SPARSITY)

@@ -20,15 +20,16 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import later
+import models
+import paper
 from claims import FAILS, HOLDS, TIE, Claim, region, verdict
-from later import LATER
-from paper import PAPER
 
 import afdsim
 from afdsim.studies.pool import Pool
 
 HERE = Path(__file__).parent
-CLAIMS: tuple[Claim, ...] = (*PAPER, *LATER)
+CLAIMS: tuple[Claim, ...] = (*paper.CLAIMS, *models.CLAIMS, *later.CLAIMS)
 COLUMNS = 3
 
 
