@@ -42,3 +42,14 @@ def test_a_long_run_keeps_at_least_half_as_many_as_there_is_place(steps):
         keep(samples, trace(step), step)
 
     assert PLACES // 2 <= len(taken(samples)) <= PLACES
+
+
+@pytest.mark.parametrize("k", range(4))
+def test_samples_are_thinned_by_the_first_that_has_no_place(k):
+    samples, fit = blank(), PLACES * 2**k
+    for step in range(fit):
+        keep(samples, trace(step), step)
+    assert samples.stride.tolist() == [2**k]
+
+    keep(samples, trace(fit), fit)
+    assert samples.stride.tolist() == [2 ** (k + 1)]

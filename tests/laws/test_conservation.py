@@ -114,3 +114,10 @@ def test_event_budget_of_a_step_at_2a2f():
 
     assert 4_000 < processes.events / processes.steps < 6_000
     assert kernel.events / kernel.steps < 10
+
+
+def test_kernel_counts_a_boundary_of_every_micro_batch_of_every_unit_that_seats():
+    scenario = tiny(attention=3, workload__num_requests=4)
+    outcome = run(scenario)
+
+    assert outcome.record.events == (outcome.record.steps + 1) * 3 * 3

@@ -195,6 +195,16 @@ def test_an_observer_changes_nothing(scenario):
     assert blind.events == seen.record.events
 
 
+@pytest.mark.parametrize("engine", ["processes", "kernel"])
+def test_an_observer_sees_every_step_once_and_in_order(engine):
+    """Though a block of the kernel ends, too, where requests, prices or rows are wanting and no step was made."""
+    scenario, seen = tiny(workload__num_requests=40), []
+    cell = lower(scenario, seed=0)
+    record = execute(cell, demanded(scenario, cell, 0), engine, observer=lambda step, _: seen.append(step))
+
+    assert seen == [*range(record.steps)]
+
+
 @given(deployments())
 def test_no_operation_is_left_out(scenario):
     outcome = run(scenario, "processes")
