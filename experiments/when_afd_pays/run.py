@@ -11,6 +11,7 @@ import argparse
 import math
 import os
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,6 @@ from matplotlib.figure import Figure
 
 import afdsim
 from afdsim.errors import AfdsimError
-from afdsim.studies.pool import Pool
 
 HERE = Path(__file__).parent
 GPU, SERVERS = "H200", 8
@@ -274,7 +274,7 @@ def main() -> None:
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
     cases = [(model, workload, given.traces) for model in MODELS for workload in WORKLOADS]
-    with Pool(given.workers) as pool:
+    with ProcessPoolExecutor(given.workers) as pool:
         tried = pd.DataFrame([row for rows in pool.map(searched, cases) for row in rows])
     made = best(tried)
     tried.to_csv(given.output / "tried.csv", index=False, float_format="%.5g")

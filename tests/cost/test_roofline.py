@@ -24,7 +24,7 @@ from afdsim.cost.operators import (
     reduction_operator,
     scatter_operator,
 )
-from afdsim.cost.roofline import STATUSES, Roofline, expected_rows, known_backends, read_coefficient, table
+from afdsim.cost.roofline import STATUSES, Roofline, expected_rows, known_backends, padding, read_coefficient, table
 from afdsim.errors import CatalogError
 
 COST = Roofline()
@@ -366,6 +366,13 @@ def test_expected_rows_grow_and_never_fall_below_the_mean(mean, more, tile):
 @given(mean=st.floats(20_000, 1e7), tile=st.sampled_from([1, 16, 64, 128]))
 def test_many_random_rows_waste_half_a_tile_and_never_a_row_more(mean, tile):
     assert expected_rows(mean, tile) - mean == pytest.approx((tile - 1) / 2, abs=0.01)
+
+
+def test_rows_that_are_known_fill_whole_tiles_and_what_has_none_is_not_padded():
+    none = Operator(name="core", stage="attention", kernel="core_gqa", dtype="bf16")
+
+    assert padding(none, 64) == 1.0
+    assert padding(replace(none, rows=np.array([0, 1, 64, 65])), 64).tolist() == [64.0, 64.0, 1.0, 128 / 65]
 
 
 def test_equal_rows_pad_to_the_tile_exactly():
