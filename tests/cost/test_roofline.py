@@ -143,6 +143,18 @@ def test_a_coefficient_without_a_source_or_a_known_status_is_refused(source, sta
         read_coefficient(line)
 
 
+def test_an_empty_number_of_a_coefficient_is_none():
+    numbers = ("gpus", "compute", "memory", "bandwidth", "samples")
+    words = {"gpu": "X", "kernel": "gemm", "dtype": "bf16", "backend": "*", "peak": "", "source": "a paper"}
+    line = words | dict.fromkeys((*numbers, "median_error"), "") | {"status": "measured", "tile": "64"}
+    row = read_coefficient(line | {"fixed": "3e-6", "quantise": "0.5"})
+
+    assert [getattr(row, name) for name in numbers] == [0] * len(numbers)
+    assert math.isnan(row.median_error)
+    assert math.isnan(row.p90_error)
+    assert (row.fixed, row.tile, row.quantise) == (3e-6, 64, 0.5)
+
+
 @pytest.mark.parametrize(
     ("name", "kernel", "dtype", "backends", "status", "lender"),
     [
