@@ -1,6 +1,7 @@
 """What tests share: the small scenario, and data that only a workbench has."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,12 @@ settings.load_profile("suite")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let pytest-randomly choose the order and nothing else: no test may lean on the global random state."""
+    """Let pytest-randomly choose the order and nothing else: no test may lean on the global random state.
+
+    And hear Ctrl-C: a shell has what it starts in the background ignore it, and that would be inherited.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config.option, "randomly_reset_seed"):
         config.option.randomly_reset_seed = False
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, Final
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import Formatter, LogFormatterMathtext
 
 _STYLE: Final[dict[Any, Any]] = {
     "font.size": 10,
@@ -23,7 +26,12 @@ _STYLE: Final[dict[Any, Any]] = {
     "hatch.linewidth": 0.6,
     "legend.frameon": False,
     "svg.hashsalt": "afdsim",
+    "text.parse_math": False,
 }
+
+
+_RAISED: Final = str.maketrans("0123456789-.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻·")
+"""Digits as powers."""
 
 
 class Picture(Axes):
@@ -46,17 +54,44 @@ def drawing(figure: Figure) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     page = BytesIO()
-    with mpl.rc_context(_STYLE | {"svg.fonttype": "none", "text.parse_math": False, "path.simplify_threshold": 0.3}):
+    plain(figure)
+    with mpl.rc_context(_STYLE | {"svg.fonttype": "none", "path.simplify_threshold": 0.3}):
         canvas: Any = FigureCanvasSVG(figure)
         canvas.print_svg(page, metadata={"Date": None})
     return page.getvalue().decode()
 
 
 def plain(figure: Figure) -> None:
-    """Let no text of a figure be read as a formula but the labels that matplotlib writes itself."""
+    """Let no text of a figure be read as a formula, and write the powers on axes without one."""
+    for axis in figure.findobj(Axis):
+        assert isinstance(axis, Axis)
+        major, minor = axis.get_major_formatter(), axis.get_minor_formatter()
+        if isinstance(major, LogFormatterMathtext):
+            axis.set_major_formatter(Powers(major))
+        if isinstance(minor, LogFormatterMathtext):
+            axis.set_minor_formatter(Powers(minor))
     for text in figure.findobj(Text):
-        if not text.get_text().startswith("$\\mathdefault"):
-            text.set_parse_math(False)
+        assert isinstance(text, Text)
+        text.set_parse_math(False)
+
+
+class Powers(Formatter):
+    """What a formatter of a log axis writes as a formula, as text: 10⁻⁵, 2×10³."""
+
+    def __init__(self, formulas: LogFormatterMathtext) -> None:
+        self.formulas = formulas
+
+    def set_axis(self, axis: Any) -> None:
+        self.formulas.set_axis(axis)
+
+    def set_locs(self, locs: Any) -> None:
+        self.formulas.set_locs(locs)
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """Return the label of a place."""
+        formula = self.formulas(x, pos).removeprefix("$\\mathdefault{").removesuffix("}$")
+        power = re.sub(r"\^\{(.*)\}", lambda found: found[1].translate(_RAISED), formula)
+        return power.replace("\\times", "\N{MULTIPLICATION SIGN}")
 
 
 def write(picture: Axes | Figure, file: Path | IO[bytes], suffix: str, *, dpi: int) -> None:

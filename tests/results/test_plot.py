@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,9 @@ from afdsim import plot
 from afdsim.results.metrics import CAUSES, Engine, Pool, Run, Sla
 
 pytest.importorskip("matplotlib")
+from matplotlib.text import Text
+
+from afdsim.results import plot_axes
 
 
 def simulated(seed=0, *, n=400, mean=0.042, stragglers=0):
@@ -100,6 +104,25 @@ def test_the_same_picture_has_the_same_bytes(name, tmp_path):
 
     assert pages[0] == pages[1]
     assert b"<dc:date>" not in pages[0]
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_every_text_is_read_as_it_stands_and_none_is_a_formula(name, tmp_path):
+    ax = PICTURES[name]()
+    plot.save(ax, tmp_path / "saved.png")
+    texts = ax.figure.findobj(Text)
+
+    assert not [text.get_text() for text in texts if text.get_parse_math() or "\\mathdefault" in text.get_text()]
+    assert "mathdefault" not in plot_axes.drawing(ax.figure)
+
+
+def test_powers_on_log_axes_are_text():
+    ax = plot_axes.new(4, 3)
+    ax.set(xscale="log", xlim=(2e-5, 3e-4), yscale="log", ylim=(1, 1000))
+    ax.set_yscale("log", base=2)
+    page = plot_axes.drawing(ax.figure)
+
+    assert {">10⁻⁴<", ">2×10⁻⁵<", ">2⁸<"} <= set(re.findall(">[^<>]+<", page))
 
 
 def test_a_legend_hides_no_data():
