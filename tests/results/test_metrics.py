@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -36,6 +38,53 @@ def test_itl_counts_every_gap_that_ends_in_the_window():
     assert metrics.itl(tokens(), (1.5, 2.0)).count == 1
 
 
+def test_with_prefill_latencies_have_the_first_token_of_all_that_have_one():
+    """The third has its first token and has not finished; the second does not count."""
+    columns = {
+        "prefill_start_s": [0.25, 1.0, 2.75],
+        "prefill_end_s": [0.5, 1.0, 3.0],
+        "kv_ready_s": [0.5, 1.0, 3.0],
+        "admitted_s": [0.5, 1.0, 3.0],
+    }
+    table = requests(**columns, first_token_s=[1.0, 2.0, 4.0], counted=[True, False, True])
+    found = metrics.latencies(run(requests=table))
+
+    assert {name: samples.values.tolist() for name, samples in found.items() if name != "itl"} == {
+        "ttft": [1.0, 2.0],
+        "prefill_queue": [0.25, 0.75],
+        "tpot": [0.5],
+        "e2el": [2.0],
+        "queue": [0.0],
+    }
+    assert set(metrics.latencies(run())) == {"tpot", "itl", "e2el", "queue"}
+
+
+def test_late_are_those_that_arrived_within_the_settling_time_before_the_end():
+    done = requests(arrival_s=[0.0, 1.0, 1.5], finish_s=[2.0, 2.0, 2.0], admitted_s=[0.5, 1.0, 1.5])
+    load = Load(level="STABLE", offered=1.0, settling=1.0)
+    found = metrics.latencies(run(requests=done, load=load, window=(0.5, 2.0)))
+
+    assert found["e2el"].late.tolist() == [False, False, True]
+    assert metrics.latencies(run(requests=done))["e2el"].late is None
+
+
+def test_a_class_has_its_own_requests_gaps_and_limits():
+    mixed = requests(**{"class": ["chat", "code", "chat"]})
+    short = Sla(limits={"tpot": 0.1})
+    both = run(requests=mixed, tokens=tokens() | {"gaps_chat": [0, 1, 0], "gaps_code": [0, 0, 1]})
+    chat = metrics.of_class(replace(both, classes={"chat": short, "code": both.sla}), "chat")
+
+    assert chat.requests["arrival_s"].tolist() == [0.0, 2.0]
+    assert (chat.tokens["gaps"], chat.sla, chat.classes) == ([0, 1, 0], short, {})
+
+
+def test_the_spread_of_ranks_is_a_ratio_of_busy_shares():
+    one, other, idle = (metrics.Rank(instance=0, rank=0, busy=b, sequences=1, context=1) for b in (0.8, 0.2, 0))
+
+    assert metrics.Ranks(busiest=one, idlest=other).spread == pytest.approx(4.0)
+    assert metrics.Ranks(busiest=one, idlest=idle).spread == np.inf
+
+
 def test_warm_up_requests_are_not_counted():
     table = requests(counted=[False, True, True])
 
@@ -49,6 +98,7 @@ def test_throughput_is_over_the_window_and_over_all_gpus():
     assert metrics.output_throughput(tokens(), (0.0, 2.0)) == 2.0
     assert metrics.tgs(tokens(), 4, (0.0, 2.0)) == 0.5
     assert metrics.request_throughput(requests(), (0.0, 2.0)) == 1.0
+    assert metrics.request_throughput(requests(), (1.0, 5.0)) == 0.5
 
 
 def test_a_token_at_the_edge_belongs_to_the_window_that_it_ends():
@@ -70,6 +120,13 @@ def test_throughput_over_time_holds_every_token():
     assert (rates * np.diff(edges)).sum() == 4.0
 
 
+def test_the_first_tokens_are_spread_over_as_long_as_the_second_ones_or_a_millisecond():
+    assert metrics.throughput_over_time(tokens(), (0.0, 2.0), bins=8)[1].tolist() == [0, 0, 2, 2, 2, 2, 4, 4]
+    for window, rates in (((0.998, 1.002), [0.0, 3000.0, 0.0, 0.0]), ((0.9985, 1.0005), [0.0, 3000.0, 3000.0, 0.0])):
+        one = metrics.throughput_over_time({"t_s": [1.0], "batch": [3]}, window, bins=4)[1]
+        assert one == pytest.approx(rates, abs=1e-6)
+
+
 def test_throughput_over_time_of_a_steady_run_is_flat_whatever_the_bins():
     steady = {"t_s": np.arange(1, 101) * 0.05, "batch": np.full(100, 5)}
 
@@ -84,10 +141,20 @@ def test_causes_add_up_to_one_in_every_pool():
     assert causes["ffn"]["network"] == 0.25
 
 
+@pytest.mark.parametrize("seconds", [0.5, 2.0])
+def test_a_pool_without_any_time_has_no_shares(seconds):
+    rows = {cause: [0.0, 0.0] for cause in metrics.CAUSES} | {"busy": [seconds, 0.0]}
+    causes = metrics.causes({"pool": ["attention", "ffn"], **rows})
+
+    assert set(causes) == {"attention"}
+    assert causes["attention"]["busy"] == 1.0
+
+
 def test_price_of_a_million_tokens():
     pools = run().pools
 
-    assert metrics.usd_per_1m_output_tokens(pools, 1000.0) == pytest.approx(3.6 / 3600 / 1000 * 1e6)
+    assert metrics.usd_per_1m_output_tokens(pools, 1000.0) == pytest.approx(1.0, rel=1e-12)
+    assert metrics.usd_per_1m_output_tokens(pools, 0.5) == pytest.approx(2000.0, rel=1e-12)
     assert metrics.usd_per_1m_output_tokens(pools, 0.0) is None
     assert metrics.usd_per_1m_output_tokens({"ffn": Pool(gpu="X", gpus=1)}, 1000.0) is None
 
@@ -103,6 +170,13 @@ def test_whole_steps_are_those_between_their_last_boundaries():
     # the first has no beginning, the third ends outside
     assert tokens.tolist() == [7]
     assert seconds.tolist() == [1.0]
+
+
+def test_a_step_that_begins_before_the_window_or_at_its_start_is_not_whole():
+    two_lanes = {"step": [1, 1, 2, 2, 3, 3], "t_s": [0.9, 1.0, 1.9, 2.0, 2.9, 3.0], "batch": [3, 4, 5, 6, 7, 8]}
+
+    assert [metrics.steps(two_lanes, (start, 3.0))[0].tolist() for start in (1.89, 1.9, 1.95)] == [[11, 15], [15], [15]]
+    assert metrics.steps(two_lanes | {"step": [-1, -1, 1, 1, 2, 2]}, (0.0, 3.0))[0].tolist() == [15]
 
 
 @pytest.mark.parametrize(("limit", "word"), [(0.9, "PASS"), (0.1, "FAIL"), (0.5001, "MARGINAL")])
@@ -202,6 +276,11 @@ def test_goodput_of_an_open_loop_is_what_finished_well_in_the_window_counted_or_
     assert metrics.good_ends(stable, Sla(limits={"e2el": 1.0})).tolist() == [2.0, 3.0]
     assert metrics.good_ends(stable, Sla(limits={"e2el": 0.9})).tolist() == []
     assert metrics.goodput(stable, Sla(limits={"e2el": 1.0})) == 1.0
+
+    slow = requests(finish_s=[1.0, 2.0, 3.5], counted=[False, False, True])
+    stable = run(requests=slow, load=Load(level="STABLE", offered=1.0), window=(0.0, 4.0))
+    assert metrics.goodput(stable, Sla(limits={"e2el": 1.2})) == 0.5
+    assert metrics.goodput(replace(stable, load=None), Sla(limits={"e2el": 1.2})) == 0.0
 
 
 def test_a_limit_is_met_at_its_very_value_and_each_on_its_own():
@@ -375,3 +454,6 @@ def test_log_histograms_of_different_runs_share_their_edges():
 
     assert set(second) <= set(first)
     assert np.allclose(first[1:] / first[:-1], 1.005)
+    assert first[0] <= 0.01 < first[1]
+    assert first[-2] <= 0.05 < first[-1]
+    assert metrics.hist([0.0, 1e-9], bins="log")[1].sum() == 1, "what takes no time is below every bin"
