@@ -46,11 +46,12 @@ class Lru:
 
 @given(st.lists(st.tuples(st.sampled_from("tlte"), st.integers(0, GROUPS - 1), st.integers(1, 4)), max_size=80))
 def test_the_flat_cache_is_an_ordered_dictionary(asked):
-    flat, lru = prefixes.blank(2, GROUPS), Lru()
+    flat, lru, evicted = prefixes.blank(2, GROUPS), Lru(), 0
     for what, prefix, blocks in asked:
         if what == "t":
             assert prefixes.touch(flat, 1, prefix, 16 * blocks) == lru.touch(prefix, 16 * blocks)
         elif what == "e":
+            evicted += bool(lru.idle)
             assert prefixes.evict(flat, 1) == lru.evict()
         elif lru.holders[prefix]:
             prefixes.let_go(flat, 1, prefix)
@@ -60,6 +61,7 @@ def test_the_flat_cache_is_an_ordered_dictionary(asked):
         assert prefixes.spare_beside(flat, 1, prefix) == lru.spare(without=prefix)
         assert flat.spare[1] == lru.spare()
     assert not flat.entries[0, :, : prefixes.EARLIER].any()
+    assert flat.tally[prefixes.EVICTED] == evicted
 
 
 BLOCK, PREFIX = 16, 70

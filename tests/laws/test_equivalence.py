@@ -9,13 +9,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from afdsim.engine import blocks
 from afdsim.engine.lowering import lower
 from afdsim.engine.record import Boundaries, Requests, Stays
 from afdsim.engine.variation import Variation
 from afdsim.errors import SimulationError
 from afdsim.scenario.document import Scenario
 from afdsim.simulation import demanded, execute
-from tests.cases import Outcome, Stages, run, tiny, tiny_hybrid, tiny_sparse, tiny_windowed
+from tests.cases import Outcome, Stages, run, tiny, tiny_hybrid, tiny_sparse, tiny_windowed, unseen
 
 SKEWS = [{}, {"law": "power_law", "skew": 0.8}, {"law": "slowest", "max_over_mean": 1.3}]
 """Laws of the load of experts."""
@@ -203,6 +204,14 @@ def test_an_observer_sees_every_step_once_and_in_order(engine):
     record = execute(cell, demanded(scenario, cell, 0), engine, observer=lambda step, _: seen.append(step))
 
     assert seen == [*range(record.steps)]
+
+
+def test_factors_are_the_same_however_few_steps_are_drawn_at_a_time(monkeypatch):
+    scenario = tiny(variation__event=0.1, variation__step=0.1, workload__num_requests=9)
+    many = unseen(scenario)
+    monkeypatch.setattr(blocks, "BLOCK_FACTORS", 1)
+
+    assert_same(many, unseen(scenario))
 
 
 @given(deployments())

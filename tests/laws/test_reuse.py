@@ -59,6 +59,18 @@ def test_hits_are_those_of_a_cache_that_forgets_what_was_used_longest_ago(prompt
     assert reuse.tally[1] == sum(hits)
 
 
+def test_what_is_hit_is_no_load_of_a_rank():
+    """A prompt goes to the rank with the fewest tokens left to compute."""
+    queue = Queue(pool(ONE | {"instances": 2}, tokens=600, groups=1, block=1))
+    queue.submit(0.0, 700, group=0)
+    queue.advance(10.0)
+    arrivals = [(10.0, 700, 0), (10.0 + 1e-6, 300, -1), (10.0 + 2e-6, 10, -1)]
+    again, beside, last = (queue.submit(time, tokens, group=group) for time, tokens, group in arrivals)
+
+    assert (again.rank, beside.rank, last.rank) == (0, 1, 0)
+    assert queue.reuse.tally[1] == 600
+
+
 @given(st.sampled_from([1, 3]), st.integers(1, 700))
 def test_a_prompt_that_was_there_costs_what_its_rest_costs(servers, tokens):
     queue = Queue(pool(ONE | {"instances": 1, "max_batched_tokens": 256}, tokens=tokens, groups=2, block=1))
