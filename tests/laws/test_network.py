@@ -275,11 +275,14 @@ def test_ranks_of_several_gpus_take_as_long_at_either_granularity(tp, ffn):
     assert step(parts[0]) == pytest.approx(step(parts[1]), rel=ROUNDING)
 
 
+@pytest.mark.parametrize("m", [1, 3])
 @pytest.mark.parametrize("sides", [("attention", "ffn"), ("attention",), ("ffn",)])
-def test_half_the_nics_are_nics_of_half_the_rate(sides):
-    """Rows of two GPUs through one NIC take as long as those of one through half a NIC."""
-    few = sharing("instance", dict.fromkeys(sides, 2))
-    half = sharing("instance", None, network__degraded={f"{side}[{i}]": 0.5 for side in sides for i in range(2)})
+def test_half_the_nics_are_nics_of_half_the_rate(sides, m):
+    """Rows of two GPUs through one NIC take as long as those of one through half a NIC; with one micro-batch both ways."""
+    one = {"deployment__num_microbatches": m}
+    few = sharing("instance", dict.fromkeys(sides, 2), **one)
+    sick = {f"{side}[{i}]": 0.5 for side in sides for i in range(2)}
+    half = sharing("instance", None, network__degraded=sick, **one)
 
     assert step(few) == pytest.approx(step(half), rel=ROUNDING)
 

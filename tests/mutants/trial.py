@@ -91,7 +91,7 @@ class Trials:
 
     def chosen(self, file: str, line: int) -> list[str]:
         """Return the tests that call a function, as many as there is patience for, the best ones first."""
-        calling = [name for name, seen in self.seen.items() if (file, line) in seen.calls]
+        calling = [name for name in self.items if (file, line) in self.seen[name].calls]  # more may be known
         ordered = sorted(calling, key=lambda name: (self.seen[name].seconds + 0.01) / (1 + self.kills.get(name, 0)))
         found, left = [], self.patience
         for name in ordered:

@@ -123,7 +123,7 @@ def test_throughput_over_time_holds_every_token():
 def test_the_first_tokens_are_spread_over_as_long_as_the_second_ones_or_a_millisecond():
     assert metrics.throughput_over_time(tokens(), (0.0, 2.0), bins=8)[1].tolist() == [0, 0, 2, 2, 2, 2, 4, 4]
     two = {"t_s": [1.0, 1.5], "batch": [1, 1]}
-    assert metrics.throughput_over_time(two, (0.0, 2.0), bins=4)[1].tolist() == [0, 2, 2, 0]
+    assert metrics.throughput_over_time(two, (0.0, 2.0), bins=8)[1].tolist() == [0, 0, 2, 2, 2, 2, 0, 0]
     for window, rates in (((0.998, 1.002), [0.0, 3000.0, 0.0, 0.0]), ((0.9985, 1.0005), [0.0, 3000.0, 3000.0, 0.0])):
         one = metrics.throughput_over_time({"t_s": [1.0], "batch": [3]}, window, bins=4)[1]
         assert one == pytest.approx(rates, abs=1e-6)
