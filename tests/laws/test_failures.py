@@ -317,6 +317,19 @@ def test_a_shrunken_cell_leaves_the_seats_of_who_is_away_empty():
     assert record.boundaries.unit.tolist() == [0, 0, 1, 1, 1]
 
 
+def test_a_shrunken_cell_goes_on_without_the_instance_that_crashed_and_no_other():
+    """Two requests on two instances; that of the second one moves to the first, and waits for its place."""
+    scenario = lone(
+        (9.5, "attention[1]"),
+        deployment__attention={"gpu": "H800", "instances": 2, "gpus_per_instance": 1},
+        failures={"meanwhile": "shrink", "repair": "1000s"},
+    )
+    record = both(scenario.vary("workload.num_requests", 2)).record
+
+    assert record.boundaries.unit.tolist() == [0, 1, 0, 1, *[0] * 6]
+    assert record.requests.seat.tolist() == [0, 0]
+
+
 def test_who_is_away_posts_nothing_late():
     scenario = lone(
         (0.5, "ffn[0]"),
