@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import afdsim
+from afdsim.cost.operators import core_operators
 from afdsim.cost.roofline import Roofline
 from afdsim.engine.cell import LONGEST, lines
+from afdsim.engine.lowering import lower
 from afdsim.engine.tables import on_grid
 
 
@@ -26,6 +28,26 @@ def test_the_grid_of_a_linear_law_is_the_law(changes, engine):
 
     assert own["mean_tpot_ms"] == pytest.approx(known["mean_tpot_ms"], rel=1e-9)
     assert own["p99_itl_ms"] == pytest.approx(known["p99_itl_ms"], rel=1e-9)
+
+
+class Root:
+    """A cost model whose seconds are the roots of the usual ones."""
+
+    def seconds(self, operator, gpu):
+        return np.sqrt(Roofline().seconds(operator, gpu))
+
+
+@pytest.mark.parametrize("context", [1.0, 100.0, 5_000.0, 50_000.0, LONGEST])
+@pytest.mark.parametrize("batch", [1, 7, 16])
+def test_a_grid_reaches_to_the_longest_contexts_of_all_slots(context, batch):
+    scenario = afdsim.load("small").varied({"deployment.max_num_seqs": 16, "deployment.num_microbatches": 1})
+    cell = lower(scenario, seed=0, cost=Root())
+    tables = cell.tables
+    found = on_grid(tables.grids, int(tables.core_grid[0]), batch, batch * context)
+    layer, precision = cell.deployment.llm.layers[0], cell.deployment.precision
+    (core,) = core_operators(layer, batch, context, precision=precision, tp=1, query_tokens=1)
+
+    assert found == pytest.approx(Root().seconds(core, cell.deployment.attention.gpu), rel=0.02)
 
 
 def grid(law, batches, contexts):

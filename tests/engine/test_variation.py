@@ -49,3 +49,9 @@ def test_what_does_not_vary_is_one_row_of_stragglers_and_of_ones():
 
     assert still.operations(range(STEPS)).tolist() == np.repeat(SLOW, DRAWS).tolist()
     assert still.transfers(range(STEPS)).tolist() == [1.0] * (6 * DRAWS)
+
+
+def test_where_nothing_is_on_the_wire_there_is_one_factor_that_nobody_uses():
+    alone = Variation(stream=STREAM, compute=(), wires=(), link=0.1)
+
+    assert alone.transfers(range(STEPS)).tolist() == [1.0]

@@ -121,3 +121,14 @@ def test_kernel_counts_a_boundary_of_every_micro_batch_of_every_unit_that_seats(
     outcome = run(scenario)
 
     assert outcome.record.events == (outcome.record.steps + 1) * 3 * 3
+
+
+def test_a_step_that_finds_nothing_to_do_has_boundaries_too():
+    """Three requests a thousand seconds apart, on average: the cell parks twice between them, and at the end."""
+    arrival = {"process": "poisson", "request_rate": "0.001 req/s"}
+    workload = {"arrival": arrival, "num_requests": 3, "input_len": 100, "output_len": 5}
+    scenario = tiny(attention=1, deployment__num_microbatches=1, workload=workload)
+    kernel, processes = (run(scenario, engine).record for engine in ("kernel", "processes"))
+
+    assert kernel.steps == processes.steps == 3 * 5
+    assert kernel.events == (3 * 5 + 3) * 1 * 1

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afdsim.engine import prefixes, seats
-from afdsim.engine.lowering import deployment
+from afdsim.engine.capacity import fits, places
+from afdsim.engine.lowering import deployment, lower
 from afdsim.results import outcome as columns
 from afdsim.results.result import Result
 from afdsim.results.terminal import terminal
@@ -120,6 +121,17 @@ def test_blocks_are_never_more_than_there_are_and_all_are_given_back(scenario):
 
         assert (held <= office.places.kv_budget).all()
         assert (office.book.ranks[:, seats.KV_FREE] == office.places.kv_budget - held).all()
+
+
+@pytest.mark.parametrize("block", [1, 16])
+def test_who_fits_alone_is_who_needs_no_more_than_a_rank_has(block):
+    found = places(lower(scarce(tiny(kv_cache={"block": block}), 90), seed=0))
+    contexts = np.arange(1, 300)
+    alone = fits(found, contexts)
+
+    assert alone.tolist() == [seats.kept(found, context) <= found.kv_budget for context in contexts.tolist()]
+    assert 90 <= alone.sum() < 300
+    assert alone.sum() % block == 0
 
 
 def test_the_count_of_blocks_can_fail():
