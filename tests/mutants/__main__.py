@@ -22,11 +22,6 @@ from typing import Any
 
 PACKAGE = Path(__file__).parent.parent.parent / "afdsim"
 DEFAULT = ("cost.roofline", "results.metrics", "engine")
-LAWS = ("failures", "fleet", "kv_cache", "mixed", "prefill", "reuse", "samples", "sessions", "users", "watch")
-ROOMS = (
-    *("advice", "afd", "books", "culprits", "normals", "prefill", "prompts", "samples", "schedule", "seats", "tables"),
-    "watch",
-)
 CELLS = (
     *("afd_dedicated", "afd_dense_first", "afd_drain_gap", "afd_empty_micro_batches", "afd_ep2_tp2", "afd_gpu_tp2"),
     *("afd_horizon", "afd_mtp1", "afd_mtp2_windowed", "afd_open_warmup", "afd_refused", "afd_skewed_4f"),
@@ -40,7 +35,7 @@ TESTS = {
     "cost": (*(f"tests/cost/test_{name}.py" for name in COSTS), "afdsim/cost/roofline.py"),
     "results": (*(f"tests/results/test_{name}.py" for name in SAID),),
     "engine": (
-        *(f"tests/engine/test_{name}.py" for name in ROOMS),
+        "tests/engine",
         *(f"tests/test_golden_cells.py::test_cells_give_their_golden_numbers[{name}-processes]" for name in CELLS),
         *(f"tests/test_golden_cells.py::test_cells_give_their_golden_numbers[{name}-kernel]" for name in CELLS[::3]),
     ),
@@ -85,7 +80,7 @@ def main(words: Sequence[str] | None = None) -> int:
     limits = {"longest": given.longest, "patience": given.patience, "known": given.known}
     plugin = Trials(files=files, judge=partial(judge, names, given), **limits)
     tests = dict.fromkeys(path for name in names for path in TESTS[name.partition(".")[0]])
-    laws = [f"tests/laws/test_{name}.py" for name in LAWS] if given.laws else []
+    laws = ["tests/laws"] if given.laws else []
     return int(pytest.main([*RUNS, *tests, *laws], plugins=[plugin]))
 
 
