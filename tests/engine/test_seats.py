@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from afdsim.cost.roofline import CostModel
 from afdsim.engine import seats
 from afdsim.engine.cell import Cell
 from afdsim.engine.desk import Desk
@@ -29,8 +30,8 @@ MOST = 150
 class Office:
     """A desk whose lanes are turned over at made-up times."""
 
-    def __init__(self, scenario: Scenario) -> None:
-        self.cell: Cell = lower(scenario, seed=0)
+    def __init__(self, scenario: Scenario, cost: CostModel | None = None) -> None:
+        self.cell: Cell = lower(scenario, seed=0, cost=cost)
         self.desk = Desk(self.cell, demanded(scenario, self.cell, 0))
         self.now = self.desk.begin(populate)
         self.step = 0

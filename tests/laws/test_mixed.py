@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afdsim.cost.prompts import Chunk
+from afdsim.cost.roofline import Roofline
 from afdsim.engine import seats
 from afdsim.engine.chunks import note
 from afdsim.engine.lowering import lower
@@ -24,7 +25,7 @@ from afdsim.errors import ScenarioError
 from afdsim.results import outcome as columns
 from afdsim.scenario.document import load
 from afdsim.simulation import demanded, execute
-from tests.cases import Outcome, Stages, fewer, run, tiny_model, unseen
+from tests.cases import Outcome, Stages, fewer, run, tiny_model, tiny_windowed, unseen
 from tests.engine.test_seats import Office
 from tests.laws.test_colocated import engines, tensors
 from tests.laws.test_equivalence import assert_same
@@ -267,13 +268,12 @@ def step_of(desk, batch, context, chunks):
     return whole + head_seconds(places, tables, book, 0)
 
 
-@pytest.fixture(scope="module")
-def desk():
-    """A desk of Step-3 on eight GPUs."""
+def rank(model, gpus, cost=None):
+    """A desk of one tensor-parallel rank that computes prompts inside its steps."""
     scenario = load(
         {
-            "model": "step3",
-            "deployment": {"type": "tensor_parallel", "gpu": "H200", "gpus": 8, "max_num_seqs": 64},
+            "model": model,
+            "deployment": {"type": "tensor_parallel", "gpu": "H200", "gpus": gpus, "max_num_seqs": 64},
             "prefill": {"mode": "mixed", "chunk": 2048},
             "workload": {
                 "arrival": {"process": "poisson", "request_rate": "inf req/s"},
@@ -283,23 +283,65 @@ def desk():
             },
         }
     )
-    office = Office(scenario).desk
+    office = Office(scenario, cost=cost).desk
     office._lengths(64)
     return office
 
 
-@pytest.mark.parametrize("chunks", [[Chunk(2048, 0)], [Chunk(700, 0), Chunk(300, 5000), Chunk(1, 9)], [Chunk(1, 0)]])
-def test_a_step_of_prompts_alone_costs_what_a_prefill_server_takes_for_it(desk, chunks):
-    servers = {"gpu": "H200", "instances": 1, "parallelism": {"dp": 1, "tp": 8}, "max_batched_tokens": 2048}
+@pytest.fixture(scope="module")
+def desk():
+    """A desk of Step-3 on eight GPUs."""
+    return rank("step3", 8)
+
+
+def served(desk, model, gpus, chunks):
+    """Seconds of a step of a prefill server for these chunks, of which one ends, and of its token's embedding."""
+    servers = {"gpu": "H200", "instances": 1, "gpus_per_instance": gpus, "max_batched_tokens": 2048}
+    servers["parallelism"] = {"dp": 1, "tp": gpus, "ep": 1}
     scenario = load("step3_prefill", overrides=["workload.arrival.request_rate=1 req/s"]).vary("prefill", servers)
-    prices = Prices(prefill=prefill_of(scenario, scenario.servers), cost=desk.cell.prompts.cost)
+    prefill = prefill_of(scenario.vary("model", model), scenario.servers)
+    step = Prices(prefill=prefill, cost=desk.cell.prompts.cost).step([chunks], [1])
+    return step.seconds + desk.machine.tables.lookup[1]
+
+
+def prompted(desk, chunks):
+    """Seconds of a step of these chunks alone, of which one ends."""
     desk.book.seats[0, seats.ANSWERS] = 1
     found = step_of(desk, 0, 0, chunks)
     desk.book.seats[0, seats.ANSWERS] = 0
+    return found
 
-    # its embedding is found with that of the token that the prompt gives
-    lookup = desk.machine.tables.lookup[1]
-    assert found == pytest.approx(prices.step([chunks], [1]).seconds + lookup, rel=1e-9)
+
+CHUNKS = [[Chunk(2048, 0)], [Chunk(700, 0), Chunk(300, 5000), Chunk(1, 9)], [Chunk(1, 0)]]
+
+
+@pytest.mark.parametrize("chunks", CHUNKS)
+def test_a_step_of_prompts_alone_costs_what_a_prefill_server_takes_for_it(desk, chunks):
+    assert prompted(desk, chunks) == pytest.approx(served(desk, "step3", 8, chunks), rel=1e-9)
+
+
+class Own:
+    """The usual cost model without its closed form, so that seconds are read from a grid."""
+
+    def seconds(self, operator, gpu):
+        return Roofline().seconds(operator, gpu)
+
+
+@pytest.mark.parametrize("chunks", [*CHUNKS, [Chunk(512, 100_000)], [Chunk(2048, 60_000)]])
+def test_the_grid_of_prompts_is_near_their_law(chunks):
+    """Where all chunks are alike; of several the grid takes the mean."""
+    model = tiny_windowed(5)
+    law, grid = rank(model, 2), rank(model, 2, Own())
+
+    assert prompted(grid, chunks) == pytest.approx(prompted(law, chunks), rel=0.02)
+
+
+@pytest.mark.parametrize("chunks", CHUNKS)
+def test_so_does_one_of_a_model_with_windows(chunks):
+    model = tiny_windowed(5)
+    desk = rank(model, 2)
+
+    assert prompted(desk, chunks) == pytest.approx(served(desk, model, 2, chunks), rel=1e-9)
 
 
 loads = st.tuples(st.integers(0, 64), st.integers(1, 30_000), st.integers(0, 2048), st.integers(0, 30_000))
