@@ -22,6 +22,8 @@ from typing import Any
 
 PACKAGE = Path(__file__).parent.parent.parent / "afdsim"
 DEFAULT = ("cost.roofline", "results.metrics", "engine")
+LAWS = ("failures", "fleet", "kv_cache", "mixed", "prefill", "reuse", "samples", "sessions", "users", "watch")
+"""Laws whose deployments are small enough for Python."""
 CELLS = (
     *("afd_dedicated", "afd_dense_first", "afd_drain_gap", "afd_empty_micro_batches", "afd_ep2_tp2", "afd_gpu_tp2"),
     *("afd_horizon", "afd_mtp1", "afd_mtp2_windowed", "afd_open_warmup", "afd_refused", "afd_skewed_4f"),
@@ -80,7 +82,7 @@ def main(words: Sequence[str] | None = None) -> int:
     limits = {"longest": given.longest, "patience": given.patience, "known": given.known}
     plugin = Trials(files=files, judge=partial(judge, names, given), **limits)
     tests = dict.fromkeys(path for name in names for path in TESTS[name.partition(".")[0]])
-    laws = ["tests/laws"] if given.laws else []
+    laws = [f"tests/laws/test_{name}.py" for name in LAWS] if given.laws else []
     return int(pytest.main([*RUNS, *tests, *laws], plugins=[plugin]))
 
 
