@@ -34,14 +34,14 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> int:
     """Make anew, write the page, print the table; returns the exit code."""
     given = arguments(words)
-    if given.uncovered:
-        book = ledger.read()
-        print(uncovered.report(uncovered.counted(each, book) for each in uncovered.documents()))
-        return 0
     asked = suite.Asked(
         only=given.only, everything=given.all, traces=given.traces, results=given.results.resolve(), jobs=given.jobs
     )
     try:
+        if given.uncovered:
+            book = ledger.read()
+            print(uncovered.report(uncovered.counted(each, book) for each in uncovered.documents()))
+            return 0
         suite.check(asked)
         suite.make(asked, lambda text: print(text, file=sys.stderr, flush=True))
         rows = tuple(suite.rows(asked))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from afdsim.cost.prompts import Chunk
 from afdsim.engine.lowering import lower
 from afdsim.engine.servers import lower_prefill
 from afdsim.scenario.document import load
@@ -46,3 +47,22 @@ def test_caches_travel_at_the_pace_of_the_slower_side():
 def test_caches_leave_by_layer_only_where_they_are_asked_to():
     assert pool(prefill__overlap="layers").wire.by_layer == 61
     assert pool(prefill__overlap="none").wire.by_layer == 0
+
+
+@pytest.mark.parametrize(("overlapped", "rate"), [(True, 8510), (False, 5612)])
+def test_deepseek_v3_on_h800_computes_prompts_as_the_model_says(overlapped, rate):
+    """Tokens per GPU and second of EP32 for prompts of 4,096 tokens, 16,384 tokens a GPU."""
+    found = pool(
+        model="deepseek-v3",
+        prefill={
+            "gpu": "H800",
+            "instances": 1,
+            "gpus_per_instance": 32,
+            "max_batched_tokens": 16384,
+            "parallelism": {"dp": 32, "tp": 1, "ep": 32},
+            "two_batch_overlap": overlapped,
+        },
+    )
+    step = found.prices.step([[Chunk(4096, 0)] * 4] * 32, [4] * 32)
+
+    assert 16384 / step.seconds == pytest.approx(rate, abs=0.5)
