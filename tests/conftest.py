@@ -1,7 +1,9 @@
 """What tests share: the small scenario, and data that only a workbench has."""
 
+import importlib
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    with suppress(ImportError):  # pandas asks for it late, which a test that hides pyarrow must not be the first to see
+        importlib.import_module("pyarrow.compute")
     if hasattr(config.option, "randomly_reset_seed"):
         config.option.randomly_reset_seed = False
 
