@@ -582,3 +582,11 @@ def golden():
 
 def test_golden_values():
     assert golden() == pytest.approx(GOLDEN, rel=1e-9)
+
+
+@pytest.mark.parametrize(("tp", "us"), [(1, 472), (8, 63)])
+def test_a_head_over_the_gpus_of_a_rank_takes_what_the_model_says(tp, us):
+    operators = boundary_operators(catalog.llm("qwen3-235b"), 256, precision=Precision(), tp=tp)
+    (head,) = (each for each in operators if each.name == "lm head")
+
+    assert COST.seconds(head, catalog.gpu("H100")) * 1e6 == pytest.approx(us, abs=0.5)

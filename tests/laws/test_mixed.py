@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afdsim.cost.prompts import Chunk
-from afdsim.cost.roofline import Roofline
 from afdsim.engine import seats
 from afdsim.engine.chunks import note
 from afdsim.engine.lowering import lower
@@ -27,6 +26,7 @@ from afdsim.scenario.document import load
 from afdsim.simulation import demanded, execute
 from tests.cases import Outcome, Stages, fewer, run, tiny_model, tiny_windowed, unseen
 from tests.engine.test_seats import Office
+from tests.engine.test_tables import Own
 from tests.laws.test_colocated import engines, tensors
 from tests.laws.test_equivalence import assert_same
 from tests.laws.test_kv_cache import scarce
@@ -320,28 +320,21 @@ def test_a_step_of_prompts_alone_costs_what_a_prefill_server_takes_for_it(desk, 
     assert prompted(desk, chunks) == pytest.approx(served(desk, "step3", 8, chunks), rel=1e-9)
 
 
-class Own:
-    """The usual cost model without its closed form, so that seconds are read from a grid."""
-
-    def seconds(self, operator, gpu):
-        return Roofline().seconds(operator, gpu)
-
-
-@pytest.mark.parametrize("chunks", [*CHUNKS, [Chunk(512, 100_000)], [Chunk(2048, 60_000)]])
-def test_the_grid_of_prompts_is_near_their_law(chunks):
-    """Where all chunks are alike; of several the grid takes the mean."""
-    model = tiny_windowed(5)
-    law, grid = rank(model, 2), rank(model, 2, Own())
-
-    assert prompted(grid, chunks) == pytest.approx(prompted(law, chunks), rel=0.02)
-
-
 @pytest.mark.parametrize("chunks", CHUNKS)
-def test_so_does_one_of_a_model_with_windows(chunks):
+def test_a_step_of_prompts_of_a_model_with_windows_costs_as_much_too(chunks):
     model = tiny_windowed(5)
     desk = rank(model, 2)
 
     assert prompted(desk, chunks) == pytest.approx(served(desk, model, 2, chunks), rel=1e-9)
+
+
+@pytest.mark.parametrize("chunks", [*CHUNKS, [Chunk(512, 100_000)], [Chunk(2048, 60_000)]])
+def test_the_grid_of_prompts_is_near_their_law(chunks):
+    """Of a cost model without a closed form; the grid knows tokens and pairs, so several chunks have their mean."""
+    model = tiny_windowed(5)
+    law, grid = rank(model, 2), rank(model, 2, Own())
+
+    assert prompted(grid, chunks) == pytest.approx(prompted(law, chunks), rel=0.02)
 
 
 loads = st.tuples(st.integers(0, 64), st.integers(1, 30_000), st.integers(0, 2048), st.integers(0, 30_000))
